@@ -1,0 +1,249 @@
+//! The decision: may this user come in, and does it cost a seat?
+//!
+//! [`decide`] is the only rule. The read path calls it with a view of the mirror; when it answers
+//! [`Decision::Granted`], the writer calls it again inside its transaction, and that answer counts.
+
+use jiff::Timestamp;
+
+use super::seats::{Seat, SeatCount, Service, TakenBy};
+use super::user::Kind;
+
+/// What is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Somebody logs in.
+    Login,
+    /// Mail arrives for somebody.
+    Delivery,
+    /// Only a question: never takes a seat.
+    Probe,
+    /// An administrator grants a seat.
+    Grant,
+}
+
+/// One request, already parsed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// What is asked for.
+    pub operation: Operation,
+    /// The service that asks.
+    pub service: Option<Service>,
+}
+
+/// Which operations may take a seat: `[seats] take_on`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TakeOn {
+    /// The first login takes a seat.
+    pub login: bool,
+    /// The first delivery takes a seat.
+    pub delivery: bool,
+}
+
+/// What is known of the user who is asked about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Subject {
+    /// Person or not.
+    pub kind: Kind,
+    /// By the directory.
+    pub enabled: bool,
+    /// A tombstone.
+    pub removed: bool,
+    /// Holds a seat.
+    pub seated: bool,
+    /// The cap of the user's own directory, where it has one.
+    pub domain_seats: Option<SeatCount>,
+}
+
+/// All that the decision depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct View {
+    /// `None`: nobody by that name.
+    pub subject: Option<Subject>,
+    /// `None`: no licence.
+    pub seats: Option<SeatCount>,
+    /// What may take a seat.
+    pub take_on: TakeOn,
+}
+
+/// The outcome of one request.
+#[must_use]
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// Holds a seat already.
+    Held,
+    /// Takes this seat now. Not an answer until the seat is on disk.
+    Granted(Seat),
+    /// Would take a seat, but only asked.
+    WouldGrant,
+    /// No seat is free.
+    Exhausted,
+    /// The directory's own cap is reached.
+    DomainExhausted,
+    /// Nobody by that name.
+    UnknownUser,
+    /// The account is disabled.
+    Disabled,
+    /// Gone from the directory, in the grace period.
+    Removed,
+    /// A list, a resource, a contact, a group.
+    NotAPerson(Kind),
+    /// Has no seat, and may not take one by this operation.
+    NotSeated,
+    /// There is no licence.
+    LicenseMissing,
+}
+
+/// Decides one request. `now` becomes the time of the grant.
+pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
+    let Some(subject) = &view.subject else { return Decision::UnknownUser };
+    if subject.kind != Kind::Person {
+        return Decision::NotAPerson(subject.kind);
+    }
+    if subject.removed {
+        return Decision::Removed;
+    }
+    if !subject.enabled {
+        return Decision::Disabled;
+    }
+    if subject.seated {
+        return Decision::Held;
+    }
+    let may_take = match request.operation {
+        Operation::Login => view.take_on.login,
+        Operation::Delivery => view.take_on.delivery,
+        // A probe asks what a login would get.
+        Operation::Probe => view.take_on.login,
+        Operation::Grant => true,
+    };
+    if !may_take {
+        return Decision::NotSeated;
+    }
+    let Some(seats) = view.seats else { return Decision::LicenseMissing };
+    if seats.free() == 0 {
+        return Decision::Exhausted;
+    }
+    if subject.domain_seats.is_some_and(|domain| domain.free() == 0) {
+        return Decision::DomainExhausted;
+    }
+    let by = match request.operation {
+        Operation::Probe => return Decision::WouldGrant,
+        Operation::Login => TakenBy::Login(request.service.clone()),
+        Operation::Delivery => TakenBy::Delivery(request.service.clone()),
+        Operation::Grant => TakenBy::Administrator,
+    };
+    Decision::Granted(Seat { granted_at: now, by })
+}
+
+impl Decision {
+    /// Whether the user may come in.
+    pub fn allows(&self) -> bool {
+        matches!(self, Decision::Held | Decision::Granted(_) | Decision::WouldGrant)
+    }
+
+    /// The stable reason code of the API and the log.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Decision::Held => "held",
+            Decision::Granted(_) | Decision::WouldGrant => "granted",
+            Decision::Exhausted => "exhausted",
+            Decision::DomainExhausted => "domain_exhausted",
+            Decision::UnknownUser => "unknown_user",
+            Decision::Disabled => "disabled",
+            Decision::Removed => "removed",
+            Decision::NotAPerson(_) => "not_a_person",
+            Decision::NotSeated => "not_seated",
+            Decision::LicenseMissing => "license_missing",
+        }
+    }
+
+    /// One sentence for the person: printable ASCII on one line, since mail servers pass it on as it is.
+    pub fn message(&self) -> &'static str {
+        match self {
+            Decision::Held => "A seat is held.",
+            Decision::Granted(_) => "A seat was granted.",
+            Decision::WouldGrant => "A seat would be granted.",
+            Decision::Exhausted => {
+                "All mailbox licenses are in use. Please ask your mail administrator for one."
+            }
+            Decision::DomainExhausted => {
+                "All mailbox licenses of your domain are in use. Please ask your mail administrator for one."
+            }
+            Decision::UnknownUser => "There is no mail user by this name.",
+            Decision::Disabled => "This account is disabled. Please ask your mail administrator.",
+            Decision::Removed => {
+                "This account was removed from the directory. Please ask your mail administrator."
+            }
+            Decision::NotAPerson(Kind::Resource) => {
+                "This is a resource, not a person: nobody can log in to it."
+            }
+            Decision::NotAPerson(Kind::Contact) => {
+                "This is a contact, not a person: nobody can log in to it."
+            }
+            Decision::NotAPerson(_) => "This is a group or list, not a person: nobody can log in to it.",
+            Decision::NotSeated => "This user has no mailbox license, and this request may not take one.",
+            Decision::LicenseMissing => {
+                "The mail server has no license for new mailboxes. Please ask your mail administrator."
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PERSON: Subject =
+        Subject { kind: Kind::Person, enabled: true, removed: false, seated: false, domain_seats: None };
+
+    fn view(subject: Subject) -> View {
+        View {
+            subject: Some(subject),
+            seats: Some(SeatCount { used: 1, limit: 2 }),
+            take_on: TakeOn { login: true, delivery: false },
+        }
+    }
+
+    fn check(view: View, operation: Operation, expected: &str) {
+        let request = Request { operation, service: None };
+        let decision = decide(&view, &request, Timestamp::UNIX_EPOCH);
+        assert_eq!(decision.code(), expected, "{view:?} {request:?}");
+        assert!(decision.message().bytes().all(|byte| (0x20..0x7f).contains(&byte)));
+    }
+
+    #[test]
+    fn who_may_come_in() {
+        use Operation::{Delivery, Grant, Login, Probe};
+        let seated = Subject { seated: true, ..PERSON };
+        let exhausted = |subject| View { seats: Some(SeatCount { used: 2, limit: 2 }), ..view(subject) };
+        let over = |subject| View { seats: Some(SeatCount { used: 9, limit: 2 }), ..view(subject) };
+        let unlicensed = |subject| View { seats: None, ..view(subject) };
+        let capped = Subject { domain_seats: Some(SeatCount { used: 3, limit: 3 }), ..PERSON };
+
+        check(view(PERSON), Login, "granted");
+        check(view(PERSON), Grant, "granted");
+        check(view(PERSON), Probe, "granted");
+        check(view(PERSON), Delivery, "not_seated");
+        check(view(seated), Delivery, "held");
+        check(exhausted(PERSON), Login, "exhausted");
+        check(exhausted(PERSON), Grant, "exhausted");
+        check(exhausted(PERSON), Probe, "exhausted");
+        check(over(PERSON), Login, "exhausted");
+        check(exhausted(seated), Login, "held");
+        check(over(seated), Login, "held");
+        check(unlicensed(PERSON), Login, "license_missing");
+        check(unlicensed(seated), Login, "held");
+        check(view(capped), Login, "domain_exhausted");
+        check(exhausted(capped), Login, "exhausted");
+        check(view(Subject { seated: true, ..capped }), Login, "held");
+        check(view(Subject { enabled: false, ..seated }), Login, "disabled");
+        check(view(Subject { removed: true, ..seated }), Login, "removed");
+        check(view(Subject { kind: Kind::List, ..PERSON }), Grant, "not_a_person");
+        check(View { subject: None, ..view(PERSON) }, Login, "unknown_user");
+    }
+
+    #[test]
+    fn a_probe_never_takes_a_seat() {
+        let request = Request { operation: Operation::Probe, service: None };
+        assert_eq!(decide(&view(PERSON), &request, Timestamp::UNIX_EPOCH), Decision::WouldGrant);
+    }
+}

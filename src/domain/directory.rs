@@ -1,0 +1,222 @@
+//! A directory as it is configured: checked values, which `config` makes and `directory` acts on.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::ldap_text::{Dn, Filter};
+use super::mapping::{Preset, Rules};
+use super::name::Domain;
+use super::sync::Brake;
+
+/// One upstream: LDAP servers that hold the same data, or an LDIF file, serving one mail domain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Directory {
+    /// Unique; the store knows the directory by it.
+    pub name: String,
+    /// Unique; added to login names that have no domain.
+    pub domain: Domain,
+    /// A cap for this directory's users, inside the licence.
+    pub seat_limit: Option<u64>,
+    /// How many users one sweep may take away.
+    pub brake: Brake,
+    /// Time between two sweeps, or between two looks at the file.
+    pub poll_every: Duration,
+    /// Attributes chosen instead of the preset's.
+    pub attributes: Attributes,
+    /// Where the entries come from.
+    pub source: Source,
+}
+
+/// Attributes chosen in the configuration; `None` leaves the preset's.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Attributes {
+    /// Login names.
+    pub login: Option<Vec<String>>,
+    /// Mail addresses.
+    pub mail: Option<Vec<String>>,
+    /// The name for people.
+    pub name: Option<Vec<String>>,
+}
+
+/// Where the entries of a directory come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// LDAP servers.
+    Ldap(LdapSource),
+    /// An LDIF file.
+    Ldif(LdifSource),
+}
+
+/// An LDIF file (RFC 2849).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LdifSource {
+    /// The file.
+    pub file: PathBuf,
+}
+
+/// LDAP servers that hold the same data.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LdapSource {
+    /// Tried in this order; never empty.
+    pub urls: Vec<LdapUrl>,
+    /// Where the sweep begins; the whole subtree is searched.
+    pub base_dn: Dn,
+    /// `None` binds anonymously.
+    pub bind: Option<SimpleBind>,
+    /// `None` finds out from the root DSE.
+    pub preset: Option<Preset>,
+    /// `None` takes the preset's.
+    pub filter: Option<Filter>,
+    /// Encryption.
+    pub tls: Tls,
+    /// How long to wait.
+    pub timeouts: Timeouts,
+    /// Entries asked for at a time (RFC 2696). Active Directory caps a page at 1,000.
+    pub page_size: u32,
+}
+
+/// Who the daemon is to the directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SimpleBind {
+    /// The bind DN.
+    pub dn: Dn,
+    /// Read at each bind, so that a changed password needs no restart.
+    pub password_file: PathBuf,
+}
+
+/// How a connection is encrypted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tls {
+    /// The only authorities to trust; `None` trusts those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Encrypt an `ldap://` connection before the bind.
+    pub starttls: bool,
+}
+
+/// Deadlines: a server that hangs is an error, never an empty directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// For TCP, TLS and the bind, each server.
+    pub connect: Duration,
+    /// Longest silence during a search.
+    pub read: Duration,
+    /// For a sweep as a whole.
+    pub sweep: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            connect: Duration::from_secs(5),
+            read: Duration::from_secs(30),
+            // A million entries take about a minute; an hour is far from any honest sweep.
+            sweep: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// `ldap://HOST[:PORT]` or `ldaps://HOST[:PORT]` (RFC 4516, without what follows the host).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct LdapUrl {
+    /// TLS from the first byte.
+    pub is_ldaps: bool,
+    /// Host name or IP address, an IPv6 one without brackets.
+    pub host: String,
+    /// 389 or 636 where the URL has none.
+    pub port: u16,
+}
+
+/// The text is not the URL of an LDAP server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an LDAP server: write it like ldaps://ldap1.example.org or ldap://ldap1.example.org:389")]
+pub struct LdapUrlError;
+
+impl LdapUrl {
+    /// Checks a URL.
+    pub fn parse(text: &str) -> Result<LdapUrl, LdapUrlError> {
+        let (scheme, rest) = text.split_once("://").ok_or(LdapUrlError)?;
+        let is_ldaps = match scheme.to_ascii_lowercase().as_str() {
+            "ldap" => false,
+            "ldaps" => true,
+            _ => return Err(LdapUrlError),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) = match rest.strip_prefix('[') {
+            Some(rest) => {
+                let (host, port) = rest.split_once(']').ok_or(LdapUrlError)?;
+                host.parse::<std::net::Ipv6Addr>().map_err(|_| LdapUrlError)?;
+                let port =
+                    if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or(LdapUrlError)?) };
+                (host, port)
+            }
+            None => match rest.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (rest, None),
+            },
+        };
+        let is_host_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+        if host.is_empty() || host.len() > 255 || !host.chars().all(is_host_character) {
+            return Err(LdapUrlError);
+        }
+        let port = match port {
+            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or(LdapUrlError)?,
+            None if is_ldaps => 636,
+            None => 389,
+        };
+        Ok(LdapUrl { is_ldaps, host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for LdapUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_ldaps { "ldaps" } else { "ldap" };
+        if self.host.contains(':') {
+            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}://{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl Directory {
+    /// The mapping rules under a preset, with the configuration's own attributes laid over them.
+    pub fn rules(&self, preset: Preset) -> Rules {
+        let mut rules = Rules::new(preset, self.domain.clone());
+        let Attributes { login, mail, name } = self.attributes.clone();
+        rules.login = login.unwrap_or(rules.login);
+        rules.mail = mail.unwrap_or(rules.mail);
+        rules.name = name.unwrap_or(rules.name);
+        rules
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_checked() {
+        for (text, shown) in [
+            ("ldaps://ldap1.example.org", "ldaps://ldap1.example.org:636"),
+            ("LDAP://127.0.0.1:3890/", "ldap://127.0.0.1:3890"),
+            ("ldap://[::1]", "ldap://[::1]:389"),
+            ("ldap://[::1]:3890", "ldap://[::1]:3890"),
+        ] {
+            assert_eq!(LdapUrl::parse(text).unwrap().to_string(), shown);
+        }
+        for bad in [
+            "",
+            "ldap1.example.org",
+            "http://x",
+            "ldap://",
+            "ldap://x:0",
+            "ldap://x:y",
+            "ldap://x/dc=a",
+            "ldap://[::1",
+            "ldap://u@x",
+        ] {
+            assert!(LdapUrl::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,520 @@
+//! An entry of a directory becomes a user, or is skipped for a stated reason.
+
+use super::name::{Domain, Name, StableId};
+use super::user::{Kind, Mapped};
+
+/// An entry as a directory holds it: values are bytes, since objectGUID and photos are no text.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Entry {
+    /// The distinguished name, for people to read.
+    pub dn: String,
+    /// Attributes in the order in which the directory sent them.
+    pub attributes: Vec<Attribute>,
+}
+
+/// One attribute with its values.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attribute {
+    /// The attribute description, options included (`mail;x-work`).
+    pub name: String,
+    /// The raw values.
+    pub values: Vec<Vec<u8>>,
+}
+
+impl Entry {
+    /// All values of an attribute: names compare without case (RFC 4512 section 2.5), options are ignored.
+    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.attributes
+            .iter()
+            .filter(move |attribute| {
+                let base = attribute.name.split(';').next().unwrap_or_default();
+                base.eq_ignore_ascii_case(name)
+            })
+            .flat_map(|attribute| attribute.values.iter().map(Vec::as_slice))
+    }
+
+    /// The values that are text; a value that is not UTF-8 can be no name and no flag.
+    fn texts<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.values(name).filter_map(|value| std::str::from_utf8(value).ok())
+    }
+
+    fn text<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        self.texts(name).next()
+    }
+}
+
+/// Which server's conventions an entry follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Preset {
+    /// OpenLDAP.
+    OpenLdap,
+    /// 389 Directory Server.
+    Ds389,
+    /// FreeIPA, which is 389-ds with a schema of its own.
+    FreeIpa,
+    /// Active Directory, Samba AD DC among it.
+    ActiveDirectory,
+    /// A file, exported from any of them: whatever id and flag an entry has is used.
+    Ldif,
+}
+
+impl Preset {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Preset::OpenLdap => "openldap",
+            Preset::Ds389 => "389ds",
+            Preset::FreeIpa => "freeipa",
+            Preset::ActiveDirectory => "active-directory",
+            Preset::Ldif => "ldif",
+        }
+    }
+
+    /// Finds people, and not the machines that Active Directory files under `user`.
+    pub fn default_filter(self) -> &'static str {
+        match self {
+            Preset::OpenLdap | Preset::Ds389 => "(objectClass=inetOrgPerson)",
+            Preset::FreeIpa => "(objectClass=posixAccount)",
+            Preset::ActiveDirectory => "(&(objectClass=user)(!(objectClass=computer)))",
+            Preset::Ldif => "(objectClass=*)",
+        }
+    }
+
+    /// Attributes that hold login names.
+    pub fn default_login(self) -> &'static [&'static str] {
+        match self {
+            Preset::OpenLdap | Preset::Ds389 | Preset::FreeIpa => &["uid"],
+            Preset::ActiveDirectory => &["sAMAccountName", "userPrincipalName"],
+            Preset::Ldif => &["uid", "sAMAccountName", "userPrincipalName"],
+        }
+    }
+
+    /// Attributes that hold mail addresses.
+    pub fn default_mail(self) -> &'static [&'static str] {
+        match self {
+            Preset::OpenLdap | Preset::Ds389 | Preset::FreeIpa => &["mail"],
+            Preset::ActiveDirectory | Preset::Ldif => &["mail", "proxyAddresses"],
+        }
+    }
+
+    /// Attributes that hold the name for people; the first one present is used.
+    pub fn default_name(self) -> &'static [&'static str] {
+        &["displayName", "cn"]
+    }
+
+    fn id_attributes(self) -> &'static [&'static str] {
+        match self {
+            Preset::OpenLdap => &[ENTRY_UUID],
+            Preset::Ds389 | Preset::FreeIpa => &[NS_UNIQUE_ID],
+            Preset::ActiveDirectory => &[OBJECT_GUID],
+            Preset::Ldif => &[ENTRY_UUID, NS_UNIQUE_ID, OBJECT_GUID],
+        }
+    }
+
+    fn flag_attributes(self) -> &'static [&'static str] {
+        match self {
+            Preset::OpenLdap => &[PWD_ACCOUNT_LOCKED_TIME],
+            Preset::Ds389 | Preset::FreeIpa => &[NS_ACCOUNT_LOCK],
+            Preset::ActiveDirectory => &[USER_ACCOUNT_CONTROL, RECIPIENT_TYPE],
+            Preset::Ldif => &[PWD_ACCOUNT_LOCKED_TIME, NS_ACCOUNT_LOCK, USER_ACCOUNT_CONTROL, RECIPIENT_TYPE],
+        }
+    }
+}
+
+const ENTRY_UUID: &str = "entryUUID";
+const NS_UNIQUE_ID: &str = "nsUniqueId";
+const OBJECT_GUID: &str = "objectGUID";
+const PWD_ACCOUNT_LOCKED_TIME: &str = "pwdAccountLockedTime";
+const NS_ACCOUNT_LOCK: &str = "nsAccountLock";
+const USER_ACCOUNT_CONTROL: &str = "userAccountControl";
+const RECIPIENT_TYPE: &str = "msExchRecipientTypeDetails";
+
+/// How the entries of one directory are read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// The server's conventions.
+    pub preset: Preset,
+    /// Added to login names that have no domain.
+    pub domain: Domain,
+    /// Attributes with login names.
+    pub login: Vec<String>,
+    /// Attributes with mail addresses, the most important first.
+    pub mail: Vec<String>,
+    /// Attributes with the name for people; the first one present is used.
+    pub name: Vec<String>,
+}
+
+impl Rules {
+    /// The preset's own attributes.
+    pub fn new(preset: Preset, domain: Domain) -> Rules {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Rules {
+            preset,
+            domain,
+            login: owned(preset.default_login()),
+            mail: owned(preset.default_mail()),
+            name: owned(preset.default_name()),
+        }
+    }
+
+    /// Every attribute that [`map_entry`] reads. A search must name them, since most are operational.
+    pub fn attributes(&self) -> Vec<&str> {
+        let fixed = [&["objectClass"], self.preset.id_attributes(), self.preset.flag_attributes()].concat();
+        let chosen = [&self.login, &self.mail, &self.name].into_iter().flatten().map(String::as_str);
+        let mut all: Vec<&str> = Vec::new();
+        for name in fixed.into_iter().chain(chosen) {
+            if !all.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                all.push(name);
+            }
+        }
+        all
+    }
+}
+
+/// Why an entry is not mapped.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Skip {
+    /// No attribute that identifies it for good.
+    NoId,
+    /// Neither a login name nor an address.
+    NoName,
+    /// A container, a host, a computer or service account.
+    NotAUser,
+}
+
+impl Skip {
+    /// The stable word in reports.
+    pub fn code(self) -> &'static str {
+        match self {
+            Skip::NoId => "no_id",
+            Skip::NoName => "no_name",
+            Skip::NotAUser => "not_a_user",
+        }
+    }
+
+    /// What it means and what to do.
+    pub fn explanation(self, rules: &Rules) -> String {
+        match self {
+            Skip::NoId => format!(
+                "no {}: let the bind user read it (an LDIF export needs the operational attributes)",
+                rules.preset.id_attributes().join(" or ")
+            ),
+            Skip::NoName => {
+                format!("neither {} nor {}", rules.login.join(" or "), rules.mail.join(" or "))
+            }
+            Skip::NotAUser => "a container, a host, a computer or service account".to_owned(),
+        }
+    }
+}
+
+/// More names than any user of a real directory has; the rest of a hostile entry is left out.
+pub const MAX_NAMES: usize = 1000;
+
+/// A display name or DN is cut here: enough for people to recognise it.
+const MAX_TEXT_BYTES: usize = 1024;
+
+/// Maps one entry by its directory's rules.
+pub fn map_entry(entry: &Entry, rules: &Rules) -> Result<Mapped, Skip> {
+    let kind = kind_of(entry, rules.preset)?;
+    let id = stable_id(entry, rules.preset).ok_or(Skip::NoId)?;
+    let addresses = addresses(entry, rules);
+    let logins = logins(entry, rules);
+    if logins.is_empty() && addresses.is_empty() {
+        return Err(Skip::NoName);
+    }
+    let is_list = kind == Kind::Group && !addresses.is_empty();
+    Ok(Mapped {
+        id,
+        kind: if is_list { Kind::List } else { kind },
+        enabled: kind != Kind::Person || is_enabled(entry, rules.preset),
+        logins,
+        addresses,
+        display_name: rules.name.iter().find_map(|name| entry.text(name)).map(printable),
+        dn: printable(&entry.dn),
+    })
+}
+
+/// The raw bytes of objectGUID; the 16 bytes that the hexadecimal text of the others stands for.
+fn stable_id(entry: &Entry, preset: Preset) -> Option<StableId> {
+    preset.id_attributes().iter().find_map(|name| {
+        let value = entry.values(name).next()?;
+        if *name == OBJECT_GUID {
+            return StableId::new(value);
+        }
+        let text = std::str::from_utf8(value).ok()?.trim();
+        match unhex(text) {
+            Some(bytes) => StableId::new(&bytes),
+            None => StableId::new(text.to_ascii_lowercase().as_bytes()),
+        }
+    })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> =
+        text.chars().filter(|c| *c != '-').map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
+    (digits.len() == 32).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
+
+/// Login names in the order of the rules, without repeats.
+fn logins(entry: &Entry, rules: &Rules) -> Vec<Name> {
+    let mut names = Vec::new();
+    for text in rules.login.iter().flat_map(|attribute| entry.texts(attribute)) {
+        push_name(&mut names, text, &rules.domain);
+    }
+    names
+}
+
+/// Mail addresses, the primary first.
+///
+/// `proxyAddresses` of Active Directory prefixes each address with its kind; `SMTP:` in capitals marks
+/// the primary one (Microsoft Exchange documentation, "Email addresses"), other kinds are no mail.
+fn addresses(entry: &Entry, rules: &Rules) -> Vec<Name> {
+    let mut names = Vec::new();
+    let mut primary = None;
+    for text in rules.mail.iter().flat_map(|attribute| entry.texts(attribute)) {
+        match text.split_once(':') {
+            Some((prefix, address)) if prefix.eq_ignore_ascii_case("smtp") => {
+                if prefix == "SMTP" {
+                    primary = Name::parse(address, Some(&rules.domain)).ok();
+                }
+                push_name(&mut names, address, &rules.domain);
+            }
+            Some((prefix, _)) if prefix.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {}
+            _ => push_name(&mut names, text, &rules.domain),
+        }
+    }
+    if let Some(at) = primary.and_then(|primary| names.iter().position(|name| *name == primary)) {
+        names[..=at].rotate_right(1);
+    }
+    names
+}
+
+fn push_name(names: &mut Vec<Name>, text: &str, domain: &Domain) {
+    if names.len() >= MAX_NAMES {
+        return;
+    }
+    if let Ok(name) = Name::parse(text, Some(domain))
+        && !names.contains(&name)
+    {
+        names.push(name);
+    }
+}
+
+fn is_enabled(entry: &Entry, preset: Preset) -> bool {
+    preset.flag_attributes().iter().all(|flag| {
+        let Some(value) = entry.text(flag).map(str::trim) else { return true };
+        match *flag {
+            // Any other time is a lock-out after wrong passwords, which passes; this value alone is set
+            // by an administrator for good (draft-behera-ldap-password-policy-11 section 5.3.3). If a
+            // lock-out counted, a stranger could take a seat from somebody by guessing passwords.
+            PWD_ACCOUNT_LOCKED_TIME => value != "000001010000Z",
+            NS_ACCOUNT_LOCK => !value.eq_ignore_ascii_case("true"),
+            // ACCOUNTDISABLE ([MS-ADTS] section 2.2.16).
+            USER_ACCOUNT_CONTROL => value.parse::<i64>().is_ok_and(|flags| flags & 2 == 0),
+            _ => true,
+        }
+    })
+}
+
+/// Recipient types of shared, room, equipment, arbitration, discovery, monitoring and remote
+/// room/equipment/shared mailboxes (Microsoft Exchange documentation, msExchRecipientTypeDetails).
+const RESOURCE_RECIPIENTS: [u64; 9] =
+    [4, 16, 32, 8_388_608, 536_870_912, 549_755_813_888, 8_589_934_592, 17_179_869_184, 34_359_738_368];
+
+/// The decisive classes, the first table that matches wins. An entry of another class is taken for a
+/// person: a schema of one's own is common, and mapping too much costs no seat.
+const CLASSES: [(&[&str], Result<Kind, Skip>); 6] = [
+    (&["computer", "msDS-ManagedServiceAccount", "ipaHost", "ipaService", "ipHost"], Err(Skip::NotAUser)),
+    (&["room", "device", "calendarResource", "calResource", "icsCalendarResource"], Ok(Kind::Resource)),
+    (&["person", "inetOrgPerson", "posixAccount", "account", "inetUser", "user"], Ok(Kind::Person)),
+    (&["nisMailAlias", "mailGroup", "rfc822MailGroup", "distributionList"], Ok(Kind::List)),
+    (
+        &["groupOfNames", "groupOfUniqueNames", "groupOfURLs", "groupOfMembers", "posixGroup", "group"],
+        Ok(Kind::Group),
+    ),
+    (&["contact"], Ok(Kind::Contact)),
+];
+
+/// Entries that only hold others together, or describe the directory itself.
+const CONTAINERS: [&str; 12] = [
+    "organizationalUnit",
+    "organization",
+    "organizationalRole",
+    "domain",
+    "dcObject",
+    "locality",
+    "country",
+    "container",
+    "nsContainer",
+    "builtinDomain",
+    "applicationProcess",
+    "referral",
+];
+
+fn kind_of(entry: &Entry, preset: Preset) -> Result<Kind, Skip> {
+    let is_any = |wanted: &[&str]| {
+        entry.texts("objectClass").any(|class| wanted.iter().any(|known| known.eq_ignore_ascii_case(class)))
+    };
+    if preset.flag_attributes().contains(&RECIPIENT_TYPE)
+        && let Some(kind) = entry.text(RECIPIENT_TYPE).and_then(|text| text.trim().parse::<u64>().ok())
+        && RESOURCE_RECIPIENTS.contains(&kind)
+    {
+        return Ok(Kind::Resource);
+    }
+    for (classes, kind) in &CLASSES {
+        if is_any(classes) {
+            return *kind;
+        }
+    }
+    if is_any(&CONTAINERS) { Err(Skip::NotAUser) } else { Ok(Kind::Person) }
+}
+
+/// Without control characters, cut at [`MAX_TEXT_BYTES`].
+fn printable(text: &str) -> Box<str> {
+    let mut clean: String = text.chars().filter(|c| !c.is_control()).collect();
+    if clean.len() > MAX_TEXT_BYTES {
+        let cut = (0..=MAX_TEXT_BYTES).rev().find(|at| clean.is_char_boundary(*at)).unwrap_or(0);
+        clean.truncate(cut);
+    }
+    clean.into_boxed_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(attributes: &[(&str, &[u8])]) -> Entry {
+        let mut entry = Entry { dn: "uid=alice,dc=example,dc=org".to_owned(), attributes: Vec::new() };
+        for (name, value) in attributes {
+            match entry.attributes.iter_mut().find(|attribute| attribute.name == *name) {
+                Some(attribute) => attribute.values.push(value.to_vec()),
+                None => {
+                    let attribute = Attribute { name: (*name).to_owned(), values: vec![value.to_vec()] };
+                    entry.attributes.push(attribute);
+                }
+            }
+        }
+        entry
+    }
+
+    fn map(preset: Preset, attributes: &[(&str, &[u8])]) -> Result<Mapped, Skip> {
+        map_entry(&entry(attributes), &Rules::new(preset, Domain::parse("example.org").unwrap()))
+    }
+
+    const UUID: (&str, &[u8]) = ("entryUUID", b"00010203-0405-0607-0809-0A0B0C0D0E0F");
+    const PERSON: (&str, &[u8]) = ("objectClass", b"inetOrgPerson");
+
+    fn names(mapped: &Mapped) -> Vec<&str> {
+        mapped.names().map(Name::as_str).collect()
+    }
+
+    #[test]
+    fn a_person_is_mapped() {
+        let mapped = map(
+            Preset::OpenLdap,
+            &[
+                PERSON,
+                UUID,
+                ("UID", b"Alice"),
+                ("mail", b"Alice.Smith@Example.org"),
+                ("mail", b"as@example.org"),
+                ("mail", b"AS@example.org"),
+                ("displayName", "Alice\nSmith".as_bytes()),
+            ],
+        )
+        .unwrap();
+        assert_eq!(mapped.id.as_bytes(), (0..16).collect::<Vec<u8>>());
+        assert_eq!(mapped.primary(), "alice.smith@example.org");
+        assert_eq!(names(&mapped), ["alice@example.org", "alice.smith@example.org", "as@example.org"]);
+        assert_eq!(mapped.display_name.as_deref(), Some("AliceSmith"));
+        assert!(mapped.is_active());
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_says_why() {
+        let check = |attributes: &[(&str, &[u8])], skip| {
+            assert_eq!(map(Preset::OpenLdap, attributes), Err(skip), "{attributes:?}");
+        };
+        check(&[PERSON, ("uid", b"alice")], Skip::NoId);
+        check(&[PERSON, UUID], Skip::NoName);
+        check(&[PERSON, UUID, ("uid", b"\xff\xfe")], Skip::NoName);
+        check(&[PERSON, UUID, ("uid", b"a\nb")], Skip::NoName);
+        check(&[UUID, ("objectClass", b"organizationalUnit"), ("uid", b"x")], Skip::NotAUser);
+        check(&[UUID, ("objectClass", b"ipHost"), ("uid", b"x")], Skip::NotAUser);
+    }
+
+    #[test]
+    fn kinds_by_class() {
+        let check = |class: &str, mail: bool, expected| {
+            let mut attributes = vec![UUID, ("objectClass", class.as_bytes()), ("uid", b"x".as_slice())];
+            if mail {
+                attributes.push(("mail", b"x@example.org"));
+            }
+            assert_eq!(map(Preset::OpenLdap, &attributes).unwrap().kind, expected, "{class}");
+        };
+        check("inetOrgPerson", true, Kind::Person);
+        check("ourOwnMailUser", true, Kind::Person);
+        check("groupOfNames", true, Kind::List);
+        check("groupOfNames", false, Kind::Group);
+        check("nisMailAlias", false, Kind::List);
+        check("room", true, Kind::Resource);
+        check("contact", true, Kind::Contact);
+    }
+
+    #[test]
+    fn enabled_by_each_servers_rule() {
+        let check = |preset, id: (&str, &[u8]), flag: &str, value: &str, enabled| {
+            let mapped =
+                map(preset, &[PERSON, id, ("uid", b"a"), ("sAMAccountName", b"a"), (flag, value.as_bytes())]);
+            assert_eq!(mapped.unwrap().enabled, enabled, "{preset:?} {flag}: {value}");
+        };
+        let unique = ("nsUniqueId", b"66446001-1dd211b2-66f483a9-b13a4cf2".as_slice());
+        let guid = ("objectGUID", [7u8; 16].as_slice()) as (&str, &[u8]);
+        check(Preset::OpenLdap, UUID, "pwdAccountLockedTime", "000001010000Z", false);
+        check(Preset::OpenLdap, UUID, "pwdAccountLockedTime", "20260101120000Z", true);
+        check(Preset::Ds389, unique, "nsAccountLock", "TRUE", false);
+        check(Preset::FreeIpa, unique, "nsaccountlock", "false", true);
+        check(Preset::ActiveDirectory, guid, "userAccountControl", "514", false);
+        check(Preset::ActiveDirectory, guid, "userAccountControl", "512", true);
+        check(Preset::Ldif, guid, "userAccountControl", "66050", false);
+        check(Preset::Ldif, unique, "nsAccountLock", "true", false);
+        check(Preset::Ldif, UUID, "pwdAccountLockedTime", "000001010000Z", false);
+    }
+
+    #[test]
+    fn active_directory_addresses_and_recipients() {
+        let guid = ("objectGUID", [0xffu8; 16].as_slice()) as (&str, &[u8]);
+        let user = ("objectClass", b"user".as_slice());
+        let login = ("sAMAccountName", b"alice".as_slice());
+        let mapped = map(
+            Preset::ActiveDirectory,
+            &[
+                guid,
+                user,
+                login,
+                ("mail", b"old@example.org"),
+                ("proxyAddresses", b"smtp:second@example.org"),
+                ("proxyAddresses", b"SMTP:first@example.org"),
+                ("proxyAddresses", b"x500:/o=Example"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(mapped.primary(), "first@example.org");
+        assert_eq!(mapped.addresses.len(), 3);
+        let room = map(Preset::ActiveDirectory, &[guid, user, login, ("msExchRecipientTypeDetails", b"16")]);
+        assert_eq!(room.unwrap().kind, Kind::Resource);
+        let computer = [guid, user, ("objectClass", b"computer".as_slice()), login];
+        assert_eq!(map(Preset::ActiveDirectory, &computer), Err(Skip::NotAUser));
+    }
+
+    #[test]
+    fn a_huge_entry_is_cut() {
+        let values: Vec<Vec<u8>> = (0..5000).map(|i| format!("a{i}@example.org").into_bytes()).collect();
+        let mut huge = entry(&[PERSON, UUID, ("cn", "ü".repeat(5000).as_bytes())]);
+        huge.attributes.push(Attribute { name: "mail".to_owned(), values });
+        let rules = Rules::new(Preset::OpenLdap, Domain::parse("example.org").unwrap());
+        let mapped = map_entry(&huge, &rules).unwrap();
+        assert_eq!(mapped.addresses.len(), MAX_NAMES);
+        assert_eq!(mapped.display_name.unwrap().len(), MAX_TEXT_BYTES);
+    }
+}

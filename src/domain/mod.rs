@@ -1,0 +1,12 @@
+//! The rules, pure: no async, no I/O, no clock, no logging. Time is a parameter.
+//!
+//! `tests/tidy.rs` fails when a file here names a runtime, a store, a directory library or a clock.
+
+pub mod admission;
+pub mod directory;
+pub mod ldap_text;
+pub mod mapping;
+pub mod name;
+pub mod seats;
+pub mod sync;
+pub mod user;

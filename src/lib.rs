@@ -1,0 +1,5 @@
+//! Seatkeeper.
+
+pub mod config;
+pub mod directory;
+pub mod domain;
