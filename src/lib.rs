@@ -3,3 +3,4 @@
 pub mod config;
 pub mod directory;
 pub mod domain;
+pub mod store;

@@ -108,12 +108,10 @@ pub struct Sweep {
 /// How a complete sweep ends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Entomb these and apply what was deferred.
+    /// Apply [`Sweep::into_deferred`] and entomb these, whom the sweep did not see.
     Proceed {
-        /// Users whom the sweep did not see.
+        /// Living users of the directory.
         removed: Vec<UserKey>,
-        /// Entries that disable their user.
-        deferred: Vec<Mapped>,
     },
     /// The brake tripped: nothing that takes away is applied.
     Held(Loss),
@@ -164,9 +162,22 @@ impl Sweep {
         self.seen.insert(key);
     }
 
-    /// Ends a complete sweep. `living` are all living users of the directory; an incomplete sweep is
-    /// dropped instead, and takes nothing away.
-    pub fn conclude<E>(self, living: impl Iterator<Item = Result<(UserKey, Kind), E>>) -> Result<Verdict, E> {
+    /// Whether the sweep saw this user.
+    pub fn has_seen(&self, key: UserKey) -> bool {
+        self.seen.contains(key)
+    }
+
+    /// The entries that disable their user, held back until the brake let them through.
+    pub fn into_deferred(self) -> Vec<Mapped> {
+        self.deferred
+    }
+
+    /// Ends a complete sweep. `unseen` are the living users of the directory whom it did not see; an
+    /// incomplete sweep is dropped instead, and takes nothing away.
+    pub fn conclude<E>(
+        &self,
+        unseen: impl Iterator<Item = Result<(UserKey, Kind), E>>,
+    ) -> Result<Verdict, E> {
         let mut removed = Vec::new();
         let mut loss = Loss {
             removed: 0,
@@ -174,11 +185,8 @@ impl Sweep {
             people: self.people,
             empty: self.people > 0 && self.people_seen == 0,
         };
-        for user in living {
+        for user in unseen {
             let (key, kind) = user?;
-            if self.seen.contains(key) {
-                continue;
-            }
             if kind == Kind::Person {
                 loss.removed += 1;
             }
@@ -188,11 +196,7 @@ impl Sweep {
             }
         }
         let is_within = loss.total() <= self.allowance && (!loss.empty || self.approved);
-        Ok(if is_within {
-            Verdict::Proceed { removed, deferred: self.deferred }
-        } else {
-            Verdict::Held(loss)
-        })
+        Ok(if is_within { Verdict::Proceed { removed } } else { Verdict::Held(loss) })
     }
 }
 
@@ -288,25 +292,30 @@ mod tests {
     }
 
     /// A sweep over `people` users of which the first `seen` are still there, the first `disabled` disabled.
-    fn sweep(brake: &Brake, people: u8, seen: u8, disabled: u8, approved: Option<u64>) -> Verdict {
+    fn sweep(brake: &Brake, people: u8, seen: u8, disabled: u8, approved: Option<u64>) -> (Verdict, usize) {
         let mut sweep = Sweep::new(brake, people.into(), approved);
         for id in 0..seen {
             let entry = Mapped { enabled: id >= disabled, ..mapped(id) };
             let _ = sweep.observe(Some((UserKey(id.into()), &user(id))), entry.clone());
             let _ = sweep.observe(Some((UserKey(id.into()), &user(id))), entry);
         }
-        let living = (0..people).map(|id| Ok::<_, ()>((UserKey(id.into()), Kind::Person)));
-        sweep.conclude(living).unwrap()
+        let unseen: Vec<_> = (0..people)
+            .map(|id| UserKey(id.into()))
+            .filter(|key| !sweep.has_seen(*key))
+            .map(|key| Ok::<_, ()>((key, Kind::Person)))
+            .collect();
+        let verdict = sweep.conclude(unseen.into_iter()).unwrap();
+        (verdict, sweep.into_deferred().len())
     }
 
     fn check(people: u8, seen: u8, disabled: u8, approved: Option<u64>, proceeds: bool) {
         let brake = Brake { max_removals_percent: 10, min_removals: 3, max_removals: 8 };
-        let verdict = sweep(&brake, people, seen, disabled, approved);
+        let (verdict, deferred) = sweep(&brake, people, seen, disabled, approved);
         let lost = usize::from(people - seen + disabled);
         match verdict {
-            Verdict::Proceed { removed, deferred } => {
+            Verdict::Proceed { removed } => {
                 assert!(proceeds, "{people} {seen} {disabled} {approved:?}");
-                assert_eq!(removed.len() + deferred.len(), lost);
+                assert_eq!(removed.len() + deferred, lost);
             }
             Verdict::Held(loss) => {
                 assert!(!proceeds, "{people} {seen} {disabled} {approved:?} {loss:?}");

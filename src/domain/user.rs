@@ -124,6 +124,17 @@ pub struct Census {
 }
 
 impl Census {
+    /// The sum of two directories.
+    pub fn plus(self, other: Census) -> Census {
+        Census {
+            people: self.people + other.people,
+            disabled: self.disabled + other.disabled,
+            tombstoned: self.tombstoned + other.tombstoned,
+            not_people: self.not_people + other.not_people,
+            seats: self.seats + other.seats,
+        }
+    }
+
     /// Counts one user in (`add`) or out.
     pub fn count(&mut self, user: &User, add: bool) {
         let mut bump = |counter: fn(&mut Census) -> &mut u64| {

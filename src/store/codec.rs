@@ -1,0 +1,450 @@
+//! Records as bytes. Each begins with a version, so that a later program can read an earlier file.
+//!
+//! Numbers are LEB128 varints, times are milliseconds since 1970 (zigzag), texts and byte strings carry
+//! their length. A record that does not decode is reported with its table, never guessed at.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{DirectoryRecord, StoreError};
+use crate::domain::name::{Name, StableId};
+use crate::domain::seats::{
+    LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat, Service, TakenBy,
+};
+use crate::domain::user::{Census, DirectoryId, Kind, Mapped, User, UserKey};
+
+/// The version that this program writes, the same for all records so far.
+const VERSION: u8 = 1;
+
+/// What cannot be decoded, and why.
+fn corrupt(what: &'static str) -> StoreError {
+    StoreError::Corrupt(what)
+}
+
+struct Encoder(Vec<u8>);
+
+impl Encoder {
+    fn new() -> Encoder {
+        Encoder(vec![VERSION])
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+
+    fn number(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.0.push((number & 0x7f) as u8 | 0x80);
+            number >>= 7;
+        }
+        self.0.push(number as u8);
+    }
+
+    fn time(&mut self, time: Timestamp) {
+        let millis = time.as_millisecond();
+        self.number(((millis << 1) ^ (millis >> 63)) as u64);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn option<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Encoder, T)) {
+        self.byte(u8::from(value.is_some()));
+        if let Some(value) = value {
+            encode(self, value);
+        }
+    }
+
+    fn names(&mut self, names: &[Name]) {
+        self.number(names.len() as u64);
+        for name in names {
+            self.text(name.as_str());
+        }
+    }
+}
+
+struct Decoder<'a> {
+    rest: &'a [u8],
+    what: &'static str,
+}
+
+impl<'a> Decoder<'a> {
+    fn new(bytes: &'a [u8], what: &'static str) -> Result<Decoder<'a>, StoreError> {
+        match bytes.split_first() {
+            Some((&VERSION, rest)) => Ok(Decoder { rest, what }),
+            Some(_) => Err(StoreError::NewerFormat),
+            None => Err(corrupt(what)),
+        }
+    }
+
+    fn byte(&mut self) -> Result<u8, StoreError> {
+        let (&byte, rest) = self.rest.split_first().ok_or(corrupt(self.what))?;
+        self.rest = rest;
+        Ok(byte)
+    }
+
+    fn number(&mut self) -> Result<u64, StoreError> {
+        let mut number = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(number);
+            }
+        }
+        Err(corrupt(self.what))
+    }
+
+    fn time(&mut self) -> Result<Timestamp, StoreError> {
+        let zigzag = self.number()?;
+        let millis = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
+        Timestamp::from_millisecond(millis).map_err(|_| corrupt(self.what))
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], StoreError> {
+        let length = usize::try_from(self.number()?).map_err(|_| corrupt(self.what))?;
+        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(corrupt(self.what))?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    fn text(&mut self) -> Result<&'a str, StoreError> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| corrupt(self.what))
+    }
+
+    fn option<T>(
+        &mut self,
+        decode: impl FnOnce(&mut Decoder<'a>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        match self.byte()? {
+            0 => Ok(None),
+            1 => decode(self).map(Some),
+            _ => Err(corrupt(self.what)),
+        }
+    }
+
+    fn names(&mut self) -> Result<Vec<Name>, StoreError> {
+        let count = self.number()?;
+        (0..count).map(|_| self.text().map(Name::from_stored)).collect()
+    }
+
+    fn service(&mut self) -> Result<Option<Service>, StoreError> {
+        let what = self.what;
+        self.option(|decoder| Service::parse(decoder.text()?).ok_or(corrupt(what)))
+    }
+}
+
+/// The beginning of a user's record: all that a decision needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UserHead {
+    pub(super) directory: DirectoryId,
+    pub(super) kind: Kind,
+    pub(super) enabled: bool,
+    pub(super) removed_at: Option<Timestamp>,
+}
+
+pub(super) fn encode_user(user: &User) -> Vec<u8> {
+    let User { directory, mapped, since, removed_at } = user;
+    let mut encoder = Encoder::new();
+    encoder.number(directory.0.into());
+    encoder.byte(match mapped.kind {
+        Kind::Person => 0,
+        Kind::Group => 1,
+        Kind::List => 2,
+        Kind::Resource => 3,
+        Kind::Contact => 4,
+    });
+    encoder.byte(u8::from(mapped.enabled));
+    encoder.option(*removed_at, Encoder::time);
+    encoder.time(*since);
+    encoder.bytes(mapped.id.as_bytes());
+    encoder.names(&mapped.addresses);
+    encoder.names(&mapped.logins);
+    encoder.option(mapped.display_name.as_deref(), Encoder::text);
+    encoder.text(&mapped.dn);
+    encoder.0
+}
+
+fn user_head(decoder: &mut Decoder<'_>) -> Result<UserHead, StoreError> {
+    let directory = u32::try_from(decoder.number()?).map_err(|_| corrupt(decoder.what))?;
+    let kind = match decoder.byte()? {
+        0 => Kind::Person,
+        1 => Kind::Group,
+        2 => Kind::List,
+        3 => Kind::Resource,
+        4 => Kind::Contact,
+        _ => return Err(corrupt(decoder.what)),
+    };
+    let enabled = decoder.byte()? == 1;
+    let removed_at = decoder.option(Decoder::time)?;
+    Ok(UserHead { directory: DirectoryId(directory), kind, enabled, removed_at })
+}
+
+pub(super) fn decode_user_head(bytes: &[u8]) -> Result<UserHead, StoreError> {
+    user_head(&mut Decoder::new(bytes, "users")?)
+}
+
+pub(super) fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
+    let mut decoder = Decoder::new(bytes, "users")?;
+    let UserHead { directory, kind, enabled, removed_at } = user_head(&mut decoder)?;
+    let since = decoder.time()?;
+    let id = StableId::new(decoder.bytes()?).ok_or(corrupt("users"))?;
+    let addresses = decoder.names()?;
+    let logins = decoder.names()?;
+    let display_name = decoder.option(|decoder| decoder.text().map(Into::into))?;
+    let dn = decoder.text()?.into();
+    let mapped = Mapped { id, kind, enabled, logins, addresses, display_name, dn };
+    Ok(User { directory, mapped, since, removed_at })
+}
+
+fn encode_taken_by(encoder: &mut Encoder, by: &TakenBy) {
+    let (tag, service) = match by {
+        TakenBy::Login(service) => (0, service.as_ref()),
+        TakenBy::Delivery(service) => (1, service.as_ref()),
+        TakenBy::Administrator => (2, None),
+    };
+    encoder.byte(tag);
+    encoder.option(service, |encoder, service| encoder.text(service.as_str()));
+}
+
+fn decode_taken_by(decoder: &mut Decoder<'_>) -> Result<TakenBy, StoreError> {
+    let tag = decoder.byte()?;
+    let service = decoder.service()?;
+    match tag {
+        0 => Ok(TakenBy::Login(service)),
+        1 => Ok(TakenBy::Delivery(service)),
+        2 => Ok(TakenBy::Administrator),
+        _ => Err(corrupt(decoder.what)),
+    }
+}
+
+pub(super) fn encode_seat(seat: &Seat) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    encoder.time(seat.granted_at);
+    encode_taken_by(&mut encoder, &seat.by);
+    encoder.0
+}
+
+pub(super) fn decode_seat(bytes: &[u8]) -> Result<Seat, StoreError> {
+    let mut decoder = Decoder::new(bytes, "seats")?;
+    Ok(Seat { granted_at: decoder.time()?, by: decode_taken_by(&mut decoder)? })
+}
+
+pub(super) fn encode_last_login(login: &LastLogin) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    encoder.time(login.at);
+    encoder.option(login.service.as_ref(), |encoder, service| encoder.text(service.as_str()));
+    encoder.0
+}
+
+pub(super) fn decode_last_login(bytes: &[u8]) -> Result<LastLogin, StoreError> {
+    let mut decoder = Decoder::new(bytes, "last_logins")?;
+    Ok(LastLogin { at: decoder.time()?, service: decoder.service()? })
+}
+
+pub(super) fn encode_refusals(refusals: &Refusals) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    encoder.time(refusals.first);
+    encoder.time(refusals.last);
+    encoder.number(refusals.count);
+    encoder.text(&refusals.reason);
+    encoder.0
+}
+
+pub(super) fn decode_refusals(bytes: &[u8]) -> Result<Refusals, StoreError> {
+    let mut decoder = Decoder::new(bytes, "refusals")?;
+    Ok(Refusals {
+        first: decoder.time()?,
+        last: decoder.time()?,
+        count: decoder.number()?,
+        reason: decoder.text()?.into(),
+    })
+}
+
+pub(super) fn encode_ledger_event(event: &LedgerEvent) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    encoder.time(event.at);
+    encoder.number(event.user.0);
+    encoder.text(event.name.as_str());
+    match &event.what {
+        Movement::Granted(by) => {
+            encoder.byte(0);
+            encode_taken_by(&mut encoder, by);
+        }
+        Movement::Released(reason) => {
+            encoder.byte(1);
+            encoder.byte(match reason {
+                ReleaseReason::Administrator => 0,
+                ReleaseReason::Disabled => 1,
+                ReleaseReason::NotAPerson => 2,
+                ReleaseReason::Removed => 3,
+            });
+        }
+    }
+    encoder.number(event.used_after);
+    encoder.0
+}
+
+pub(super) fn decode_ledger_event(bytes: &[u8]) -> Result<LedgerEvent, StoreError> {
+    let mut decoder = Decoder::new(bytes, "ledger")?;
+    let at = decoder.time()?;
+    let user = UserKey(decoder.number()?);
+    let name = Name::from_stored(decoder.text()?);
+    let what = match decoder.byte()? {
+        0 => Movement::Granted(decode_taken_by(&mut decoder)?),
+        1 => Movement::Released(match decoder.byte()? {
+            0 => ReleaseReason::Administrator,
+            1 => ReleaseReason::Disabled,
+            2 => ReleaseReason::NotAPerson,
+            3 => ReleaseReason::Removed,
+            _ => return Err(corrupt("ledger")),
+        }),
+        _ => return Err(corrupt("ledger")),
+    };
+    Ok(LedgerEvent { at, user, name, what, used_after: decoder.number()? })
+}
+
+pub(super) fn encode_directory(record: &DirectoryRecord) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    encoder.number(record.id.0.into());
+    encoder.number(record.generation);
+    encoder.option(record.last_success, Encoder::time);
+    let Census { people, disabled, tombstoned, not_people, seats } = record.census;
+    for count in [people, disabled, tombstoned, not_people, seats] {
+        encoder.number(count);
+    }
+    encoder.number(record.skipped.len() as u64);
+    for (code, count) in &record.skipped {
+        encoder.text(code);
+        encoder.number(*count);
+    }
+    encoder.0
+}
+
+pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryRecord, StoreError> {
+    let mut decoder = Decoder::new(bytes, "directories")?;
+    let id = u32::try_from(decoder.number()?).map_err(|_| corrupt("directories"))?;
+    let generation = decoder.number()?;
+    let last_success = decoder.option(Decoder::time)?;
+    let census = Census {
+        people: decoder.number()?,
+        disabled: decoder.number()?,
+        tombstoned: decoder.number()?,
+        not_people: decoder.number()?,
+        seats: decoder.number()?,
+    };
+    let mut skipped = BTreeMap::new();
+    for _ in 0..decoder.number()? {
+        skipped.insert(decoder.text()?.to_owned(), decoder.number()?);
+    }
+    Ok(DirectoryRecord {
+        id: DirectoryId(id),
+        name: name.to_owned(),
+        generation,
+        last_success,
+        census,
+        skipped,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names() -> impl Strategy<Value = Vec<Name>> {
+        proptest::collection::vec("[a-zü]{1,8}@example\\.org", 0..4)
+            .prop_map(|texts| texts.iter().map(|text| Name::parse(text, None).unwrap()).collect())
+    }
+
+    fn time() -> impl Strategy<Value = Timestamp> {
+        (-1_000_000_000_000i64..4_000_000_000_000).prop_map(|ms| Timestamp::from_millisecond(ms).unwrap())
+    }
+
+    fn user() -> impl Strategy<Value = User> {
+        let kind = prop_oneof![
+            Just(Kind::Person),
+            Just(Kind::Group),
+            Just(Kind::List),
+            Just(Kind::Resource),
+            Just(Kind::Contact)
+        ];
+        let id = proptest::collection::vec(any::<u8>(), 1..20).prop_map(|id| StableId::new(&id).unwrap());
+        let mapped = (id, kind, any::<bool>(), names(), names(), proptest::option::of(".{0,20}"), ".{0,20}")
+            .prop_map(|(id, kind, enabled, logins, addresses, display_name, dn)| Mapped {
+                id,
+                kind,
+                enabled,
+                logins,
+                addresses,
+                display_name: display_name.map(Into::into),
+                dn: dn.into(),
+            });
+        (any::<u32>(), mapped, time(), proptest::option::of(time())).prop_map(
+            |(directory, mapped, since, removed_at)| User {
+                directory: DirectoryId(directory),
+                mapped,
+                since,
+                removed_at,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn users_survive(user in user()) {
+            let bytes = encode_user(&user);
+            prop_assert_eq!(&decode_user(&bytes).unwrap(), &user);
+            prop_assert_eq!(decode_user_head(&bytes).unwrap().removed_at, user.removed_at);
+            for cut in 0..bytes.len() {
+                prop_assert!(decode_user(&bytes[..cut]).is_err(), "cut at {}", cut);
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), versioned in any::<bool>()) {
+            let bytes = if versioned { [&[VERSION], bytes.as_slice()].concat() } else { bytes };
+            let _ = decode_user(&bytes);
+            let _ = decode_seat(&bytes);
+            let _ = decode_last_login(&bytes);
+            let _ = decode_refusals(&bytes);
+            let _ = decode_ledger_event(&bytes);
+            let _ = decode_directory("demo", &bytes);
+        }
+    }
+
+    #[test]
+    fn small_records_survive() {
+        let at = Timestamp::from_millisecond(1_700_000_000_123).unwrap();
+        let imap = Service::parse("IMAP");
+        for by in [TakenBy::Login(imap.clone()), TakenBy::Delivery(None), TakenBy::Administrator] {
+            let seat = Seat { granted_at: at, by: by.clone() };
+            assert_eq!(decode_seat(&encode_seat(&seat)).unwrap(), seat);
+            let event = LedgerEvent {
+                at,
+                user: UserKey(7),
+                name: Name::parse("a@b.c", None).unwrap(),
+                what: Movement::Granted(by),
+                used_after: 300,
+            };
+            assert_eq!(decode_ledger_event(&encode_ledger_event(&event)).unwrap(), event);
+        }
+        let refusals = Refusals { first: at, last: at, count: u64::MAX, reason: "exhausted".into() };
+        assert_eq!(decode_refusals(&encode_refusals(&refusals)).unwrap(), refusals);
+        let login = LastLogin { at, service: imap };
+        assert_eq!(decode_last_login(&encode_last_login(&login)).unwrap(), login);
+    }
+
+    #[test]
+    fn a_newer_record_is_told_from_a_damaged_one() {
+        assert!(matches!(decode_seat(&[VERSION + 1, 0]), Err(StoreError::NewerFormat)));
+        assert!(matches!(decode_seat(&[]), Err(StoreError::Corrupt("seats"))));
+    }
+}

@@ -1,0 +1,373 @@
+//! The store: the only module that names redb.
+//!
+//! One thread writes (`writer`), everybody reads from the view that it published last (`view`). What
+//! the tables hold is listed in `tables`, what the bytes mean in `codec`.
+
+mod codec;
+mod tables;
+mod transaction;
+mod verify;
+mod view;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use jiff::Timestamp;
+use redb::{Builder, Database, ReadableTable};
+use tokio::sync::{mpsc, oneshot};
+
+pub use verify::Finding;
+pub use view::{ReadView, UserDetails};
+pub use writer::{Entombed, Preview};
+
+use crate::domain::admission::{Decision, Request, TakeOn};
+use crate::domain::name::Name;
+use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
+use crate::domain::sync::{Change, Report};
+use crate::domain::user::{Census, DirectoryId, Mapped, UserKey};
+use writer::Command;
+
+/// The number in the file that says how its tables are laid out.
+const FORMAT: u64 = 1;
+
+/// Pages kept in memory. The default, 1 GiB, would be most of a small mail server; the decision needs a
+/// few pages a user who really logs in.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// What can go wrong in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be created or opened.
+    #[error("cannot open the store {}: {error}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system or redb said.
+        error: redb::Error,
+    },
+    /// Another daemon has it open.
+    #[error("the store {} is in use: another seatkeeper runs on it", .0.display())]
+    AlreadyOpen(PathBuf),
+    /// Written by a later program.
+    #[error("the store was written by a newer version of seatkeeper: install that version")]
+    NewerFormat,
+    /// A record does not decode.
+    #[error("the store is damaged: a record of the table {0} cannot be read; restore a backup")]
+    Corrupt(&'static str),
+    /// redb or the disk failed.
+    #[error("the store failed: {0}")]
+    Storage(redb::Error),
+    /// The writer has ended, because storage failed or the daemon stops.
+    #[error("the store does not take changes any more")]
+    Stopped,
+}
+
+macro_rules! storage_errors {
+    ($($error:ident),*) => {$(
+        impl From<redb::$error> for StoreError {
+            fn from(error: redb::$error) -> StoreError {
+                StoreError::Storage(error.into())
+            }
+        }
+    )*};
+}
+storage_errors!(StorageError, TableError, TransactionError, CommitError);
+
+/// What the decision takes from the configuration. May change while the daemon runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// Seats bought; `None` is no licence.
+    pub seat_limit: Option<u64>,
+    /// Caps by directory name.
+    pub directory_limits: BTreeMap<String, u64>,
+    /// Which operations may take a seat.
+    pub take_on: TakeOn,
+}
+
+/// What the store keeps of a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirectoryRecord {
+    /// The store's number.
+    pub id: DirectoryId,
+    /// The configured name.
+    pub name: String,
+    /// Complete sweeps so far.
+    pub generation: u64,
+    /// When the last complete sweep ended; `None` means never mapped.
+    pub last_success: Option<Timestamp>,
+    /// Its users, counted.
+    pub census: Census,
+    /// Entries that the last complete sweep skipped, by reason code.
+    pub skipped: BTreeMap<String, u64>,
+}
+
+impl DirectoryRecord {
+    fn new(id: DirectoryId, name: &str) -> DirectoryRecord {
+        DirectoryRecord {
+            id,
+            name: name.to_owned(),
+            generation: 0,
+            last_success: None,
+            census: Census::default(),
+            skipped: BTreeMap::new(),
+        }
+    }
+}
+
+/// A decision made inside a write transaction, on disk by the time it is seen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Admitted {
+    /// The user, where there is one.
+    pub key: Option<UserKey>,
+    /// The decision.
+    pub decision: Decision,
+    /// Seats taken after it.
+    pub seats_used: u64,
+}
+
+/// A seat taken back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Released {
+    /// Whose.
+    pub name: Name,
+    /// Why.
+    pub reason: ReleaseReason,
+    /// Seats taken after it.
+    pub seats_used: u64,
+}
+
+/// A name that two living users claim.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Clash {
+    /// The name.
+    pub name: Name,
+    /// Who had it first, and keeps it.
+    pub owner: UserKey,
+    /// Who is mapped without it.
+    pub claimant: UserKey,
+}
+
+/// One entry written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upserted {
+    /// The user.
+    pub key: UserKey,
+    /// The name shown.
+    pub name: Name,
+    /// How the entry differed.
+    pub change: Change,
+    /// A person, now or before.
+    pub is_person: bool,
+    /// The seat lost, because the user is disabled or no person any more.
+    pub released: Option<Released>,
+    /// Names that somebody else has.
+    pub clashes: Vec<Clash>,
+}
+
+/// What the writer and the readers share.
+struct Shared {
+    view: RwLock<Arc<ReadView>>,
+    policy: RwLock<Arc<Policy>>,
+}
+
+impl Shared {
+    fn view(&self) -> Arc<ReadView> {
+        // A poisoned lock still holds a whole value: it is only ever replaced.
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn publish(&self, view: ReadView) {
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A handle on the open store; clones share it. The writer ends when the last one is dropped.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// The writer's thread. Joining it waits until everything is on disk and the file is closed.
+pub struct Writer {
+    thread: std::thread::JoinHandle<Result<(), StoreError>>,
+}
+
+impl Writer {
+    /// Waits for the writer to end; blocks.
+    pub fn join(self) -> Result<(), StoreError> {
+        self.thread.join().unwrap_or(Err(StoreError::Stopped))
+    }
+
+    /// Whether the writer has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+impl Store {
+    /// Opens the store, or creates it, readable by its owner alone.
+    pub fn open(path: &Path, policy: Policy) -> Result<(Store, Writer), StoreError> {
+        let open_error = |error: redb::Error| StoreError::Open { path: path.to_owned(), error };
+        // Made here only for its mode: redb itself would leave it to the umask.
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| open_error(redb::Error::Io(error)))?;
+        let db = Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::AlreadyOpen(path.to_owned()),
+            error => open_error(error.into()),
+        })?;
+        Store::start(db, policy)
+    }
+
+    fn start(db: Database, policy: Policy) -> Result<(Store, Writer), StoreError> {
+        prepare(&db)?;
+        let shared = Arc::new(Shared {
+            view: RwLock::new(Arc::new(ReadView::open(&db)?)),
+            policy: RwLock::new(Arc::new(policy)),
+        });
+        let (commands, queue) = mpsc::channel(writer::QUEUE);
+        let for_writer = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer::run(&db, &for_writer, queue))
+            .map_err(|error| StoreError::Storage(redb::Error::Io(error)))?;
+        Ok((Store { shared, commands }, Writer { thread }))
+    }
+
+    /// The latest committed state.
+    pub fn view(&self) -> Arc<ReadView> {
+        self.shared.view()
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.shared.policy()
+    }
+
+    /// Puts another policy in force, for readers at once and for the writer from its next transaction on.
+    pub fn set_policy(&self, policy: Policy) {
+        *self.shared.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| StoreError::Stopped)?;
+        answer.await.map_err(|_| StoreError::Stopped)
+    }
+
+    /// Decides inside a write transaction; a granted seat is on disk when this returns.
+    pub async fn admit(&self, name: Name, request: Request, now: Timestamp) -> Result<Admitted, StoreError> {
+        self.ask(|reply| Command::Admit { name, request, now, reply }).await
+    }
+
+    /// Takes a seat back; `None` when the user holds none.
+    pub async fn release(
+        &self,
+        key: UserKey,
+        reason: ReleaseReason,
+        now: Timestamp,
+    ) -> Result<Option<Released>, StoreError> {
+        self.ask(|reply| Command::Release { key, reason, now, reply }).await
+    }
+
+    /// The number of a directory; a name that is new gets one.
+    pub async fn directory(&self, name: &str) -> Result<DirectoryId, StoreError> {
+        self.ask(|reply| Command::Directory { name: name.to_owned(), reply }).await
+    }
+
+    /// Writes entries. Keep the batch short: logins wait for its transaction.
+    pub async fn upsert(
+        &self,
+        directory: DirectoryId,
+        batch: Vec<Mapped>,
+        now: Timestamp,
+    ) -> Result<Vec<Upserted>, StoreError> {
+        self.ask(|reply| Command::Upsert { directory, batch, now, reply }).await
+    }
+
+    /// Makes tombstones. Keep the batch short.
+    pub async fn entomb(&self, keys: Vec<UserKey>, now: Timestamp) -> Result<Vec<Entombed>, StoreError> {
+        self.ask(|reply| Command::Entomb { keys, now, reply }).await
+    }
+
+    /// Stamps the end of a complete sweep.
+    pub async fn complete_sweep(
+        &self,
+        directory: DirectoryId,
+        skipped: BTreeMap<&'static str, u64>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.ask(|reply| Command::CompleteSweep { directory, skipped, now, reply }).await
+    }
+
+    /// Forgets tombstones made at or before `cutoff`, at most `limit`, and releases their seats.
+    pub async fn purge(
+        &self,
+        cutoff: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Released>, StoreError> {
+        self.ask(|reply| Command::Purge { cutoff, now, limit, reply }).await
+    }
+
+    /// Writes coalesced last logins and refusals.
+    pub async fn record_activity(
+        &self,
+        logins: Vec<(UserKey, LastLogin)>,
+        refusals: Vec<(UserKey, Refusals)>,
+    ) -> Result<(), StoreError> {
+        self.ask(|reply| Command::RecordActivity { logins, refusals, reply }).await
+    }
+
+    /// Runs a collected sweep in a transaction that is dropped.
+    pub async fn preview(&self, preview: Preview) -> Result<Report, StoreError> {
+        self.ask(|reply| Command::Preview { preview: Box::new(preview), reply }).await
+    }
+
+    /// Returns when the writer has answered: it lives, and the disk lets it commit.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Ping { reply }).await
+    }
+}
+
+/// Makes the tables of a new store, and refuses those of a later program.
+fn prepare(db: &Database) -> Result<(), StoreError> {
+    let mut txn = db.begin_write()?;
+    txn.set_quick_repair(true);
+    let is_new = {
+        let mut meta = txn.open_table(tables::META)?;
+        let found = meta.get("format")?.map(|format| format.value());
+        match found {
+            Some(FORMAT) => false,
+            Some(_) => return Err(StoreError::NewerFormat),
+            None => {
+                meta.insert("format", FORMAT)?;
+                true
+            }
+        }
+    };
+    if is_new {
+        transaction::Transaction::open(&txn)?.finish()?;
+        txn.open_table(tables::META)?;
+        txn.commit()?;
+    } else {
+        txn.abort()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

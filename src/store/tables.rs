@@ -1,0 +1,127 @@
+//! The tables, and what can be looked up in them from a read view and from a write transaction alike.
+
+use std::collections::BTreeMap;
+
+use redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
+
+use super::codec::{self, UserHead};
+use super::{DirectoryRecord, Policy, StoreError};
+use crate::domain::admission::{Subject, View};
+use crate::domain::name::{Name, StableId};
+use crate::domain::seats::{LastLogin, Refusals, Seat, SeatCount};
+use crate::domain::user::{DirectoryId, User, UserKey};
+
+/// `format`, `next_user`, `next_directory`: the numbers that belong to the store as a whole.
+pub(super) const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
+/// Directory name to its record.
+pub(super) const DIRECTORIES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("directories");
+/// User key to the user.
+pub(super) const USERS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("users");
+/// Directory and stable id to the user key: the identity.
+pub(super) const IDS: TableDefinition<'static, (u32, &[u8]), u64> = TableDefinition::new("ids");
+/// Name to the user who has it.
+pub(super) const NAMES: TableDefinition<'static, &str, u64> = TableDefinition::new("names");
+/// Name and user key: users who claim a name that somebody else has; the value is when they began to.
+pub(super) const CLAIMS: TableDefinition<'static, (&str, u64), i64> = TableDefinition::new("claims");
+/// User key to the seat held.
+pub(super) const SEATS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("seats");
+/// User key to the last login.
+pub(super) const LAST_LOGINS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("last_logins");
+/// User key to the summed-up refusals.
+pub(super) const REFUSALS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("refusals");
+/// Grants and releases in the order in which they happened. Never trimmed: a line is some 60 bytes, and
+/// only an administrator's change or a first login adds one.
+pub(super) const LEDGER: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("ledger");
+/// User key and number of a ledger line.
+pub(super) const LEDGER_BY_USER: TableDefinition<'static, (u64, u64), ()> =
+    TableDefinition::new("ledger_by_user");
+/// Time of removal (milliseconds) and user key of each tombstone, so that the expired ones are found first.
+pub(super) const TOMBSTONES: TableDefinition<'static, (i64, u64), ()> = TableDefinition::new("tombstones");
+
+/// Directories by number, few enough to be kept decoded.
+pub(super) type Directories = BTreeMap<DirectoryId, DirectoryRecord>;
+
+/// Look-ups that a read view and a write transaction share.
+pub(super) trait Lookup {
+    fn directories(&self) -> &Directories;
+    fn users(&self) -> &impl ReadableTable<u64, &'static [u8]>;
+    fn ids(&self) -> &impl ReadableTable<(u32, &'static [u8]), u64>;
+    fn names(&self) -> &impl ReadableTable<&'static str, u64>;
+    fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]>;
+    fn last_logins(&self) -> &impl ReadableTable<u64, &'static [u8]>;
+    fn refusals(&self) -> &impl ReadableTable<u64, &'static [u8]>;
+
+    /// Who has this name now.
+    fn key_by_name(&self, name: &Name) -> Result<Option<UserKey>, StoreError> {
+        Ok(self.names().get(name.as_str())?.map(|key| UserKey(key.value())))
+    }
+
+    /// Who has this stable id.
+    fn key_by_id(&self, directory: DirectoryId, id: &StableId) -> Result<Option<UserKey>, StoreError> {
+        Ok(self.ids().get((directory.0, id.as_bytes()))?.map(|key| UserKey(key.value())))
+    }
+
+    fn user(&self, UserKey(key): UserKey) -> Result<Option<User>, StoreError> {
+        self.users().get(key)?.map(|bytes| codec::decode_user(bytes.value())).transpose()
+    }
+
+    fn user_head(&self, UserKey(key): UserKey) -> Result<Option<UserHead>, StoreError> {
+        self.users().get(key)?.map(|bytes| codec::decode_user_head(bytes.value())).transpose()
+    }
+
+    fn seat(&self, UserKey(key): UserKey) -> Result<Option<Seat>, StoreError> {
+        self.seats().get(key)?.map(|bytes| codec::decode_seat(bytes.value())).transpose()
+    }
+
+    fn last_login(&self, UserKey(key): UserKey) -> Result<Option<LastLogin>, StoreError> {
+        self.last_logins().get(key)?.map(|bytes| codec::decode_last_login(bytes.value())).transpose()
+    }
+
+    fn refusals_of(&self, UserKey(key): UserKey) -> Result<Option<Refusals>, StoreError> {
+        self.refusals().get(key)?.map(|bytes| codec::decode_refusals(bytes.value())).transpose()
+    }
+
+    /// Seats taken.
+    fn seats_used(&self) -> Result<u64, StoreError> {
+        Ok(self.seats().len()?)
+    }
+
+    /// The name that logs and the ledger show: the first of the user's names that is really theirs.
+    fn shown_name(&self, key: UserKey, user: &User) -> Result<Name, StoreError> {
+        let mapped = &user.mapped;
+        for name in mapped.addresses.iter().chain(&mapped.logins) {
+            if self.key_by_name(name)? == Some(key) {
+                return Ok(name.clone());
+            }
+        }
+        Ok(Name::from_stored(mapped.primary()))
+    }
+
+    /// What [`crate::domain::admission::decide`] needs to know of the user who has this name.
+    fn admission_view(&self, name: &Name, policy: &Policy) -> Result<(Option<UserKey>, View), StoreError> {
+        let key = self.key_by_name(name)?;
+        let head = key.map(|key| self.user_head(key)).transpose()?.flatten();
+        let subject = match (key, head) {
+            (Some(UserKey(key)), Some(head)) => {
+                let record = self.directories().get(&head.directory);
+                let domain_seats = record.and_then(|record| {
+                    let limit = *policy.directory_limits.get(&record.name)?;
+                    Some(SeatCount { used: record.census.seats, limit })
+                });
+                Some(Subject {
+                    kind: head.kind,
+                    enabled: head.enabled,
+                    removed: head.removed_at.is_some(),
+                    seated: self.seats().get(key)?.is_some(),
+                    domain_seats,
+                })
+            }
+            _ => None,
+        };
+        let seats = match policy.seat_limit {
+            Some(limit) => Some(SeatCount { used: self.seats_used()?, limit }),
+            None => None,
+        };
+        Ok((key, View { subject, seats, take_on: policy.take_on }))
+    }
+}

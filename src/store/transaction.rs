@@ -1,0 +1,429 @@
+//! The changes, each inside one write transaction. Nothing here commits: the writer does.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use redb::{ReadableTable, Table, WriteTransaction};
+
+use super::codec;
+use super::tables::{
+    CLAIMS, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES,
+    REFUSALS, SEATS, TOMBSTONES, USERS,
+};
+use super::{Admitted, Clash, DirectoryRecord, Policy, Released, StoreError, Upserted};
+use crate::domain::admission::{Decision, Request, decide};
+use crate::domain::name::Name;
+use crate::domain::seats::{LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat};
+use crate::domain::sync::{Change, compare};
+use crate::domain::user::{Census, DirectoryId, Kind, Mapped, User, UserKey};
+
+/// All tables, open for writing.
+pub(super) struct Transaction<'t> {
+    meta: Table<'t, &'static str, u64>,
+    directory_records: Table<'t, &'static str, &'static [u8]>,
+    users: Table<'t, u64, &'static [u8]>,
+    ids: Table<'t, (u32, &'static [u8]), u64>,
+    names: Table<'t, &'static str, u64>,
+    claims: Table<'t, (&'static str, u64), i64>,
+    seats: Table<'t, u64, &'static [u8]>,
+    last_logins: Table<'t, u64, &'static [u8]>,
+    refusals: Table<'t, u64, &'static [u8]>,
+    ledger: Table<'t, u64, &'static [u8]>,
+    ledger_by_user: Table<'t, (u64, u64), ()>,
+    tombstones: Table<'t, (i64, u64), ()>,
+    directories: Directories,
+    changed_directories: BTreeSet<DirectoryId>,
+    is_dirty: bool,
+}
+
+impl<'t> Transaction<'t> {
+    pub(super) fn open(txn: &'t WriteTransaction) -> Result<Transaction<'t>, StoreError> {
+        let directory_records = txn.open_table(DIRECTORIES)?;
+        let mut directories = Directories::new();
+        for row in directory_records.iter()? {
+            let (name, bytes) = row?;
+            let record = codec::decode_directory(name.value(), bytes.value())?;
+            directories.insert(record.id, record);
+        }
+        Ok(Transaction {
+            meta: txn.open_table(META)?,
+            directory_records,
+            users: txn.open_table(USERS)?,
+            ids: txn.open_table(IDS)?,
+            names: txn.open_table(NAMES)?,
+            claims: txn.open_table(CLAIMS)?,
+            seats: txn.open_table(SEATS)?,
+            last_logins: txn.open_table(LAST_LOGINS)?,
+            refusals: txn.open_table(REFUSALS)?,
+            ledger: txn.open_table(LEDGER)?,
+            ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
+            tombstones: txn.open_table(TOMBSTONES)?,
+            directories,
+            changed_directories: BTreeSet::new(),
+            is_dirty: false,
+        })
+    }
+
+    /// Writes what was held back, and says whether there is anything to commit.
+    pub(super) fn finish(mut self) -> Result<bool, StoreError> {
+        for id in &self.changed_directories {
+            if let Some(record) = self.directories.get(id) {
+                let bytes = codec::encode_directory(record);
+                self.directory_records.insert(record.name.as_str(), bytes.as_slice())?;
+            }
+        }
+        Ok(self.is_dirty)
+    }
+
+    /// Decides with what is true in this transaction, and takes the seat if that is the decision.
+    pub(super) fn admit(
+        &mut self,
+        name: &Name,
+        request: &Request,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Result<Admitted, StoreError> {
+        let (key, view) = self.admission_view(name, policy)?;
+        let decision = decide(&view, request, now);
+        if let (Decision::Granted(seat), Some(key)) = (&decision, key) {
+            self.grant(key, seat)?;
+        }
+        Ok(Admitted { key, decision, seats_used: self.seats_used()? })
+    }
+
+    fn grant(&mut self, key: UserKey, seat: &Seat) -> Result<(), StoreError> {
+        let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
+        self.seats.insert(key.0, codec::encode_seat(seat).as_slice())?;
+        self.count(user.directory, |census| census.seats += 1);
+        let name = self.shown_name(key, &user)?;
+        self.append_to_ledger(LedgerEvent {
+            at: seat.granted_at,
+            user: key,
+            name,
+            what: Movement::Granted(seat.by.clone()),
+            used_after: self.seats_used()?,
+        })
+    }
+
+    /// Takes a seat back; `None` when the user holds none.
+    pub(super) fn release(
+        &mut self,
+        key: UserKey,
+        reason: ReleaseReason,
+        at: Timestamp,
+    ) -> Result<Option<Released>, StoreError> {
+        let Some(user) = self.user(key)? else { return Ok(None) };
+        if self.seats.remove(key.0)?.is_none() {
+            return Ok(None);
+        }
+        self.count(user.directory, |census| census.seats = census.seats.saturating_sub(1));
+        let name = self.shown_name(key, &user)?;
+        let seats_used = self.seats_used()?;
+        self.append_to_ledger(LedgerEvent {
+            at,
+            user: key,
+            name: name.clone(),
+            what: Movement::Released(reason),
+            used_after: seats_used,
+        })?;
+        Ok(Some(Released { name, reason, seats_used }))
+    }
+
+    fn append_to_ledger(&mut self, event: LedgerEvent) -> Result<(), StoreError> {
+        let line = self.ledger.last()?.map_or(0, |(line, _)| line.value() + 1);
+        self.ledger.insert(line, codec::encode_ledger_event(&event).as_slice())?;
+        self.ledger_by_user.insert((event.user.0, line), ())?;
+        self.is_dirty = true;
+        Ok(())
+    }
+
+    fn count(&mut self, directory: DirectoryId, change: impl FnOnce(&mut Census)) {
+        if let Some(record) = self.directories.get_mut(&directory) {
+            change(&mut record.census);
+            self.changed_directories.insert(directory);
+            self.is_dirty = true;
+        }
+    }
+
+    /// The number of a directory; a new name gets a new one.
+    pub(super) fn directory(&mut self, name: &str) -> Result<DirectoryId, StoreError> {
+        if let Some(record) = self.directories.values().find(|record| record.name == name) {
+            return Ok(record.id);
+        }
+        let number = self.next("next_directory")?;
+        let id = DirectoryId(u32::try_from(number).map_err(|_| StoreError::Corrupt("meta"))?);
+        self.directories.insert(id, DirectoryRecord::new(id, name));
+        self.changed_directories.insert(id);
+        Ok(id)
+    }
+
+    fn next(&mut self, counter: &str) -> Result<u64, StoreError> {
+        let next = self.meta.get(counter)?.map_or(1, |number| number.value());
+        self.meta.insert(counter, next + 1)?;
+        self.is_dirty = true;
+        Ok(next)
+    }
+
+    /// Writes what a directory says of one entry. Whoever is no longer an enabled person loses the seat.
+    pub(super) fn upsert(
+        &mut self,
+        directory: DirectoryId,
+        mapped: &Mapped,
+        at: Timestamp,
+    ) -> Result<Upserted, StoreError> {
+        let key = match self.key_by_id(directory, &mapped.id)? {
+            Some(key) => key,
+            None => {
+                let key = UserKey(self.next("next_user")?);
+                self.ids.insert((directory.0, mapped.id.as_bytes()), key.0)?;
+                key
+            }
+        };
+        let old = self.user(key)?;
+        let change = compare(old.as_ref(), mapped);
+        let was_person = old.as_ref().is_some_and(|old| old.mapped.kind == Kind::Person);
+        let is_person = was_person || mapped.kind == Kind::Person;
+        if change == Change::Unchanged {
+            let name = Name::from_stored(mapped.primary());
+            return Ok(Upserted { key, name, change, is_person, released: None, clashes: Vec::new() });
+        }
+        let since = old.as_ref().map_or(at, |old| old.since);
+        let user = User { directory, mapped: mapped.clone(), since, removed_at: None };
+        if let Some(removed_at) = old.as_ref().and_then(|old| old.removed_at) {
+            self.tombstones.remove((removed_at.as_millisecond(), key.0))?;
+        }
+        self.users.insert(key.0, codec::encode_user(&user).as_slice())?;
+        self.count(directory, |census| {
+            if let Some(old) = &old {
+                census.count(old, false);
+            }
+            census.count(&user, true);
+        });
+        let clashes = self.rename(key, old.as_ref().map(|old| &old.mapped), mapped, at)?;
+        let released = if mapped.is_active() {
+            None
+        } else {
+            let is_person = mapped.kind == Kind::Person;
+            let reason = if is_person { ReleaseReason::Disabled } else { ReleaseReason::NotAPerson };
+            self.release(key, reason, at)?
+        };
+        let name = self.shown_name(key, &user)?;
+        Ok(Upserted { key, name, change, is_person, released, clashes })
+    }
+
+    /// Gives up the names that the entry no longer has, then claims the new ones.
+    fn rename(
+        &mut self,
+        key: UserKey,
+        old: Option<&Mapped>,
+        new: &Mapped,
+        at: Timestamp,
+    ) -> Result<Vec<Clash>, StoreError> {
+        for name in old.into_iter().flat_map(Mapped::names) {
+            if !new.names().any(|kept| kept == name) {
+                self.give_up(key, name)?;
+            }
+        }
+        let mut clashes = Vec::new();
+        for name in new.names() {
+            let is_new = !old.is_some_and(|old| old.names().any(|had| had == name));
+            clashes.extend(self.claim(key, name, at, is_new)?);
+        }
+        Ok(clashes)
+    }
+
+    /// Takes a name that is free or a tombstone's; else waits for it behind the user who has it.
+    ///
+    /// A clash is told only when the claim is new, so that each is logged once.
+    fn claim(
+        &mut self,
+        key: UserKey,
+        name: &Name,
+        at: Timestamp,
+        is_new: bool,
+    ) -> Result<Option<Clash>, StoreError> {
+        let owner = self.key_by_name(name)?;
+        match owner {
+            Some(owner) if owner == key => return Ok(None),
+            Some(owner) if self.is_living(owner)? => {
+                if self.claims.get((name.as_str(), key.0))?.is_none() {
+                    self.claims.insert((name.as_str(), key.0), at.as_millisecond())?;
+                }
+                return Ok(is_new.then(|| Clash { name: name.clone(), owner, claimant: key }));
+            }
+            // The tombstone waits behind the living: should it come back, it is a claimant like others.
+            Some(tombstone) => {
+                self.claims.insert((name.as_str(), tombstone.0), at.as_millisecond())?;
+            }
+            None => {}
+        }
+        self.claims.remove((name.as_str(), key.0))?;
+        self.names.insert(name.as_str(), key.0)?;
+        Ok(None)
+    }
+
+    /// Takes a name from a user and hands it to whoever has waited for it longest, the living first.
+    fn give_up(&mut self, key: UserKey, name: &Name) -> Result<(), StoreError> {
+        self.claims.remove((name.as_str(), key.0))?;
+        if self.key_by_name(name)? != Some(key) {
+            return Ok(());
+        }
+        self.names.remove(name.as_str())?;
+        if let Some((heir, _)) = self.heir(name)? {
+            self.claims.remove((name.as_str(), heir.0))?;
+            self.names.insert(name.as_str(), heir.0)?;
+        }
+        Ok(())
+    }
+
+    /// Who has waited longest for a name, and whether they live.
+    fn heir(&self, name: &Name) -> Result<Option<(UserKey, bool)>, StoreError> {
+        let mut best: Option<(bool, i64, UserKey)> = None;
+        for row in self.claims.range((name.as_str(), 0)..=(name.as_str(), u64::MAX))? {
+            let row = row?;
+            let claimant = UserKey(row.0.value().1);
+            let candidate = (!self.is_living(claimant)?, row.1.value(), claimant);
+            if best.is_none_or(|best| candidate < best) {
+                best = Some(candidate);
+            }
+        }
+        Ok(best.map(|(is_tombstone, _, claimant)| (claimant, !is_tombstone)))
+    }
+
+    fn is_living(&self, key: UserKey) -> Result<bool, StoreError> {
+        Ok(self.user_head(key)?.is_some_and(|head| head.removed_at.is_none()))
+    }
+
+    /// Makes a tombstone. The seat stays until [`Transaction::purge`].
+    ///
+    /// Returns the name shown and whether a seat is kept; `None` where there is no living user.
+    pub(super) fn entomb(
+        &mut self,
+        key: UserKey,
+        at: Timestamp,
+    ) -> Result<Option<(Name, Kind, bool)>, StoreError> {
+        let Some(old) = self.user(key)?.filter(User::is_living) else { return Ok(None) };
+        let shown = self.shown_name(key, &old)?;
+        let tombstone = User { removed_at: Some(at), ..old.clone() };
+        self.users.insert(key.0, codec::encode_user(&tombstone).as_slice())?;
+        self.tombstones.insert((at.as_millisecond(), key.0), ())?;
+        self.count(old.directory, |census| {
+            census.count(&old, false);
+            census.count(&tombstone, true);
+        });
+        for name in old.mapped.names() {
+            if self.key_by_name(name)? == Some(key)
+                && let Some((heir, true)) = self.heir(name)?
+            {
+                self.claims.remove((name.as_str(), heir.0))?;
+                self.claims.insert((name.as_str(), key.0), at.as_millisecond())?;
+                self.names.insert(name.as_str(), heir.0)?;
+            }
+        }
+        Ok(Some((shown, old.mapped.kind, self.seat(key)?.is_some())))
+    }
+
+    /// Forgets up to `limit` tombstones made at or before `cutoff`, their seats released first.
+    pub(super) fn purge(
+        &mut self,
+        cutoff: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Released>, StoreError> {
+        let expired: Vec<(i64, u64)> = self
+            .tombstones
+            .range(..=(cutoff.as_millisecond(), u64::MAX))?
+            .take(limit)
+            .map(|row| row.map(|row| row.0.value()))
+            .collect::<Result<_, _>>()?;
+        let mut released = Vec::new();
+        for (removed_at, key) in expired {
+            released.extend(self.release(UserKey(key), ReleaseReason::Removed, now)?);
+            self.forget(UserKey(key))?;
+            self.tombstones.remove((removed_at, key))?;
+        }
+        Ok(released)
+    }
+
+    fn forget(&mut self, key: UserKey) -> Result<(), StoreError> {
+        let Some(user) = self.user(key)? else { return Ok(()) };
+        for name in user.mapped.names() {
+            self.give_up(key, name)?;
+        }
+        self.count(user.directory, |census| census.count(&user, false));
+        self.ids.remove((user.directory.0, user.mapped.id.as_bytes()))?;
+        self.users.remove(key.0)?;
+        self.last_logins.remove(key.0)?;
+        self.refusals.remove(key.0)?;
+        Ok(())
+    }
+
+    /// Stamps the end of a complete sweep.
+    pub(super) fn complete_sweep(
+        &mut self,
+        directory: DirectoryId,
+        skipped: &std::collections::BTreeMap<&'static str, u64>,
+        at: Timestamp,
+    ) {
+        if let Some(record) = self.directories.get_mut(&directory) {
+            record.generation += 1;
+            record.last_success = Some(at);
+            record.skipped = skipped.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect();
+            self.changed_directories.insert(directory);
+            self.is_dirty = true;
+        }
+    }
+
+    /// Writes coalesced last logins and refusals of users who still exist.
+    pub(super) fn record_activity(
+        &mut self,
+        logins: &[(UserKey, LastLogin)],
+        refusals: &[(UserKey, Refusals)],
+    ) -> Result<(), StoreError> {
+        for (key, login) in logins {
+            if self.users.get(key.0)?.is_some() {
+                self.last_logins.insert(key.0, codec::encode_last_login(login).as_slice())?;
+                self.is_dirty = true;
+            }
+        }
+        for (key, new) in refusals {
+            if self.users.get(key.0)?.is_none() {
+                continue;
+            }
+            let sum = match self.refusals_of(*key)? {
+                Some(old) => {
+                    let count = old.count.saturating_add(new.count);
+                    Refusals { first: old.first, count, ..new.clone() }
+                }
+                None => new.clone(),
+            };
+            self.refusals.insert(key.0, codec::encode_refusals(&sum).as_slice())?;
+            self.is_dirty = true;
+        }
+        Ok(())
+    }
+}
+
+impl Lookup for Transaction<'_> {
+    fn directories(&self) -> &Directories {
+        &self.directories
+    }
+    fn users(&self) -> &impl ReadableTable<u64, &'static [u8]> {
+        &self.users
+    }
+    fn ids(&self) -> &impl ReadableTable<(u32, &'static [u8]), u64> {
+        &self.ids
+    }
+    fn names(&self) -> &impl ReadableTable<&'static str, u64> {
+        &self.names
+    }
+    fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]> {
+        &self.seats
+    }
+    fn last_logins(&self) -> &impl ReadableTable<u64, &'static [u8]> {
+        &self.last_logins
+    }
+    fn refusals(&self) -> &impl ReadableTable<u64, &'static [u8]> {
+        &self.refusals
+    }
+}

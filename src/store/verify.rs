@@ -1,0 +1,154 @@
+//! `verify`: counts everything again and checks that the tables agree.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use redb::{ReadableTable, ReadableTableMetadata};
+
+use super::tables::Lookup;
+use super::{ReadView, StoreError, codec};
+use crate::domain::name::Name;
+use crate::domain::seats::Movement;
+use crate::domain::user::{Census, DirectoryId, UserKey};
+
+/// Something that is not as it must be, as a sentence for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding(pub String);
+
+/// Findings told in full; a damaged store may have millions, and the first ones say enough.
+const MAX_FINDINGS: usize = 100;
+
+struct Findings {
+    told: Vec<Finding>,
+}
+
+impl Findings {
+    fn check(&mut self, holds: bool, sentence: impl FnOnce() -> String) {
+        if !holds && self.told.len() < MAX_FINDINGS {
+            self.told.push(Finding(sentence()));
+        }
+    }
+}
+
+impl ReadView {
+    /// Recounts and compares. An empty list means that all invariants hold.
+    ///
+    /// Reads the whole store: a second for some hundred thousand users. Writers are not held up.
+    pub fn verify(&self) -> Result<Vec<Finding>, StoreError> {
+        let mut findings = Findings { told: Vec::new() };
+        let census = self.verify_users(&mut findings)?;
+        self.verify_names(&mut findings)?;
+        self.verify_seats(&mut findings, census)?;
+        self.verify_ledger(&mut findings)?;
+        Ok(findings.told)
+    }
+
+    /// Users, their ids and tombstones; returns what was counted, seats excepted.
+    fn verify_users(&self, findings: &mut Findings) -> Result<BTreeMap<DirectoryId, Census>, StoreError> {
+        let mut counted: BTreeMap<DirectoryId, Census> = BTreeMap::new();
+        let mut tombstones = 0;
+        for row in self.users.iter()? {
+            let row = row?;
+            let key = UserKey(row.0.value());
+            let user = codec::decode_user(row.1.value())?;
+            counted.entry(user.directory).or_default().count(&user, true);
+            let by_id = self.key_by_id(user.directory, &user.mapped.id)?;
+            findings.check(by_id == Some(key), || {
+                format!("user {} ({}) is not found by its id", key.0, user.mapped.primary())
+            });
+            if let Some(removed_at) = user.removed_at {
+                tombstones += 1;
+                let is_listed = self.tombstones.get((removed_at.as_millisecond(), key.0))?.is_some();
+                findings.check(is_listed, || format!("tombstone {} is not listed to expire", key.0));
+            }
+            for name in user.mapped.names() {
+                let is_had = self.key_by_name(name)? == Some(key);
+                let is_claimed = self.claims.get((name.as_str(), key.0))?.is_some();
+                findings.check(is_had != is_claimed, || {
+                    format!("{name}: user {} must either have this name or wait for it", key.0)
+                });
+            }
+        }
+        let (users, ids) = (self.users.len()?, self.ids.len()?);
+        findings.check(users == ids, || format!("{users} users, but {ids} ids"));
+        let listed = self.tombstones.len()?;
+        findings.check(tombstones == listed, || format!("{tombstones} tombstones, but {listed} are listed"));
+        Ok(counted)
+    }
+
+    fn verify_names(&self, findings: &mut Findings) -> Result<(), StoreError> {
+        for row in self.names.iter()? {
+            let row = row?;
+            let (name, key) = (Name::from_stored(row.0.value()), UserKey(row.1.value()));
+            let user = self.user(key)?;
+            let is_theirs = user.is_some_and(|user| user.mapped.names().any(|had| *had == name));
+            findings.check(is_theirs, || format!("the name {name} leads to user {}, who has it not", key.0));
+        }
+        for row in self.claims.iter()? {
+            let row = row?;
+            let (name, key) = row.0.value();
+            let is_had = self.names.get(name)?.is_some();
+            findings.check(is_had, || format!("user {key} waits for {name}, which nobody has"));
+        }
+        Ok(())
+    }
+
+    fn verify_seats(
+        &self,
+        findings: &mut Findings,
+        mut counted: BTreeMap<DirectoryId, Census>,
+    ) -> Result<(), StoreError> {
+        for row in self.seats.iter()? {
+            let row = row?;
+            let key = UserKey(row.0.value());
+            codec::decode_seat(row.1.value())?;
+            match self.user(key)? {
+                None => findings.check(false, || format!("a seat is held by user {}, who is unknown", key.0)),
+                Some(user) => {
+                    findings.check(user.mapped.is_active(), || {
+                        format!("{} holds a seat but is no enabled person", user.mapped.primary())
+                    });
+                    counted.entry(user.directory).or_default().seats += 1;
+                }
+            }
+        }
+        for (id, census) in &counted {
+            let is_known = self.directories.contains_key(id);
+            findings.check(is_known, || format!("directory {} has users but no record: {census:?}", id.0));
+        }
+        for (id, record) in &self.directories {
+            let census = counted.get(id).copied().unwrap_or_default();
+            findings.check(census == record.census, || {
+                format!("directory {}: counted {census:?}, but kept {:?}", record.name, record.census)
+            });
+        }
+        Ok(())
+    }
+
+    /// Replays the ledger: who should hold a seat. Being over the limit is no finding: it was lowered, and `status` says so.
+    fn verify_ledger(&self, findings: &mut Findings) -> Result<(), StoreError> {
+        let mut holders = BTreeSet::new();
+        for row in self.ledger.iter()? {
+            let row = row?;
+            let (line, event) = (row.0.value(), codec::decode_ledger_event(row.1.value())?);
+            let is_new = match event.what {
+                Movement::Granted(_) => holders.insert(event.user),
+                Movement::Released(_) => holders.remove(&event.user),
+            };
+            findings.check(is_new, || format!("ledger line {line} repeats what {} had already", event.name));
+            let used = holders.len() as u64;
+            findings.check(used == event.used_after, || {
+                format!("ledger line {line} says {} seats taken, the replay {used}", event.used_after)
+            });
+            let is_indexed = self.ledger_by_user.get((event.user.0, line))?.is_some();
+            findings.check(is_indexed, || format!("ledger line {line} is not listed under its user"));
+        }
+        for row in self.seats.iter()? {
+            let key = UserKey(row?.0.value());
+            findings.check(holders.remove(&key), || format!("user {} holds a seat without a grant", key.0));
+        }
+        for key in holders {
+            findings.check(false, || format!("user {} was granted a seat but does not hold it", key.0));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! A read view: one consistent state of the store, which no writer delays.
+//!
+//! The writer publishes a new view after each commit, before it answers, so that whoever was told
+//! `granted` is a holder for everybody who asks later.
+
+use std::ops::RangeInclusive;
+
+use jiff::Timestamp;
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
+
+use super::tables::{
+    CLAIMS, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, NAMES, REFUSALS,
+    SEATS, TOMBSTONES, USERS,
+};
+use super::{Clash, DirectoryRecord, Policy, StoreError, codec};
+use crate::domain::admission::View;
+use crate::domain::name::{Name, StableId};
+use crate::domain::seats::{LastLogin, LedgerEvent, Refusals, Seat};
+use crate::domain::user::{Census, DirectoryId, Kind, User, UserKey};
+
+/// One consistent state of the store.
+pub struct ReadView {
+    pub(super) directories: Directories,
+    pub(super) users: ReadOnlyTable<u64, &'static [u8]>,
+    pub(super) ids: ReadOnlyTable<(u32, &'static [u8]), u64>,
+    pub(super) names: ReadOnlyTable<&'static str, u64>,
+    pub(super) claims: ReadOnlyTable<(&'static str, u64), i64>,
+    pub(super) seats: ReadOnlyTable<u64, &'static [u8]>,
+    pub(super) last_logins: ReadOnlyTable<u64, &'static [u8]>,
+    pub(super) refusals: ReadOnlyTable<u64, &'static [u8]>,
+    pub(super) ledger: ReadOnlyTable<u64, &'static [u8]>,
+    pub(super) ledger_by_user: ReadOnlyTable<(u64, u64), ()>,
+    pub(super) tombstones: ReadOnlyTable<(i64, u64), ()>,
+}
+
+/// A user with all that the store knows of them.
+#[derive(Clone, PartialEq, Debug)]
+pub struct UserDetails {
+    /// The store's key.
+    pub key: UserKey,
+    /// The user.
+    pub user: User,
+    /// The name that logs show.
+    pub name: Name,
+    /// The name of the user's directory.
+    pub directory: String,
+    /// The seat, if one is held.
+    pub seat: Option<Seat>,
+    /// The last login, if there was one.
+    pub last_login: Option<LastLogin>,
+    /// Refusals, if there were any.
+    pub refusals: Option<Refusals>,
+}
+
+impl ReadView {
+    pub(super) fn open(db: &Database) -> Result<ReadView, StoreError> {
+        let txn = db.begin_read()?;
+        let mut directories = Directories::new();
+        for row in txn.open_table(DIRECTORIES)?.iter()? {
+            let (name, bytes) = row?;
+            let record = codec::decode_directory(name.value(), bytes.value())?;
+            directories.insert(record.id, record);
+        }
+        Ok(ReadView {
+            directories,
+            users: txn.open_table(USERS)?,
+            ids: txn.open_table(IDS)?,
+            names: txn.open_table(NAMES)?,
+            claims: txn.open_table(CLAIMS)?,
+            seats: txn.open_table(SEATS)?,
+            last_logins: txn.open_table(LAST_LOGINS)?,
+            refusals: txn.open_table(REFUSALS)?,
+            ledger: txn.open_table(LEDGER)?,
+            ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
+            tombstones: txn.open_table(TOMBSTONES)?,
+        })
+    }
+
+    /// What the decision needs to know of the user who has this name.
+    pub fn admission(&self, name: &Name, policy: &Policy) -> Result<(Option<UserKey>, View), StoreError> {
+        self.admission_view(name, policy)
+    }
+
+    /// Every directory that was ever mapped.
+    pub fn directories(&self) -> impl Iterator<Item = &DirectoryRecord> {
+        self.directories.values()
+    }
+
+    /// Seats taken.
+    pub fn seats_used(&self) -> Result<u64, StoreError> {
+        Lookup::seats_used(self)
+    }
+
+    /// The user under this stable id, for a sweep to compare with.
+    pub fn user_by_id(
+        &self,
+        directory: DirectoryId,
+        id: &StableId,
+    ) -> Result<Option<(UserKey, User)>, StoreError> {
+        let Some(key) = self.key_by_id(directory, id)? else { return Ok(None) };
+        Ok(Lookup::user(self, key)?.map(|user| (key, user)))
+    }
+
+    /// Living users of a directory that a sweep did not see.
+    pub fn unseen<'a>(
+        &'a self,
+        directory: DirectoryId,
+        has_seen: impl Fn(UserKey) -> bool + 'a,
+    ) -> Result<impl Iterator<Item = Result<(UserKey, Kind), StoreError>> + 'a, StoreError> {
+        unseen(self, directory, has_seen)
+    }
+
+    /// The name that logs show for a user; `None` for a key that is gone.
+    pub fn name_of(&self, key: UserKey) -> Result<Option<Name>, StoreError> {
+        Lookup::user(self, key)?.map(|user| self.shown_name(key, &user)).transpose()
+    }
+
+    /// Who has this name.
+    pub fn find(&self, name: &Name) -> Result<Option<UserKey>, StoreError> {
+        self.key_by_name(name)
+    }
+
+    /// All that is known of a user; `None` for a key that is gone.
+    pub fn details(&self, key: UserKey) -> Result<Option<UserDetails>, StoreError> {
+        let Some(user) = Lookup::user(self, key)? else { return Ok(None) };
+        let directory = self.directories.get(&user.directory);
+        Ok(Some(UserDetails {
+            key,
+            name: self.shown_name(key, &user)?,
+            directory: directory.map(|record| record.name.clone()).unwrap_or_default(),
+            seat: self.seat(key)?,
+            last_login: Lookup::last_login(self, key)?,
+            refusals: self.refusals_of(key)?,
+            user,
+        }))
+    }
+
+    /// Every user's key with what a list is filtered and sorted by; the record is read later.
+    pub fn user_keys(&self) -> Result<impl Iterator<Item = Result<UserKey, StoreError>> + '_, StoreError> {
+        Ok(self.users.iter()?.map(|row| Ok(UserKey(row?.0.value()))))
+    }
+
+    /// The directory, kind and state of a user, without decoding the names.
+    pub fn is_listed_person(&self, key: UserKey) -> Result<Option<DirectoryId>, StoreError> {
+        let head = self.user_head(key)?;
+        Ok(head.filter(|head| head.kind == Kind::Person).map(|head| head.directory))
+    }
+
+    /// The seat of a user.
+    pub fn seat_of(&self, key: UserKey) -> Result<Option<Seat>, StoreError> {
+        self.seat(key)
+    }
+
+    /// The last login of a user.
+    pub fn last_login_of(&self, key: UserKey) -> Result<Option<LastLogin>, StoreError> {
+        Lookup::last_login(self, key)
+    }
+
+    /// Ledger lines, the newest first, of one user or of all.
+    pub fn history(
+        &self,
+        user: Option<UserKey>,
+    ) -> Result<Box<dyn Iterator<Item = Result<LedgerEvent, StoreError>> + '_>, StoreError> {
+        Ok(match user {
+            None => Box::new(self.ledger.iter()?.rev().map(|row| codec::decode_ledger_event(row?.1.value()))),
+            Some(UserKey(key)) => {
+                let lines = self.ledger_by_user.range((key, 0)..=(key, u64::MAX))?.rev();
+                Box::new(lines.filter_map(|row| {
+                    let line = match row {
+                        Ok(row) => row.0.value().1,
+                        Err(error) => return Some(Err(error.into())),
+                    };
+                    match self.ledger.get(line) {
+                        Ok(bytes) => bytes.map(|bytes| codec::decode_ledger_event(bytes.value())),
+                        Err(error) => Some(Err(error.into())),
+                    }
+                }))
+            }
+        })
+    }
+
+    /// Names that more than one living user claims: at most `limit` of them, in the order of the names.
+    pub fn clashes(&self, limit: usize) -> Result<Vec<Clash>, StoreError> {
+        let mut clashes = Vec::new();
+        for row in self.claims.iter()? {
+            if clashes.len() >= limit {
+                break;
+            }
+            let row = row?;
+            let (name, claimant) = row.0.value();
+            let name = Name::from_stored(name);
+            // A tombstone's claim only means that it gave the name up.
+            let is_living = self.user_head(UserKey(claimant))?.is_some_and(|head| head.removed_at.is_none());
+            if let (true, Some(owner)) = (is_living, self.key_by_name(&name)?) {
+                clashes.push(Clash { name, owner, claimant: UserKey(claimant) });
+            }
+        }
+        Ok(clashes)
+    }
+
+    /// The census of all directories together.
+    pub fn census(&self) -> Census {
+        self.directories.values().fold(Census::default(), |sum, record| sum.plus(record.census))
+    }
+
+    /// When the oldest tombstone was made.
+    pub fn oldest_tombstone(&self) -> Result<Option<Timestamp>, StoreError> {
+        let Some(row) = self.tombstones.first()? else { return Ok(None) };
+        Ok(Timestamp::from_millisecond(row.0.value().0).ok())
+    }
+}
+
+/// Living users of a directory that a sweep did not see, from a view or inside a transaction.
+pub(super) fn unseen<'a, T: Lookup>(
+    tables: &'a T,
+    directory: DirectoryId,
+    has_seen: impl Fn(UserKey) -> bool + 'a,
+) -> Result<impl Iterator<Item = Result<(UserKey, Kind), StoreError>> + 'a, StoreError> {
+    let keys = tables.ids().range(ids_of(directory))?;
+    Ok(keys.filter_map(move |row| {
+        let key = match row {
+            Ok(row) => UserKey(row.1.value()),
+            Err(error) => return Some(Err(error.into())),
+        };
+        if has_seen(key) {
+            return None;
+        }
+        match tables.user_head(key) {
+            Ok(Some(head)) if head.removed_at.is_none() => Some(Ok((key, head.kind))),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }))
+}
+
+/// Longer than any stable id, so that the range ends behind the last one.
+const PAST_EVERY_ID: [u8; StableId::MAX_BYTES + 1] = [0xff; StableId::MAX_BYTES + 1];
+
+fn ids_of(DirectoryId(directory): DirectoryId) -> RangeInclusive<(u32, &'static [u8])> {
+    (directory, [].as_slice())..=(directory, PAST_EVERY_ID.as_slice())
+}
+
+impl Lookup for ReadView {
+    fn directories(&self) -> &Directories {
+        &self.directories
+    }
+    fn users(&self) -> &impl ReadableTable<u64, &'static [u8]> {
+        &self.users
+    }
+    fn ids(&self) -> &impl ReadableTable<(u32, &'static [u8]), u64> {
+        &self.ids
+    }
+    fn names(&self) -> &impl ReadableTable<&'static str, u64> {
+        &self.names
+    }
+    fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]> {
+        &self.seats
+    }
+    fn last_logins(&self) -> &impl ReadableTable<u64, &'static [u8]> {
+        &self.last_logins
+    }
+    fn refusals(&self) -> &impl ReadableTable<u64, &'static [u8]> {
+        &self.refusals
+    }
+}

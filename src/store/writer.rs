@@ -1,0 +1,244 @@
+//! The one writer: a thread that owns every change.
+//!
+//! Commands wait in a bounded queue. The thread takes all that are waiting, applies them in one
+//! transaction, commits, publishes the new view, and only then answers them: concurrent grants share a
+//! commit, and no answer is given before its change is on disk (group commit).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use redb::{Database, WriteTransaction};
+use tokio::sync::{mpsc, oneshot};
+
+use super::transaction::Transaction;
+use super::view::{ReadView, unseen};
+use super::{Admitted, Policy, Released, Shared, StoreError, Upserted};
+use crate::domain::admission::Request;
+use crate::domain::name::Name;
+use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
+use crate::domain::sync::{Change, Report, Sweep, Verdict};
+use crate::domain::user::{DirectoryId, Kind, Mapped, UserKey};
+
+/// Commands that may wait. A mail server opens some twenty connections, so this is far more than can
+/// honestly wait at once; who finds the queue full waits to get in.
+pub(super) const QUEUE: usize = 1024;
+
+/// Commands in one commit, so that the first of them does not wait for an endless transaction.
+const COMMANDS_A_COMMIT: usize = 256;
+
+/// Where an answer goes.
+type Reply<T> = oneshot::Sender<T>;
+
+/// Everything that can change the store.
+pub(super) enum Command {
+    /// Decide, and take the seat if that is the decision.
+    Admit { name: Name, request: Request, now: Timestamp, reply: Reply<Admitted> },
+    /// Take a seat back.
+    Release { key: UserKey, reason: ReleaseReason, now: Timestamp, reply: Reply<Option<Released>> },
+    /// Find or make the number of a directory.
+    Directory { name: String, reply: Reply<DirectoryId> },
+    /// Write a bounded batch of entries.
+    Upsert { directory: DirectoryId, batch: Vec<Mapped>, now: Timestamp, reply: Reply<Vec<Upserted>> },
+    /// Make tombstones of a bounded batch of users.
+    Entomb { keys: Vec<UserKey>, now: Timestamp, reply: Reply<Vec<Entombed>> },
+    /// Stamp the end of a complete sweep.
+    CompleteSweep {
+        directory: DirectoryId,
+        skipped: BTreeMap<&'static str, u64>,
+        now: Timestamp,
+        reply: Reply<()>,
+    },
+    /// Forget tombstones made at or before `cutoff`, at most `limit` of them.
+    Purge { cutoff: Timestamp, now: Timestamp, limit: usize, reply: Reply<Vec<Released>> },
+    /// Write coalesced last logins and refusals.
+    RecordActivity { logins: Vec<(UserKey, LastLogin)>, refusals: Vec<(UserKey, Refusals)>, reply: Reply<()> },
+    /// Run a whole sweep in a transaction that is dropped.
+    Preview { preview: Box<Preview>, reply: Reply<Report> },
+    /// Show that the writer is alive.
+    Ping { reply: Reply<()> },
+}
+
+/// A user who became a tombstone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entombed {
+    /// The name shown.
+    pub name: Name,
+    /// Person or not.
+    pub kind: Kind,
+    /// A seat is kept for the grace period.
+    pub keeps_seat: bool,
+}
+
+/// A sweep whose entries were collected instead of written.
+pub struct Preview {
+    /// The directory's name; it may never have been mapped.
+    pub directory: String,
+    /// The sweep, which has observed every entry.
+    pub sweep: Sweep,
+    /// The entries that the sweep would write.
+    pub writes: Vec<Mapped>,
+    /// What is known so far: entries seen and skipped.
+    pub report: Report,
+    /// The time of the sweep.
+    pub now: Timestamp,
+}
+
+/// An answer that waits for the commit.
+type Answer = Box<dyn FnOnce() + Send>;
+
+/// Runs until the last handle is dropped, or until storage fails: then no answer is given any more, and
+/// the process must start again, which makes redb recover what was committed.
+pub(super) fn run(
+    db: &Database,
+    shared: &Shared,
+    mut commands: mpsc::Receiver<Command>,
+) -> Result<(), StoreError> {
+    let mut held_back = None;
+    loop {
+        let Some(first) = held_back.take().or_else(|| commands.blocking_recv()) else { return Ok(()) };
+        if let Command::Preview { preview, reply } = first {
+            let report = run_preview(db, *preview)?;
+            let _ = reply.send(report);
+            continue;
+        }
+        let mut batch = vec![first];
+        while batch.len() < COMMANDS_A_COMMIT {
+            match commands.try_recv() {
+                Ok(preview @ Command::Preview { .. }) => {
+                    held_back = Some(preview);
+                    break;
+                }
+                Ok(command) => batch.push(command),
+                Err(_) => break,
+            }
+        }
+        commit(db, shared, batch)?;
+    }
+}
+
+fn commit(db: &Database, shared: &Shared, batch: Vec<Command>) -> Result<(), StoreError> {
+    let policy = shared.policy();
+    let txn = begin(db)?;
+    let mut transaction = Transaction::open(&txn)?;
+    let mut answers = Vec::with_capacity(batch.len());
+    for command in batch {
+        if let Some(answer) = apply(command, &mut transaction, &policy)? {
+            answers.push(answer);
+        }
+    }
+    if transaction.finish()? {
+        txn.commit()?;
+        shared.publish(ReadView::open(db)?);
+    } else {
+        txn.abort()?;
+    }
+    for answer in answers {
+        answer();
+    }
+    Ok(())
+}
+
+/// Two-phase commit with quick repair: after a crash a million users open in half a second.
+fn begin(db: &Database) -> Result<WriteTransaction, StoreError> {
+    let mut txn = db.begin_write()?;
+    txn.set_quick_repair(true);
+    Ok(txn)
+}
+
+fn apply(
+    command: Command,
+    transaction: &mut Transaction<'_>,
+    policy: &Arc<Policy>,
+) -> Result<Option<Answer>, StoreError> {
+    fn answer<T: Send + 'static>(reply: Reply<T>, value: T) -> Option<Answer> {
+        // Whoever asked may have gone meanwhile; the change stands all the same.
+        Some(Box::new(move || drop(reply.send(value))))
+    }
+    Ok(match command {
+        // Nobody would learn of the seat: its client has gone, so it is not taken.
+        Command::Admit { reply, .. } if reply.is_closed() => None,
+        Command::Admit { name, request, now, reply } => {
+            answer(reply, transaction.admit(&name, &request, policy, now)?)
+        }
+        Command::Release { key, reason, now, reply } => answer(reply, transaction.release(key, reason, now)?),
+        Command::Directory { name, reply } => answer(reply, transaction.directory(&name)?),
+        Command::Upsert { directory, batch, now, reply } => {
+            let written: Result<_, _> =
+                batch.iter().map(|mapped| transaction.upsert(directory, mapped, now)).collect();
+            answer(reply, written?)
+        }
+        Command::Entomb { keys, now, reply } => {
+            let mut entombed = Vec::new();
+            for key in keys {
+                if let Some((name, kind, keeps_seat)) = transaction.entomb(key, now)? {
+                    entombed.push(Entombed { name, kind, keeps_seat });
+                }
+            }
+            answer(reply, entombed)
+        }
+        Command::CompleteSweep { directory, skipped, now, reply } => {
+            transaction.complete_sweep(directory, &skipped, now);
+            answer(reply, ())
+        }
+        Command::Purge { cutoff, now, limit, reply } => answer(reply, transaction.purge(cutoff, now, limit)?),
+        Command::RecordActivity { logins, refusals, reply } => {
+            transaction.record_activity(&logins, &refusals)?;
+            answer(reply, ())
+        }
+        Command::Ping { reply } => answer(reply, ()),
+        // `run` takes previews out before.
+        Command::Preview { .. } => None,
+    })
+}
+
+fn run_preview(db: &Database, preview: Preview) -> Result<Report, StoreError> {
+    let txn = begin(db)?;
+    let report = preview_in(&txn, preview)?;
+    txn.abort()?;
+    Ok(report)
+}
+
+fn preview_in(txn: &WriteTransaction, preview: Preview) -> Result<Report, StoreError> {
+    let Preview { directory, mut sweep, writes, mut report, now } = preview;
+    let mut transaction = Transaction::open(txn)?;
+    let directory = transaction.directory(&directory)?;
+    for mapped in &writes {
+        let upserted = transaction.upsert(directory, mapped, now)?;
+        sweep.saw(upserted.key);
+        upserted.count_in(&mut report);
+    }
+    let verdict = sweep.conclude(unseen(&transaction, directory, |key| sweep.has_seen(key))?)?;
+    match verdict {
+        Verdict::Held(loss) => report.held = Some(loss),
+        Verdict::Proceed { removed } => {
+            for mapped in &sweep.into_deferred() {
+                transaction.upsert(directory, mapped, now)?.count_in(&mut report);
+            }
+            for key in removed {
+                if let Some((_, Kind::Person, keeps_seat)) = transaction.entomb(key, now)? {
+                    report.removed += 1;
+                    report.seats_released_after_grace += u64::from(keeps_seat);
+                }
+            }
+        }
+    }
+    Ok(report)
+}
+
+impl Upserted {
+    /// Adds one written entry to a report. Only people are counted.
+    pub fn count_in(&self, report: &mut Report) {
+        if !self.is_person {
+            return;
+        }
+        match self.change {
+            Change::Added => report.added += 1,
+            Change::Changed => report.changed += 1,
+            Change::Returned => report.returned += 1,
+            Change::Disabled => report.disabled += 1,
+            Change::Unchanged => {}
+        }
+        report.seats_released += u64::from(self.released.is_some());
+    }
+}
