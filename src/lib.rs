@@ -3,4 +3,7 @@
 pub mod config;
 pub mod directory;
 pub mod domain;
+pub mod front;
+pub mod net;
+pub mod service;
 pub mod store;

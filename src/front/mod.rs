@@ -1,0 +1,23 @@
+//! Front ends: one file a protocol, each a pure parse and a pure render around one call of
+//! [`Admission::admit`]. They see the service, and neither the store nor a directory.
+
+pub mod dovecot_policy;
+pub mod http;
+
+use axum::http::StatusCode;
+
+use crate::net::problem::Problem;
+use crate::service::answers::Verdict;
+use crate::service::{Admission, AdmitError, Ask};
+
+/// Asks for an admission. When there is no decision, the answer is an error and never looks like a refusal.
+async fn admit(admission: &Admission, ask: &Ask<'_>) -> Result<Verdict, Problem> {
+    admission.admit(ask).await.map_err(|error| {
+        tracing::warn!(error = %error, "A request could not be decided.");
+        unavailable(&error)
+    })
+}
+
+fn unavailable(error: &AdmitError) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+}

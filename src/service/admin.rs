@@ -1,0 +1,480 @@
+//! What an administrator can see and do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tracing::info;
+
+use super::Shared;
+use super::answers::{
+    ClashStatus, DirectoryState, DirectoryStatus, Explanation, HistoryLine, LicenseStatus, LoginReport,
+    RefusalsReport, SeatChange, SeatReport, SeatsStatus, Status, SyncReport, UserLine, UsersStatus, Verdict,
+    Verification,
+};
+use super::directories::{Progress, SyncCommand};
+use crate::domain::admission::{Decision, Operation, Request, decide};
+use crate::domain::name::{Name, NameError};
+use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount};
+use crate::domain::user::{Kind, User, UserKey};
+use crate::store::{DirectoryRecord, ReadView, StoreError, UserDetails};
+
+/// Clashes shown by `status`; the log has each.
+const CLASHES_SHOWN: usize = 20;
+
+/// Why something an administrator asked for was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The text can be no name.
+    #[error("{0:?} is no user name: {1}")]
+    BadName(String, NameError),
+    /// Nobody has the name.
+    #[error("there is no user {0}")]
+    NoSuchUser(String),
+    /// No such directory is configured.
+    #[error("there is no directory {0:?} in the configuration")]
+    NoSuchDirectory(String),
+    /// The sync failed.
+    #[error("{0}")]
+    SyncFailed(String),
+    /// The directory is busy with as many requests as it takes.
+    #[error("the directory {0:?} has too many requests waiting: try again later")]
+    Busy(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Which users to list.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UserQuery {
+    /// Only holders, or only others.
+    pub seated: Option<bool>,
+    /// Only users who were active once, but not for this long.
+    pub inactive: Option<Duration>,
+    /// Only users of directories that serve this domain.
+    pub domain: Option<String>,
+    /// The order.
+    pub sort: UserSort,
+}
+
+/// The order of a list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum UserSort {
+    /// By the name shown.
+    #[default]
+    Name,
+    /// The longest away first; who never came before all.
+    LastLogin,
+    /// The oldest seat first; who holds none behind all.
+    Granted,
+}
+
+/// The administrator's handle.
+#[derive(Clone)]
+pub struct Admin(Arc<Shared>);
+
+impl Admin {
+    pub(super) fn new(shared: Arc<Shared>) -> Admin {
+        Admin(shared)
+    }
+
+    /// The state after everything collected is written, so that an administrator sees the login of a
+    /// moment ago.
+    async fn fresh_view(&self) -> Result<Arc<ReadView>, StoreError> {
+        self.0.flush().await?;
+        Ok(self.0.store.view())
+    }
+
+    fn parse(&self, name: &str) -> Result<Name, AdminError> {
+        Name::parse(name, self.0.settings().default_domain.as_ref())
+            .map_err(|error| AdminError::BadName(name.to_owned(), error))
+    }
+
+    /// The whole state on one page.
+    pub async fn status(&self) -> Result<Status, AdminError> {
+        let view = self.fresh_view().await?;
+        let policy = self.0.store.policy();
+        let seats = SeatCount { used: view.seats_used()?, limit: policy.seat_limit.unwrap_or(0) };
+        let census = view.census();
+        let state = if policy.seat_limit.is_some() { "active" } else { "missing" };
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.0.started,
+            ready: self.0.unmapped(&view).is_empty(),
+            license: LicenseStatus { state: state.to_owned(), seats: seats.limit, components: Vec::new() },
+            seats: SeatsStatus {
+                limit: seats.limit,
+                used: seats.used,
+                free: seats.free(),
+                over_limit: seats.is_over(),
+            },
+            users: UsersStatus {
+                total: census.people,
+                mapped: census.people,
+                local: 0,
+                imported: 0,
+                disabled: census.disabled,
+                tombstoned: census.tombstoned,
+            },
+            directories: self.directories(&view, &policy.directory_limits),
+            clashes: clashes(&view)?,
+            listeners: self.0.listeners.status(),
+        })
+    }
+
+    fn directories(&self, view: &ReadView, limits: &BTreeMap<String, u64>) -> Vec<DirectoryStatus> {
+        let board = self.0.board.all();
+        let record = |name: &str| view.directories().find(|record| record.name == name);
+        let limit = |name: &str| limits.get(name).copied();
+        let configured = board.iter().map(|(name, handle)| {
+            let progress = handle.progress.borrow().clone();
+            directory_status(name, &handle.domain, progress, record(name), limit(name), true)
+        });
+        let forgotten = view.directories().filter(|record| !board.contains_key(&record.name)).map(|record| {
+            let progress = Progress { state: DirectoryState::Idle, ..Progress::default() };
+            directory_status(&record.name, "", progress, Some(record), None, false)
+        });
+        configured.chain(forgotten).collect()
+    }
+
+    /// The users that a query finds, in its order. Reads every user: run it where blocking is allowed.
+    pub async fn users(&self, query: UserQuery) -> Result<UserList, AdminError> {
+        let view = self.fresh_view().await?;
+        let board = self.0.board.all();
+        let domains = board.iter().map(|(name, handle)| (name.clone(), handle.domain.clone())).collect();
+        Ok(UserList::new(view, query, domains, Timestamp::now()))
+    }
+
+    /// All about one user.
+    pub async fn explain(&self, name: &str) -> Result<Explanation, AdminError> {
+        let name = self.parse(name)?;
+        let view = self.fresh_view().await?;
+        let key = view.find(&name)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
+        let details = view.details(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
+        let (_, admission) = view.admission(&name, &self.0.store.policy())?;
+        let probe = Request { operation: Operation::Probe, service: None };
+        let decision = decide(&admission, &probe, Timestamp::now());
+        explanation(&view, details, Verdict::new(&decision, name.as_str()), self.0.settings().removal_grace)
+    }
+
+    /// Grants a seat, through the same decision as every login.
+    pub async fn grant(&self, name: &str) -> Result<SeatChange, AdminError> {
+        let name = self.parse(name)?;
+        let request = Request { operation: Operation::Grant, service: None };
+        let admitted = self.0.store.admit(name.clone(), request, Timestamp::now()).await?;
+        if admitted.decision == Decision::UnknownUser {
+            return Err(AdminError::NoSuchUser(name.to_string()));
+        }
+        let used = admitted.seats_used;
+        if let Decision::Granted(seat) = &admitted.decision {
+            let by = seat.by.to_string();
+            info!(event = "seat_granted", user = %name, by, seats_used = used, "{name} was given a seat.");
+        }
+        Ok(SeatChange {
+            user: name.to_string(),
+            outcome: admitted.decision.code().to_owned(),
+            done: admitted.decision.allows(),
+            message: admitted.decision.message().to_owned(),
+            seats_used: used,
+        })
+    }
+
+    /// Takes a seat back. The user may take one again at the next login.
+    pub async fn release(&self, name: &str) -> Result<SeatChange, AdminError> {
+        let name = self.parse(name)?;
+        let key = self.0.store.view().find(&name)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
+        let released = self.0.store.release(key, ReleaseReason::Administrator, Timestamp::now()).await?;
+        let (outcome, message, used) = match &released {
+            Some(released) => {
+                log_release(released);
+                ("released", "The seat was released.", released.seats_used)
+            }
+            None => ("not_seated", "This user holds no seat.", self.0.store.view().seats_used()?),
+        };
+        Ok(SeatChange {
+            user: name.to_string(),
+            outcome: outcome.to_owned(),
+            done: true,
+            message: message.to_owned(),
+            seats_used: used,
+        })
+    }
+
+    /// At most `limit` ledger lines, the newest first; of one user, or of all.
+    pub async fn history(&self, user: Option<&str>, limit: usize) -> Result<Vec<HistoryLine>, AdminError> {
+        let view = self.0.store.view();
+        let Some(user) = user else { return history_lines(view.history(None)?.take(limit)) };
+        let name = self.parse(user)?;
+        match view.find(&name)? {
+            Some(key) => history_lines(view.history(Some(key))?.take(limit)),
+            None => {
+                // A user who is gone is only in the lines themselves.
+                let is_theirs =
+                    |event: &Result<LedgerEvent, _>| event.as_ref().map_or(true, |event| event.name == name);
+                let lines = history_lines(view.history(None)?.filter(is_theirs).take(limit))?;
+                if lines.is_empty() { Err(AdminError::NoSuchUser(name.to_string())) } else { Ok(lines) }
+            }
+        }
+    }
+
+    /// Syncs a directory now. `wait` returns its report; else it only begins.
+    pub async fn sync(
+        &self,
+        directory: &str,
+        dry_run: bool,
+        wait: bool,
+    ) -> Result<Option<SyncReport>, AdminError> {
+        self.ask_directory(directory, wait || dry_run, |reply| SyncCommand::Sync { dry_run, reply }).await
+    }
+
+    /// Lets a braked sync through: a sweep runs now, and may take away as much as was held back.
+    pub async fn approve(&self, directory: &str, wait: bool) -> Result<Option<SyncReport>, AdminError> {
+        self.ask_directory(directory, wait, |reply| SyncCommand::Approve { reply }).await
+    }
+
+    async fn ask_directory(
+        &self,
+        name: &str,
+        wait: bool,
+        command: impl FnOnce(oneshot::Sender<Result<SyncReport, String>>) -> SyncCommand,
+    ) -> Result<Option<SyncReport>, AdminError> {
+        let handle =
+            self.0.board.directory(name).ok_or_else(|| AdminError::NoSuchDirectory(name.to_owned()))?;
+        let (reply, answer) = oneshot::channel();
+        handle.commands.try_send(command(reply)).map_err(|_| AdminError::Busy(name.to_owned()))?;
+        if !wait {
+            return Ok(None);
+        }
+        match answer.await {
+            Ok(outcome) => outcome.map(Some).map_err(AdminError::SyncFailed),
+            Err(_) => Err(AdminError::SyncFailed("the sync was stopped by a reload".to_owned())),
+        }
+    }
+
+    /// The names of all configured directories.
+    pub fn directory_names(&self) -> Vec<String> {
+        self.0.board.all().into_keys().collect()
+    }
+
+    /// Recounts everything. Reads the whole store: run it where blocking is allowed.
+    pub fn verify(&self) -> Result<Verification, AdminError> {
+        let findings: Vec<String> =
+            self.0.store.view().verify()?.into_iter().map(|finding| finding.0).collect();
+        Ok(Verification { clean: findings.is_empty(), findings })
+    }
+}
+
+/// Logs one release; every way to lose a seat ends here.
+pub(crate) fn log_release(released: &crate::store::Released) {
+    let crate::store::Released { name, reason, seats_used } = released;
+    info!(event = "seat_released", user = %name, reason = reason.as_str(), seats_used, "{name} lost the seat.");
+}
+
+fn directory_status(
+    name: &str,
+    domain: &str,
+    progress: Progress,
+    record: Option<&DirectoryRecord>,
+    seat_limit: Option<u64>,
+    configured: bool,
+) -> DirectoryStatus {
+    let census = record.map(|record| record.census).unwrap_or_default();
+    DirectoryStatus {
+        name: name.to_owned(),
+        domain: domain.to_owned(),
+        state: progress.state,
+        mechanism: progress.mechanism,
+        server: progress.server,
+        users: census.people,
+        seats_used: census.seats,
+        seat_limit,
+        last_attempt: progress.last_attempt,
+        last_success: record.and_then(|record| record.last_success),
+        last_error: progress.last_error,
+        skipped: record.map(|record| record.skipped.clone()).unwrap_or_default(),
+        held: progress.held,
+        configured,
+    }
+}
+
+fn clashes(view: &ReadView) -> Result<Vec<ClashStatus>, StoreError> {
+    let shown =
+        |key| Ok::<_, StoreError>(view.name_of(key)?.map(|name| name.to_string()).unwrap_or_default());
+    let clashes = view.clashes(CLASHES_SHOWN)?;
+    clashes
+        .iter()
+        .map(|clash| {
+            Ok(ClashStatus {
+                name: clash.name.to_string(),
+                owner: shown(clash.owner)?,
+                claimant: shown(clash.claimant)?,
+            })
+        })
+        .collect()
+}
+
+fn history_lines(
+    events: impl Iterator<Item = Result<LedgerEvent, StoreError>>,
+) -> Result<Vec<HistoryLine>, AdminError> {
+    let line = |event: Result<LedgerEvent, StoreError>| {
+        let event = event?;
+        let (what, reason) = match &event.what {
+            Movement::Granted(by) => ("granted", by.to_string()),
+            Movement::Released(reason) => ("released", reason.to_string()),
+        };
+        Ok(HistoryLine {
+            at: event.at,
+            event: what.to_owned(),
+            user: event.name.to_string(),
+            reason,
+            seats_used: event.used_after,
+        })
+    };
+    events.map(line).collect()
+}
+
+fn explanation(
+    view: &ReadView,
+    details: UserDetails,
+    login_now: Verdict,
+    removal_grace: Duration,
+) -> Result<Explanation, AdminError> {
+    let UserDetails { key, user, name, directory, seat, last_login, refusals } = details;
+    let mut names = Vec::new();
+    let mut names_held_by_others = Vec::new();
+    for claimed in user.mapped.names() {
+        let list = if view.find(claimed)? == Some(key) { &mut names } else { &mut names_held_by_others };
+        list.push(claimed.to_string());
+    }
+    let forgotten_at = user.removed_at.and_then(|at| at.checked_add(removal_grace).ok());
+    Ok(Explanation {
+        user: name.to_string(),
+        names,
+        names_held_by_others,
+        directory,
+        id: user.mapped.id.to_string(),
+        dn: user.mapped.dn.to_string(),
+        kind: user.mapped.kind.to_string(),
+        enabled: user.mapped.enabled,
+        since: user.since,
+        removed_at: user.removed_at,
+        forgotten_at,
+        counts: seat.is_some(),
+        counts_because: counts_because(&user, seat.is_some()).to_owned(),
+        seat: seat.map(|seat| SeatReport { granted_at: seat.granted_at, by: seat.by.to_string() }),
+        last_login: last_login.map(|login| LoginReport {
+            at: login.at,
+            service: login.service.map(|service| service.as_str().to_owned()),
+        }),
+        refusals: refusals.map(|refusals| RefusalsReport {
+            first: refusals.first,
+            last: refusals.last,
+            count: refusals.count,
+            reason: refusals.reason.into(),
+        }),
+        login_now,
+        display_name: user.mapped.display_name.map(String::from),
+    })
+}
+
+fn counts_because(user: &User, is_seated: bool) -> &'static str {
+    match (user.mapped.kind, user.is_living(), user.mapped.enabled, is_seated) {
+        (Kind::Person, false, _, true) => "gone from the directory, but keeps the seat for the grace period",
+        (Kind::Person, _, _, true) => "holds a seat",
+        (Kind::Person, false, _, false) => "gone from the directory, and held no seat",
+        (Kind::Person, true, false, false) => "the account is disabled",
+        (Kind::Person, true, true, false) => "mapped, but has no seat yet",
+        _ => "not a person",
+    }
+}
+
+/// A list of users, read one by one from one state of the store.
+pub struct UserList {
+    view: Arc<ReadView>,
+    query: UserQuery,
+    domains: BTreeMap<String, String>,
+    now: Timestamp,
+}
+
+impl UserList {
+    fn new(
+        view: Arc<ReadView>,
+        query: UserQuery,
+        domains: BTreeMap<String, String>,
+        now: Timestamp,
+    ) -> UserList {
+        UserList { view, query, domains, now }
+    }
+
+    /// Calls `each` with every line in order until it says stop; blocks while it reads.
+    pub fn for_each(&self, mut each: impl FnMut(UserLine) -> bool) -> Result<(), StoreError> {
+        for key in self.sorted_keys()? {
+            if let Some(details) = self.view.details(key)?
+                && !each(line(details))
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Only keys and what they are sorted by are kept, not whole users.
+    fn sorted_keys(&self) -> Result<Vec<UserKey>, StoreError> {
+        let mut keys: Vec<(Option<i64>, String, UserKey)> = Vec::new();
+        for key in self.view.user_keys()? {
+            let key = key?;
+            if !self.is_wanted(key)? {
+                continue;
+            }
+            let time = match self.query.sort {
+                UserSort::Name => None,
+                UserSort::LastLogin => self.view.last_login_of(key)?.map(|login| login.at.as_millisecond()),
+                UserSort::Granted => {
+                    Some(self.view.seat_of(key)?.map_or(i64::MAX, |seat| seat.granted_at.as_millisecond()))
+                }
+            };
+            let name = match self.query.sort {
+                UserSort::Name => self.view.name_of(key)?.map(|name| name.to_string()).unwrap_or_default(),
+                _ => String::new(),
+            };
+            keys.push((time, name, key));
+        }
+        keys.sort_unstable();
+        Ok(keys.into_iter().map(|(_, _, key)| key).collect())
+    }
+
+    fn is_wanted(&self, key: UserKey) -> Result<bool, StoreError> {
+        let Some(directory) = self.view.is_listed_person(key)? else { return Ok(false) };
+        if let Some(domain) = &self.query.domain {
+            let record = self.view.directories().find(|record| record.id == directory);
+            let served = record.and_then(|record| self.domains.get(&record.name));
+            if served != Some(&domain.to_lowercase()) {
+                return Ok(false);
+            }
+        }
+        let seat = self.view.seat_of(key)?;
+        if self.query.seated.is_some_and(|wanted| wanted != seat.is_some()) {
+            return Ok(false);
+        }
+        let Some(inactive) = self.query.inactive else { return Ok(true) };
+        let login = self.view.last_login_of(key)?.map(|login| login.at);
+        let active_at = login.into_iter().chain(seat.map(|seat| seat.granted_at)).max();
+        let cutoff = self.now.checked_sub(inactive).unwrap_or(Timestamp::MIN);
+        Ok(active_at.is_some_and(|at| at < cutoff))
+    }
+}
+
+fn line(details: UserDetails) -> UserLine {
+    UserLine {
+        user: details.name.to_string(),
+        display_name: details.user.mapped.display_name.map(String::from),
+        directory: details.directory,
+        enabled: details.user.mapped.enabled,
+        removed_at: details.user.removed_at,
+        seat_since: details.seat.map(|seat| seat.granted_at),
+        last_login: details.last_login.map(|login| login.at),
+    }
+}

@@ -1,0 +1,258 @@
+//! The handles that everything outside may call: [`Admission`] for front ends, [`Admin`] for the
+//! administration API. They hold the store; whoever holds them sees no store.
+
+mod activity;
+mod admin;
+pub mod answers;
+pub mod directories;
+pub mod listeners;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use jiff::Timestamp;
+use tracing::{debug, info, warn};
+
+pub use activity::FLUSH_EVERY;
+pub use admin::{Admin, AdminError, UserList, UserQuery, UserSort};
+
+use crate::domain::admission::{Decision, Operation, Request, decide};
+use crate::domain::name::{Domain, Name};
+use crate::domain::seats::Service as MailService;
+use crate::domain::user::UserKey;
+use crate::store::{ReadView, Store, StoreError};
+use activity::Activity;
+use answers::Verdict;
+use directories::Board;
+use listeners::ListenerBoard;
+
+/// What the service takes from the configuration, apart from the store's policy. May change by a reload.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Settings {
+    /// Added to names without a domain.
+    pub default_domain: Option<Domain>,
+    /// Configured directories: name and domain.
+    pub directories: Vec<(String, Domain)>,
+    /// How long tombstones stay, in seconds.
+    pub removal_grace: std::time::Duration,
+}
+
+struct Shared {
+    store: Store,
+    activity: Activity,
+    settings: RwLock<Arc<Settings>>,
+    board: Board,
+    listeners: ListenerBoard,
+    started: Timestamp,
+}
+
+/// The service; clones share it.
+#[derive(Clone)]
+pub struct Service(Arc<Shared>);
+
+impl Service {
+    /// Puts the handles over a store.
+    pub fn new(store: Store, settings: Settings, board: Board, listeners: ListenerBoard) -> Service {
+        Service(Arc::new(Shared {
+            store,
+            activity: Activity::default(),
+            settings: RwLock::new(Arc::new(settings)),
+            board,
+            listeners,
+            started: Timestamp::now(),
+        }))
+    }
+
+    /// For front ends.
+    pub fn admission(&self) -> Admission {
+        Admission(Arc::clone(&self.0))
+    }
+
+    /// For the administration API.
+    pub fn admin(&self) -> Admin {
+        Admin::new(Arc::clone(&self.0))
+    }
+
+    /// Puts other settings in force.
+    pub fn set_settings(&self, settings: Settings) {
+        *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    /// Writes the collected last logins and refusals.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.0.flush().await
+    }
+
+    /// Returns when so much was collected that it should be written before [`FLUSH_EVERY`] is over.
+    pub async fn has_plenty_to_flush(&self) {
+        self.0.activity.is_plenty().await;
+    }
+}
+
+impl Shared {
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Directories that are configured but were never mapped, by name and domain.
+    fn unmapped(&self, view: &ReadView) -> Vec<(String, Domain)> {
+        let is_mapped = |name: &str| {
+            view.directories().any(|record| record.name == name && record.last_success.is_some())
+        };
+        let settings = self.settings();
+        settings.directories.iter().filter(|(name, _)| !is_mapped(name)).cloned().collect()
+    }
+
+    async fn flush(&self) -> Result<(), StoreError> {
+        let pending = self.activity.take();
+        if pending.more_strangers > 0 {
+            info!(
+                event = "seat_refused",
+                reason = "unknown_user",
+                count = pending.more_strangers,
+                "More unknown names were refused than are logged one by one."
+            );
+        }
+        if pending.logins.is_empty() && pending.refusals.is_empty() {
+            return Ok(());
+        }
+        let logins = pending.logins.into_iter().collect();
+        let refusals = pending.refusals.into_iter().collect();
+        self.store.record_activity(logins, refusals).await
+    }
+}
+
+/// One question of a front end, as it came in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ask<'a> {
+    /// Who: a login name or an address, not yet checked.
+    pub user: &'a str,
+    /// Through which service.
+    pub service: Option<&'a str>,
+    /// What for.
+    pub operation: Operation,
+    /// The client's address, for the log alone.
+    pub client: Option<std::net::IpAddr>,
+}
+
+/// Why there is no decision. A refusal must never look like this, nor this like a refusal.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// The user may exist, but their directory was never read completely.
+    #[error("the directory {0} has not been mapped yet")]
+    NotMapped(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Decides who may come in. The only handle that front ends get.
+#[derive(Clone)]
+pub struct Admission(Arc<Shared>);
+
+impl Admission {
+    /// Decides one request. Whoever holds a seat is answered from the mirror at once; a new seat is on disk
+    /// when this returns.
+    pub async fn admit(&self, ask: &Ask<'_>) -> Result<Verdict, AdmitError> {
+        let shared = &*self.0;
+        let now = Timestamp::now();
+        let settings = shared.settings();
+        let Ok(name) = Name::parse(ask.user, settings.default_domain.as_ref()) else {
+            // Nobody can have such a name. What was sent is shown escaped, and cut.
+            let shown: String = ask.user.chars().take(64).flat_map(char::escape_default).collect();
+            debug!(
+                event = "seat_refused",
+                user = shown,
+                reason = "unknown_user",
+                "This can be no user's name."
+            );
+            return Ok(Verdict::new(&Decision::UnknownUser, &shown));
+        };
+        let request =
+            Request { operation: ask.operation.clone(), service: ask.service.and_then(MailService::parse) };
+        let (key, decision) = self.decide(&name, &request, now).await?;
+        if decision == Decision::UnknownUser
+            && let Some(directory) = self.may_be_unmapped(&name, &settings)
+        {
+            return Err(AdmitError::NotMapped(directory));
+        }
+        self.note(&name, key, &request, &decision, ask, now);
+        Ok(Verdict::new(&decision, name.as_str()))
+    }
+
+    async fn decide(
+        &self,
+        name: &Name,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<(Option<UserKey>, Decision), StoreError> {
+        let store = &self.0.store;
+        let (key, view) = store.view().admission(name, &store.policy())?;
+        match decide(&view, request, now) {
+            Decision::Granted(_) => {
+                let admitted = store.admit(name.clone(), request.clone(), now).await?;
+                if let Decision::Granted(seat) = &admitted.decision {
+                    let (by, used) = (seat.by.to_string(), admitted.seats_used);
+                    info!(event = "seat_granted", user = %name, by, seats_used = used, "{name} took a seat.");
+                }
+                Ok((admitted.key, admitted.decision))
+            }
+            decision => Ok((key, decision)),
+        }
+    }
+
+    /// The directory that may still bring a user of this name, if there is one.
+    fn may_be_unmapped(&self, name: &Name, settings: &Settings) -> Option<String> {
+        let is_served = settings.directories.iter().any(|(_, domain)| domain.as_str() == name.domain());
+        let unmapped = self.0.unmapped(&self.0.store.view());
+        let candidate = |(_, domain): &&(String, Domain)| !is_served || domain.as_str() == name.domain();
+        unmapped.iter().find(candidate).map(|(directory, _)| directory.clone())
+    }
+
+    fn note(
+        &self,
+        name: &Name,
+        key: Option<UserKey>,
+        request: &Request,
+        decision: &Decision,
+        ask: &Ask<'_>,
+        now: Timestamp,
+    ) {
+        let activity = &self.0.activity;
+        let service = request.service.as_ref().map(MailService::as_str);
+        let client = ask.client.map(tracing::field::display);
+        let reason = decision.code();
+        if decision.allows() {
+            if let (Some(key), Operation::Login) = (key, &request.operation) {
+                activity.note_login(key, now, request.service.clone());
+            }
+            debug!(user = %name, service, client, decision = reason, "{name} may come in.");
+            return;
+        }
+        if request.operation == Operation::Probe {
+            debug!(user = %name, service, client, decision = reason, "{name} would be refused.");
+            return;
+        }
+        let is_first = match key {
+            Some(key) => activity.note_refusal(key, now, reason),
+            None => activity.note_stranger(name),
+        };
+        match decision {
+            // Repeats within seconds are counted in the ledger, not logged: clients try again by themselves.
+            _ if !is_first => {
+                debug!(event = "seat_refused", user = %name, service, client, reason, "{name} was refused again.");
+            }
+            Decision::Exhausted | Decision::DomainExhausted | Decision::LicenseMissing => {
+                warn!(event = "seat_refused", user = %name, service, client, reason, "{name} was refused.");
+            }
+            _ => info!(event = "seat_refused", user = %name, service, client, reason, "{name} was refused."),
+        }
+    }
+
+    /// `Err` says why the daemon is not ready: a directory was never mapped.
+    pub fn readiness(&self) -> Result<(), AdmitError> {
+        match self.0.unmapped(&self.0.store.view()).into_iter().next() {
+            None => Ok(()),
+            Some((directory, _)) => Err(AdmitError::NotMapped(directory)),
+        }
+    }
+}
