@@ -1,4 +1,37 @@
 //! Reads directories: the only module that names the LDAP library.
+//!
+//! Every driver tells the same [`Event`]s through a bounded channel, so that a slow store slows the
+//! server down instead of filling memory:
+//!
+//! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
+//! - [`file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
+//!
+//! **[`Event::EndRefresh`] is the only word that lets users be removed**, and it is sent in one place
+//! each: after the last page of a search that the server called a success, and after the end of a file
+//! that was valid from end to end and did not change meanwhile. Whatever else happens (an error, a size
+//! or time limit, a closed connection, a deadline, a consumer that left) is a [`DirectoryError`].
+//!
+//! **Hostile bytes.** What a server sends is parsed here without panics where the LDAP library leaves it
+//! raw. The library itself panics on some malformed messages, so all of its code runs in a task of its
+//! own, and a panic there becomes [`DirectoryError::Panicked`] (a panic hook that ends the process would
+//! defeat that). The task ends with the future that waits for it.
+
+mod batch;
+mod ber;
+mod error;
+pub mod file;
+mod guard;
+mod ldap;
+pub mod ldif;
+mod root_dse;
+mod sweep;
+mod tcp;
+mod tls;
+
+pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
+pub use ldap::Connection;
+pub use root_dse::Server;
+pub use sweep::Swept;
 
 use crate::domain::mapping::Entry;
 

@@ -1,0 +1,337 @@
+//! A connection to one of a directory's servers: TCP, TLS, bind, root DSE.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, StdStream};
+use tokio::sync::mpsc::Sender;
+
+use super::error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
+use super::guard::guarded;
+use super::root_dse::{self, Server};
+use super::sweep::{Job, Swept};
+use super::tls::{ADDRESS_PLACEHOLDER, Trust};
+use super::{Event, ber, tcp};
+use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts};
+use crate::domain::ldap_text::{Dn, Filter};
+use crate::domain::mapping::Entry;
+
+/// No password of a person or a machine is longer.
+const MAX_PASSWORD_BYTES: u64 = 4096;
+
+/// A server that the daemon is bound to. Dropping it closes the connection, on which the server abandons
+/// whatever it was doing for it (RFC 4511 section 5.3).
+#[derive(Debug)]
+pub struct Connection {
+    url: LdapUrl,
+    url_index: usize,
+    server: Server,
+    timeouts: Timeouts,
+    page_size: u32,
+    /// `None` after an error: what the server sends next is anybody's guess.
+    session: Option<Session>,
+}
+
+impl Connection {
+    /// Tries the servers in their order, beginning at `first_url` and wrapping around, each under a
+    /// deadline of its own. If none can be used, the error has a reason for each.
+    pub async fn open(source: &LdapSource, first_url: usize) -> Result<Connection, DirectoryError> {
+        let needs_tls = source.tls.starttls || source.urls.iter().any(|url| url.is_ldaps);
+        let (tls, bind) = (source.tls.clone(), source.bind.clone());
+        let read_files = move || {
+            let trust = if needs_tls { Some(Trust::load(&tls)?) } else { None };
+            let bind = bind.map(|bind| Credentials::load(&bind)).transpose()?;
+            Ok((trust, bind))
+        };
+        let (trust, credentials) =
+            tokio::task::spawn_blocking(read_files).await.map_err(|_| DirectoryError::Abandoned)??;
+        let mut errors = Vec::new();
+        let count = source.urls.len();
+        for url_index in (0..count).map(|at| (first_url % count + at) % count) {
+            let Some(url) = source.urls.get(url_index).cloned() else { continue };
+            let encrypt = url.is_ldaps || source.tls.starttls;
+            let attempt = Attempt {
+                url: url.clone(),
+                starttls: source.tls.starttls,
+                trust: trust.clone().filter(|_| encrypt),
+                credentials: credentials.clone(),
+                limit: source.timeouts.connect,
+            };
+            let problem = match guarded(attempt.run()).await {
+                Ok(Ok((session, root_dse))) => {
+                    return Ok(Connection {
+                        url,
+                        url_index,
+                        server: root_dse::server(root_dse.as_ref(), source.preset),
+                        timeouts: source.timeouts,
+                        page_size: source.page_size,
+                        session: Some(session),
+                    });
+                }
+                Ok(Err(problem)) => problem,
+                Err(_panicked) => ServerProblem::Malformed,
+            };
+            errors.push(ServerError { url, problem });
+        }
+        Err(DirectoryError::NoServer(errors))
+    }
+
+    /// Which of the configured servers it is.
+    pub fn url_index(&self) -> usize {
+        self.url_index
+    }
+
+    /// The server's address.
+    pub fn url(&self) -> &LdapUrl {
+        &self.url
+    }
+
+    /// What the server is.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Tells every entry below `base` that matches, then [`Event::EndRefresh`], in which case the
+    /// connection can be used again. After an error, or when the future is dropped, it can't.
+    pub async fn sweep(
+        &mut self,
+        base: &Dn,
+        filter: &Filter,
+        attributes: &[&str],
+        events: &Sender<Event>,
+    ) -> Result<Swept, DirectoryError> {
+        let Some(session) = self.session.take() else {
+            return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
+        };
+        let job = Job {
+            url: self.url.clone(),
+            base: base.clone(),
+            filter: filter.clone(),
+            attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
+            page_size: self.server.pages.then_some(self.page_size),
+            timeouts: self.timeouts,
+            events: events.clone(),
+        };
+        let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
+        let (session, swept) = guarded(job.run(session)).await.map_err(panicked)??;
+        self.session = Some(session);
+        Ok(swept)
+    }
+
+    /// Says good-bye to the server (RFC 4511 section 4.3), which keeps its log clean.
+    pub async fn close(mut self) {
+        if let Some(mut session) = self.session.take() {
+            let limit = self.timeouts.connect;
+            // The connection is over in any case.
+            let _ = guarded(async move { session.unbind(limit).await }).await;
+        }
+    }
+}
+
+type Driver = Pin<Box<dyn Future<Output = Result<(), LdapError>> + Send>>;
+
+/// The LDAP library's handle together with its driver, which is not spawned.
+///
+/// The library's channels are unbounded, so the socket must be read only when everything that was read
+/// before has been taken: [`with`](Session::with) polls the operation first and the driver second.
+pub(super) struct Session {
+    pub(super) ldap: Ldap,
+    line: Line,
+}
+
+/// The driver, until it ends.
+pub(super) struct Line {
+    driver: Option<Driver>,
+    broken: Option<io::Error>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    fn new(driver: LdapConnAsync, ldap: Ldap) -> Session {
+        Session { ldap, line: Line { driver: Some(Box::pin(driver.drive())), broken: None } }
+    }
+
+    /// The handle and the line apart, for operations that borrow the handle.
+    pub(super) fn parts(&mut self) -> (&mut Ldap, &mut Line) {
+        (&mut self.ldap, &mut self.line)
+    }
+
+    async fn bind(&mut self, credentials: &Credentials) -> Result<(), ServerProblem> {
+        let Credentials { bind, password } = credentials;
+        let operation = self.ldap.simple_bind(bind.dn.as_str(), password);
+        let result = self.line.with(operation).await?;
+        match result.rc {
+            0 => Ok(()),
+            49 => Err(ServerProblem::WrongPassword {
+                dn: bind.dn.clone(),
+                password_file: bind.password_file.clone(),
+            }),
+            code => {
+                Err(ServerProblem::Bind { dn: bind.dn.clone(), result: LdapResult::new(code, &result.text) })
+            }
+        }
+    }
+
+    /// `None` where the server hides it, which is no error.
+    async fn root_dse(&mut self) -> Result<Option<Entry>, ServerProblem> {
+        let (ldap, line) = self.parts();
+        let search =
+            ldap.streaming_search("", Scope::Base, "(objectClass=*)", root_dse::ATTRIBUTES.as_slice());
+        let mut stream = line.with(search).await?;
+        let mut found = None;
+        while let Some(item) = line.with(stream.next()).await? {
+            if !item.is_ref() && !item.is_intermediate() {
+                found = Some(ber::entry(item.0).map_err(|_| ServerProblem::Malformed)?);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn unbind(&mut self, limit: Duration) {
+        let farewell = self.line.with(self.ldap.unbind());
+        // Nothing depends on it.
+        let _ = tokio::time::timeout(limit, farewell).await;
+    }
+}
+
+impl Line {
+    /// Runs an operation while reading the socket only when the operation has nothing left to take.
+    pub(super) async fn with<T>(
+        &mut self,
+        operation: impl Future<Output = Result<T, LdapError>>,
+    ) -> Result<T, ServerProblem> {
+        tokio::pin!(operation);
+        if let Some(driver) = &mut self.driver {
+            let ended = tokio::select! {
+                biased;
+                result = &mut operation => return result.map_err(|error| problem(error, self.broken.take())),
+                ended = driver => ended,
+            };
+            self.driver = None;
+            if let Err(LdapError::Io { source }) = ended {
+                self.broken = Some(source);
+            }
+        }
+        // The driver is gone and its channels with it: what it had read is taken, then comes an error.
+        operation.await.map_err(|error| problem(error, self.broken.take()))
+    }
+}
+
+/// What an error of the LDAP library means. A closed channel means that the connection is gone; `broken`
+/// is the reason, which is none when the server closed it in order.
+pub(super) fn problem(error: LdapError, broken: Option<io::Error>) -> ServerProblem {
+    match (error, broken) {
+        (LdapError::Io { source }, _) | (_, Some(source)) => {
+            // The library's own word for bytes that it can't read.
+            if source.kind() == io::ErrorKind::Other {
+                ServerProblem::Malformed
+            } else {
+                ServerProblem::Broken(source)
+            }
+        }
+        _ => ServerProblem::Closed,
+    }
+}
+
+/// One server, one try.
+struct Attempt {
+    url: LdapUrl,
+    starttls: bool,
+    trust: Option<Trust>,
+    credentials: Option<Arc<Credentials>>,
+    limit: Duration,
+}
+
+impl Attempt {
+    async fn run(self) -> Result<(Session, Option<Entry>), ServerProblem> {
+        let mut step = ConnectStep::Resolve;
+        match tokio::time::timeout(self.limit, self.steps(&mut step)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ServerProblem::ConnectTimeout(self.limit, step)),
+        }
+    }
+
+    async fn steps(&self, step: &mut ConnectStep) -> Result<(Session, Option<Entry>), ServerProblem> {
+        let deadline = Instant::now() + self.limit;
+        let addresses = tcp::resolve(&self.url).await?;
+        *step = ConnectStep::Connect;
+        let socket = tcp::connect(&addresses, deadline).await?;
+        *step = ConnectStep::Tls;
+        let mut session = self.encrypt(socket).await?;
+        if let Some(credentials) = &self.credentials {
+            *step = ConnectStep::Bind;
+            session.bind(credentials).await?;
+        }
+        *step = ConnectStep::RootDse;
+        let root_dse = session.root_dse().await?;
+        Ok((session, root_dse))
+    }
+
+    async fn encrypt(&self, socket: std::net::TcpStream) -> Result<Session, ServerProblem> {
+        let mut settings = LdapConnSettings::new().set_std_stream(StdStream::Tcp(socket));
+        if let Some(trust) = &self.trust {
+            let config = trust.config(&self.url).map_err(|error| ServerProblem::Tls(error.to_string()))?;
+            settings = settings.set_config(Arc::new(config)).set_starttls(self.starttls);
+        }
+        let opened = LdapConnAsync::with_settings(settings, &self.library_url()).await;
+        let (driver, ldap) = opened.map_err(|error| match (error, &self.trust) {
+            (LdapError::LdapResult { result }, _) => {
+                ServerProblem::StartTls(LdapResult::new(result.rc, &result.text))
+            }
+            (error, Some(trust)) => trust.explain(&self.url, error),
+            (error, None) => problem(error, None),
+        })?;
+        Ok(Session::new(driver, ldap))
+    }
+
+    /// The library takes scheme and host name from it; the socket is connected already.
+    fn library_url(&self) -> String {
+        let scheme = if self.url.is_ldaps { "ldaps" } else { "ldap" };
+        let host = if self.url.host.contains(':') { ADDRESS_PLACEHOLDER } else { &self.url.host };
+        format!("{scheme}://{host}:{}", self.url.port)
+    }
+}
+
+/// Who the daemon is, with the password. Not `Debug`.
+struct Credentials {
+    bind: SimpleBind,
+    password: String,
+}
+
+impl Credentials {
+    fn load(bind: &SimpleBind) -> Result<Arc<Credentials>, DirectoryError> {
+        let path = &bind.password_file;
+        let password = read_password(path)
+            .map_err(|source| DirectoryError::PasswordFile { path: path.clone(), source })?;
+        if password.is_empty() {
+            return Err(DirectoryError::EmptyPassword { path: path.clone() });
+        }
+        Ok(Arc::new(Credentials { bind: bind.clone(), password }))
+    }
+}
+
+/// The password without the newline that editors add; UTF-8, as RFC 4513 section 5.1.1 wants it.
+fn read_password(path: &Path) -> io::Result<String> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    if std::fs::metadata(path)?.len() > MAX_PASSWORD_BYTES {
+        return Err(invalid("it is too long for a password"));
+    }
+    let mut bytes = std::fs::read(path)?;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8"))
+}

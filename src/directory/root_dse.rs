@@ -1,0 +1,187 @@
+//! What a server says of itself (RFC 4512 section 5.1).
+
+use crate::domain::mapping::{Entry, Preset};
+
+/// A server, as its root DSE shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Server {
+    /// Whose conventions its entries follow: the configured preset, else what the root DSE tells.
+    pub preset: Preset,
+    /// Product and version for people to read.
+    pub vendor: String,
+    /// Answers in pages (RFC 2696). Assumed where the server does not tell what it supports.
+    pub pages: bool,
+}
+
+/// Operational attributes come only when they are asked for by name.
+pub(super) const ATTRIBUTES: [&str; 11] = [
+    "objectClass",
+    "structuralObjectClass",
+    "vendorName",
+    "vendorVersion",
+    "supportedControl",
+    "supportedExtension",
+    "supportedCapabilities",
+    "rootDomainNamingContext",
+    "ipaDomainLevel",
+    "ipaTopologyPluginVersion",
+    "ipaTopologyIsManaged",
+];
+
+const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
+
+/// LDAP_CAP_ACTIVE_DIRECTORY_OID ([MS-ADTS] section 3.1.1.3.4.3.1); Samba shows it too.
+const ACTIVE_DIRECTORY: &str = "1.2.840.113556.1.4.800";
+
+/// FreeIPA's own extended operations (setting and getting keytabs, joining a host) are all in this arc.
+const FREE_IPA_ARC: &str = "2.16.840.1.113730.3.8.";
+
+/// Reads a root DSE; `None` where the server does not show it.
+///
+/// The first rule that holds decides:
+/// 1. Active Directory and Samba: the capability, or a root domain's naming context.
+/// 2. FreeIPA: a domain level or a topology plug-in (every FreeIPA since 4.3), or an extended operation
+///    of its own (every FreeIPA), on a 389 Directory Server or any vendor.
+/// 3. 389 Directory Server and its relatives from Red Hat: the vendor's name.
+/// 4. OpenLDAP: the class of its root DSE, or the vendor's name.
+/// 5. Anything else is read with OpenLDAP's conventions, which are those of the RFCs.
+pub(super) fn server(root_dse: Option<&Entry>, configured: Option<Preset>) -> Server {
+    let Some(root_dse) = root_dse.map(RootDse) else {
+        return Server {
+            preset: configured.unwrap_or(Preset::OpenLdap),
+            vendor: "a server that hides its root DSE".to_owned(),
+            pages: true,
+        };
+    };
+    let preset = configured.unwrap_or_else(|| root_dse.preset());
+    Server { preset, vendor: root_dse.vendor(), pages: root_dse.pages() }
+}
+
+struct RootDse<'a>(&'a Entry);
+
+impl RootDse<'_> {
+    fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0
+            .attributes
+            .iter()
+            .filter(move |attribute| attribute.name.eq_ignore_ascii_case(name))
+            .flat_map(|attribute| &attribute.values)
+            .filter_map(|value| std::str::from_utf8(value).ok())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.values(name).next().is_some()
+    }
+
+    fn preset(&self) -> Preset {
+        self.known().unwrap_or(Preset::OpenLdap)
+    }
+
+    fn known(&self) -> Option<Preset> {
+        let is_vendor = |word: &str| self.values("vendorName").any(|name| name.contains(word));
+        if self.values("supportedCapabilities").any(|oid| oid == ACTIVE_DIRECTORY)
+            || self.has("rootDomainNamingContext")
+        {
+            Some(Preset::ActiveDirectory)
+        } else if ["ipaDomainLevel", "ipaTopologyPluginVersion", "ipaTopologyIsManaged"]
+            .iter()
+            .any(|name| self.has(name))
+            || self.values("supportedExtension").any(|oid| oid.starts_with(FREE_IPA_ARC))
+        {
+            Some(Preset::FreeIpa)
+        } else if is_vendor("389 Project") || is_vendor("Red Hat") || is_vendor("Fedora Project") {
+            Some(Preset::Ds389)
+        } else if ["objectClass", "structuralObjectClass"]
+            .iter()
+            .any(|name| self.values(name).any(|class| class.eq_ignore_ascii_case("OpenLDAProotDSE")))
+            || is_vendor("OpenLDAP")
+        {
+            Some(Preset::OpenLdap)
+        } else {
+            None
+        }
+    }
+
+    fn vendor(&self) -> String {
+        let mut words: Vec<String> = ["vendorName", "vendorVersion"]
+            .iter()
+            .filter_map(|name| self.values(name).next())
+            .map(super::error::clean)
+            .collect();
+        words.retain(|word| !word.is_empty());
+        if !words.is_empty() {
+            return words.join(" ");
+        }
+        match self.known() {
+            Some(Preset::OpenLdap) => "OpenLDAP",
+            Some(Preset::ActiveDirectory) => "Active Directory",
+            Some(Preset::FreeIpa) => "FreeIPA",
+            Some(Preset::Ds389) => "389 Directory Server",
+            Some(Preset::Ldif) | None => "a server of unknown make",
+        }
+        .to_owned()
+    }
+
+    fn pages(&self) -> bool {
+        !self.has("supportedControl") || self.values("supportedControl").any(|oid| oid == PAGED_RESULTS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::mapping::Attribute;
+
+    fn check(attributes: &[(&str, &str)], preset: Preset, vendor: &str) {
+        let attributes = attributes
+            .iter()
+            .map(|(name, value)| Attribute {
+                name: (*name).to_owned(),
+                values: vec![value.as_bytes().to_vec()],
+            })
+            .collect();
+        let entry = Entry { dn: String::new(), attributes };
+        let found = server(Some(&entry), None);
+        assert_eq!((found.preset, found.vendor.as_str()), (preset, vendor), "{entry:?}");
+        assert_eq!(server(Some(&entry), Some(Preset::FreeIpa)).preset, Preset::FreeIpa);
+    }
+
+    #[test]
+    fn the_server_is_recognised() {
+        check(&[("objectClass", "OpenLDAProotDSE")], Preset::OpenLdap, "OpenLDAP");
+        check(&[("structuralobjectclass", "OpenLDAProotDSE")], Preset::OpenLdap, "OpenLDAP");
+        let ds389 = ("vendorName", "389 Project");
+        let version = ("vendorVersion", "389-Directory/2.3.1 B2023.026.0000");
+        check(&[ds389, version], Preset::Ds389, "389 Project 389-Directory/2.3.1 B2023.026.0000");
+        check(&[ds389, ("ipaDomainLevel", "1")], Preset::FreeIpa, "389 Project");
+        check(&[ds389, ("ipatopologyismanaged", "on")], Preset::FreeIpa, "389 Project");
+        check(&[ds389, ("supportedExtension", "2.16.840.1.113730.3.8.10.1")], Preset::FreeIpa, "389 Project");
+        check(&[ds389, ("supportedExtension", "2.16.840.1.113730.3.5.12")], Preset::Ds389, "389 Project");
+        check(&[("supportedCapabilities", ACTIVE_DIRECTORY)], Preset::ActiveDirectory, "Active Directory");
+        check(
+            &[("vendorName", "Samba Team (https://www.samba.org)"), ("rootDomainNamingContext", "DC=x")],
+            Preset::ActiveDirectory,
+            "Samba Team (https://www.samba.org)",
+        );
+        check(&[("vendorName", "Acme\r\nInc")], Preset::OpenLdap, "AcmeInc");
+        check(&[], Preset::OpenLdap, "a server of unknown make");
+    }
+
+    #[test]
+    fn a_hidden_root_dse_leaves_the_defaults() {
+        assert_eq!(server(None, None).preset, Preset::OpenLdap);
+        assert_eq!(server(None, Some(Preset::ActiveDirectory)).preset, Preset::ActiveDirectory);
+        assert!(server(None, None).pages);
+    }
+
+    #[test]
+    fn paging_is_used_where_it_is_offered() {
+        let with = |oid: &str| {
+            let attribute =
+                Attribute { name: "supportedControl".to_owned(), values: vec![oid.as_bytes().to_vec()] };
+            server(Some(&Entry { dn: String::new(), attributes: vec![attribute] }), None).pages
+        };
+        assert!(with(PAGED_RESULTS));
+        assert!(!with("2.16.840.1.113730.3.4.2"));
+    }
+}

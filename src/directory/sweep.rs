@@ -1,0 +1,165 @@
+//! The paged sweep: every entry of the base, in pages (RFC 2696), by hand.
+//!
+//! The library's own paging can end early without an error when it is cancelled, and its parsers of
+//! controls panic on bad input.
+
+use std::sync::Arc;
+
+use ldap3::controls::{Control, RawControl};
+use ldap3::{ResultEntry, Scope, SearchStream};
+use tokio::sync::mpsc::Sender;
+
+use super::batch::Batch;
+use super::error::{DirectoryError, LdapResult, ServerProblem, clean};
+use super::ldap::Session;
+use super::{Event, ber};
+use crate::domain::directory::{LdapUrl, Timeouts};
+use crate::domain::ldap_text::{Dn, Filter};
+
+/// RFC 2696.
+const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
+
+/// What a complete sweep saw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Swept {
+    /// Entries told.
+    pub entries: u64,
+    /// Continuation references (RFC 4511 section 4.5.3) that were skipped: they point to other servers.
+    pub references: u64,
+    /// Searches that it took.
+    pub pages: u64,
+}
+
+/// One sweep, with everything that it needs.
+pub(super) struct Job {
+    pub(super) url: LdapUrl,
+    pub(super) base: Dn,
+    pub(super) filter: Filter,
+    pub(super) attributes: Arc<[String]>,
+    /// `None` where the server does not page: then one search tells all.
+    pub(super) page_size: Option<u32>,
+    pub(super) timeouts: Timeouts,
+    pub(super) events: Sender<Event>,
+}
+
+type Stream = SearchStream<'static, String, Arc<[String]>>;
+
+impl Job {
+    /// Sends [`Event::EndRefresh`] as the last thing, and gives the session back.
+    pub(super) async fn run(self, session: Session) -> Result<(Session, Swept), DirectoryError> {
+        // Else the library would report it as if the connection were at fault.
+        if ldap3::parse_filter(self.filter.as_str()).is_err() {
+            return Err(DirectoryError::Filter { filter: self.filter.to_string() });
+        }
+        let limit = self.timeouts.sweep;
+        match tokio::time::timeout(limit, self.pages(session)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                Err(DirectoryError::SweepTimeout { url: self.url.clone(), base: self.base.clone(), limit })
+            }
+        }
+    }
+
+    async fn pages(&self, mut session: Session) -> Result<(Session, Swept), DirectoryError> {
+        let mut swept = Swept::default();
+        let mut batch = Batch::default();
+        let mut stream = self.request(&mut session, &[]).await?;
+        loop {
+            swept.pages += 1;
+            while let Some(item) = self.next(&mut session, &mut stream).await? {
+                if item.is_ref() {
+                    swept.references += 1;
+                } else if !item.is_intermediate() {
+                    let entry = ber::entry(item.0).map_err(|problem| DirectoryError::MalformedEntry {
+                        url: self.url.clone(),
+                        base: self.base.clone(),
+                        problem,
+                    })?;
+                    swept.entries += 1;
+                    if batch.push(entry) {
+                        batch.flush(&self.events).await?;
+                    }
+                }
+            }
+            let cookie = self.page_end(&mut stream, &swept).await?;
+            if cookie.is_empty() {
+                break;
+            }
+            // Asked for before the rest of this page is handed on: the server works meanwhile.
+            stream = self.request(&mut session, &cookie).await?;
+        }
+        batch.flush(&self.events).await?;
+        self.events.send(Event::EndRefresh).await.map_err(|_| DirectoryError::Abandoned)?;
+        Ok((session, swept))
+    }
+
+    async fn request(&self, session: &mut Session, cookie: &[u8]) -> Result<Stream, DirectoryError> {
+        let (ldap, line) = session.parts();
+        if let Some(page_size) = self.page_size {
+            // Critical: a server that ignored it might stop where it likes.
+            ldap.with_controls(RawControl {
+                ctype: PAGED_RESULTS.to_owned(),
+                crit: true,
+                val: Some(ber::paging_request(page_size, cookie)),
+            });
+        }
+        let search = ldap.streaming_search(
+            self.base.as_str(),
+            Scope::Subtree,
+            self.filter.as_str(),
+            self.attributes.clone(),
+        );
+        match tokio::time::timeout(self.timeouts.read, line.with(search)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(problem)) => Err(self.lost(problem)),
+            Err(_) => Err(self.lost(ServerProblem::Silent(self.timeouts.read))),
+        }
+    }
+
+    async fn next(
+        &self,
+        session: &mut Session,
+        stream: &mut Stream,
+    ) -> Result<Option<ResultEntry>, DirectoryError> {
+        let (_, line) = session.parts();
+        match tokio::time::timeout(self.timeouts.read, line.with(stream.next())).await {
+            Ok(Ok(item)) => Ok(item),
+            Ok(Err(problem)) => Err(self.lost(problem)),
+            Err(_) => Err(self.lost(ServerProblem::Silent(self.timeouts.read))),
+        }
+    }
+
+    /// The cookie for the next page, empty after the last; anything but success is an error.
+    async fn page_end(&self, stream: &mut Stream, swept: &Swept) -> Result<Vec<u8>, DirectoryError> {
+        let result = stream.finish().await;
+        let (url, base, entries) = (self.url.clone(), self.base.clone(), swept.entries);
+        match result.rc {
+            0 => {}
+            3 => return Err(DirectoryError::TimeLimit { url, base, entries }),
+            code @ (4 | 11) => return Err(DirectoryError::SizeLimit { url, base, entries, code }),
+            10 => {
+                let target = result.refs.first().map_or("another server".to_owned(), |first| clean(first));
+                return Err(DirectoryError::Referral { url, base, target });
+            }
+            32 => return Err(DirectoryError::NoSuchBase { url, base }),
+            code => {
+                let result = LdapResult::new(code, &result.text);
+                return Err(DirectoryError::Refused { url, base, result });
+            }
+        }
+        if self.page_size.is_none() {
+            return Ok(Vec::new());
+        }
+        cookie(&result.ctrls).map_err(|problem| DirectoryError::Paging { url, base, problem })
+    }
+
+    fn lost(&self, problem: ServerProblem) -> DirectoryError {
+        DirectoryError::Lost { url: self.url.clone(), problem }
+    }
+}
+
+fn cookie(controls: &[Control]) -> Result<Vec<u8>, ber::Malformed> {
+    let control = controls.iter().find(|control| control.1.ctype == PAGED_RESULTS);
+    let value = control.ok_or("it is missing")?.1.val.as_deref().ok_or("it has no value")?;
+    ber::paging_cookie(value)
+}

@@ -1,0 +1,6 @@
+//! Tests against real servers, which `tests/run.sh` installs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod directory;
+mod support;

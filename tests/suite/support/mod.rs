@@ -1,0 +1,22 @@
+//! What tests share: real servers in temporary directories, and waiting with a deadline.
+
+#![allow(dead_code, reason = "each test uses the part that it needs")]
+
+pub(crate) mod slapd;
+
+use std::time::{Duration, Instant};
+
+/// Generous: a loaded machine must not fail a test, and a passing one never waits so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Looks again and again until something is there; panics after [`PATIENCE`].
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,334 @@
+//! A real OpenLDAP server in a temporary directory.
+//!
+//! ```no_run
+//! let slapd = Slapd::start(Options { data: people(0..10), ..Options::default() });
+//! slapd.modify("dn: uid=u1,ou=people,dc=example,dc=org\nchangetype: modify\nreplace: sn\nsn: New\n");
+//! slapd.stop(); // hangs until slapd.resume()
+//! ```
+//!
+//! It listens with and without TLS on ports that the kernel chose, in a process group of its own, which
+//! dies with the value. Tests bind as [`Slapd::bind_dn`], whom limits and access rules hold; changes are
+//! made by the root DN, whom they don't.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::ops::Range;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+use super::wait_for;
+
+/// The database's suffix.
+pub(crate) const SUFFIX: &str = "dc=example,dc=org";
+
+/// Holds the people: the base of a sweep.
+pub(crate) const PEOPLE: &str = "ou=people,dc=example,dc=org";
+
+const ROOT_DN: &str = "cn=root,dc=example,dc=org";
+const ROOT_PASSWORD: &str = "root-secret";
+const BIND_DN: &str = "cn=reader,dc=example,dc=org";
+const BIND_PASSWORD: &str = "reader-secret";
+
+/// Another process may take a port between our closing and the server's opening of it.
+const PORT_ATTEMPTS: usize = 5;
+
+/// How a server is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// LDIF that is loaded below [`PEOPLE`] (and may be anywhere below [`SUFFIX`]): see [`people`].
+    pub(crate) data: String,
+    /// `limits` of the bind DN, in the words of slapd.conf(5).
+    pub(crate) limits: String,
+    /// `access` directives of the database.
+    pub(crate) access: String,
+    /// More lines inside the database section: overlays, indexes.
+    pub(crate) database: String,
+    /// More lines before the database section: modules.
+    pub(crate) global: String,
+    /// Names and addresses that the certificate is for.
+    pub(crate) certificate_names: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            data: String::new(),
+            limits: "size=unlimited time=unlimited".to_owned(),
+            access: "access to attrs=userPassword by anonymous auth\naccess to * by * read\n".to_owned(),
+            database: String::new(),
+            global: String::new(),
+            certificate_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+        }
+    }
+}
+
+/// A running server.
+pub(crate) struct Slapd {
+    dir: TempDir,
+    ports: Ports,
+    process: Option<Child>,
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    ldap: u16,
+    ldaps: u16,
+}
+
+impl Slapd {
+    /// Loads the data and starts the server; returns when it answers.
+    pub(crate) fn start(options: Options) -> Slapd {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("db")).unwrap();
+        fs::write(dir.path().join("slapd.conf"), configuration(dir.path(), &options)).unwrap();
+        fs::write(dir.path().join("data.ldif"), skeleton() + &options.data).unwrap();
+        fs::write(dir.path().join("bind.password"), format!("{BIND_PASSWORD}\n")).unwrap();
+        certify(dir.path(), &options.certificate_names);
+        let mut load = installed("slapadd", "slapd");
+        load.arg("-q").arg("-f").arg(dir.path().join("slapd.conf"));
+        run(load.arg("-l").arg(dir.path().join("data.ldif")), "");
+        let mut slapd = Slapd { dir, ports: free_ports(), process: None };
+        for _ in 0..PORT_ATTEMPTS {
+            if slapd.launch() {
+                return slapd;
+            }
+            slapd.ports = free_ports();
+        }
+        panic!("slapd does not start:\n{}", slapd.log());
+    }
+
+    /// `ldap://127.0.0.1:PORT`.
+    pub(crate) fn url(&self) -> String {
+        format!("ldap://127.0.0.1:{}", self.ports.ldap)
+    }
+
+    /// `ldaps://127.0.0.1:PORT`.
+    pub(crate) fn ldaps_url(&self) -> String {
+        format!("ldaps://127.0.0.1:{}", self.ports.ldaps)
+    }
+
+    /// The authority that signed the server's certificate, in PEM.
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// An authority that signed nothing, in PEM.
+    pub(crate) fn other_ca_file(&self) -> PathBuf {
+        self.dir.path().join("other-ca.pem")
+    }
+
+    /// Who reads: limits and access rules hold for it.
+    pub(crate) fn bind_dn(&self) -> &'static str {
+        BIND_DN
+    }
+
+    /// Holds the password of [`bind_dn`](Slapd::bind_dn) and a newline; a test may write another into it.
+    pub(crate) fn password_file(&self) -> PathBuf {
+        self.dir.path().join("bind.password")
+    }
+
+    /// Change records, as in ldapmodify(1).
+    pub(crate) fn modify(&self, ldif: &str) {
+        run(&mut self.client("ldapmodify"), ldif);
+    }
+
+    /// Entries, as in ldapadd(1); an entryUUID among the attributes is kept.
+    pub(crate) fn add(&self, ldif: &str) {
+        run(self.client("ldapadd").args(["-e", "relax"]), ldif);
+    }
+
+    /// Deletes one entry.
+    pub(crate) fn delete(&self, dn: &str) {
+        run(self.client("ldapdelete").arg(dn), "");
+    }
+
+    /// Deletes an entry and everything below it.
+    pub(crate) fn delete_tree(&self, dn: &str) {
+        run(self.client("ldapdelete").arg("-r").arg(dn), "");
+    }
+
+    /// Gives an entry another name, which replaces the old one: `rename("uid=a,…", "uid=b")`.
+    pub(crate) fn rename(&self, dn: &str, new_rdn: &str) {
+        run(self.client("ldapmodrdn").arg("-r").arg(dn).arg(new_rdn), "");
+    }
+
+    /// What ldapsearch(1) prints for the root DN.
+    pub(crate) fn search(&self, base: &str, filter: &str, attributes: &[&str]) -> String {
+        let mut search = self.client("ldapsearch");
+        search.args(["-LLL", "-o", "ldif-wrap=no", "-b", base, filter]).args(attributes);
+        String::from_utf8(run(&mut search, "").stdout).unwrap()
+    }
+
+    /// `kill -9`, as a crash; `restart` brings it back.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            kill_process_group(group(&process), Signal::KILL).unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Starts the server again, on the same ports and data.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        assert!(self.launch(), "slapd does not start again:\n{}", self.log());
+    }
+
+    /// SIGSTOP: connections open and nothing is answered.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// What the server wrote since it was started last.
+    pub(crate) fn log(&self) -> String {
+        let bytes = fs::read(self.dir.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("slapd is not running");
+        kill_process_group(group(process), signal).unwrap();
+    }
+
+    /// True when the server runs, false when it gave up, as it does when a port is taken.
+    fn launch(&mut self) -> bool {
+        let log = fs::File::create(self.dir.path().join("log")).unwrap();
+        let urls = format!("{} {}", self.url(), self.ldaps_url());
+        let mut command = installed("slapd", "slapd");
+        // With -d it stays in the foreground.
+        command.args(["-d", "none", "-h", &urls, "-f"]).arg(self.dir.path().join("slapd.conf"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+        let process = self.process.insert(command.spawn().unwrap());
+        let log = self.dir.path().join("log");
+        let is_running = wait_for("slapd to start", || {
+            if process.try_wait().unwrap().is_some() {
+                return Some(false);
+            }
+            // Its own word, since somebody else may answer on the port.
+            fs::read_to_string(&log).unwrap_or_default().contains("slapd starting").then_some(true)
+        });
+        if !is_running {
+            self.process = None;
+        }
+        is_running
+    }
+
+    fn client(&self, program: &str) -> Command {
+        let mut command = installed(program, "ldap-utils");
+        command.args(["-x", "-H", &self.url(), "-D", ROOT_DN, "-w", ROOT_PASSWORD]);
+        command
+    }
+}
+
+impl Drop for Slapd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// LDIF of numbered people below [`PEOPLE`], each with a fixed [`entry_uuid`].
+pub(crate) fn people(numbers: Range<u32>) -> String {
+    numbers.map(person).collect()
+}
+
+/// LDIF of one of them.
+pub(crate) fn person(number: u32) -> String {
+    let uuid = entry_uuid(number);
+    format!(
+        "dn: uid=u{number},{PEOPLE}\nobjectClass: inetOrgPerson\nuid: u{number}\ncn: Person {number}\n\
+         sn: Person\nmail: u{number}@example.org\nentryUUID: {uuid}\n\n"
+    )
+}
+
+/// The entryUUID of a numbered person.
+pub(crate) fn entry_uuid(number: u32) -> String {
+    format!("{number:08x}-0000-4000-8000-000000000000")
+}
+
+fn skeleton() -> String {
+    format!(
+        "dn: {SUFFIX}\nobjectClass: dcObject\nobjectClass: organization\no: Example\ndc: example\n\n\
+         dn: {BIND_DN}\nobjectClass: organizationalRole\nobjectClass: simpleSecurityObject\ncn: reader\n\
+         userPassword: {BIND_PASSWORD}\n\n\
+         dn: {PEOPLE}\nobjectClass: organizationalUnit\nou: people\n\n"
+    )
+}
+
+fn configuration(dir: &Path, options: &Options) -> String {
+    let mut text = String::new();
+    for schema in ["core", "cosine", "inetorgperson", "nis"] {
+        let _ = writeln!(text, "include /etc/ldap/schema/{schema}.schema");
+    }
+    let Options { limits, access, database, global, .. } = options;
+    let dir = dir.display();
+    let _ = write!(
+        text,
+        "modulepath /usr/lib/ldap\nmoduleload back_mdb\n\
+         TLSCACertificateFile {dir}/ca.pem\nTLSCertificateFile {dir}/server.pem\n\
+         TLSCertificateKeyFile {dir}/server.key\n{global}\n\
+         database mdb\nmaxsize 1073741824\nsuffix \"{SUFFIX}\"\nrootdn \"{ROOT_DN}\"\n\
+         rootpw {ROOT_PASSWORD}\ndirectory {dir}/db\n\
+         limits dn.exact=\"{BIND_DN}\" {limits}\n{access}\n{database}\n"
+    );
+    text
+}
+
+/// Two private authorities, and a certificate of the first one.
+fn certify(dir: &Path, names: &[String]) {
+    let ca = authority();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &ca).unwrap();
+    fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
+    fs::write(dir.join("other-ca.pem"), authority().pem()).unwrap();
+    fs::write(dir.join("server.pem"), certificate.pem()).unwrap();
+    fs::write(dir.join("server.key"), key.serialize_pem()).unwrap();
+}
+
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn free_ports() -> Ports {
+    // Both are open at once, so that they differ.
+    let [ldap, ldaps] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [ldap, ldaps] = [ldap, ldaps].map(|listener| listener.local_addr().unwrap().port());
+    Ports { ldap, ldaps }
+}
+
+fn group(process: &Child) -> Pid {
+    Pid::from_child(process)
+}
+
+/// A program of a Debian package; fails with what to install.
+fn installed(program: &str, package: &str) -> Command {
+    let found = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(program))
+        .find(|path| path.exists());
+    let path = found.unwrap_or_else(|| panic!("{program} is missing: apt-get install {package}"));
+    Command::new(path)
+}
+
+/// Runs a program to its end; fails with what it printed.
+fn run(command: &mut Command, input: &str) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{out}{err}", output.status);
+    output
+}
