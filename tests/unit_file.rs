@@ -1,5 +1,7 @@
 //! The shipped systemd unit, judged by systemd itself.
 
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -4,6 +4,8 @@
 //! Passwords are checked by Dovecot with a bind at a real LDAP server, so the policy is asked only after a
 //! right one, as in production. Runs as root (then with Debian's users for Dovecot) and as anybody else.
 
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
