@@ -1,0 +1,86 @@
+#!/bin/bash
+# Runs the tests, after installing the Debian packages that they need. Arguments go to `cargo test`.
+#
+# What it does to the machine: nothing, when the packages are there. Otherwise it says which it installs and
+# installs them with apt-get (with sudo, when not root), without the recommended ones. Their services are neither
+# started nor restarted meanwhile, and those of newly installed servers are disabled, since the tests start
+# servers of their own, on loopback and in scratch directories, and end them.
+set -euo pipefail
+
+packages=(
+    slapd ldap-utils                         # the directory
+    dovecot-imapd dovecot-pop3d dovecot-ldap # the mail server, which checks passwords at the directory
+    systemd                                  # systemd-analyze judges the unit
+    curl jq                                  # what an administrator has at hand
+    procps                                   # kill, ps
+    wrk                                      # load, for the benches
+)
+# Package and service, for what would be started at the next boot.
+servers=(slapd:slapd dovecot-core:dovecot)
+
+say() { printf 'tests/run.sh: %s\n' "$*" >&2; }
+
+is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+policy=/usr/sbin/policy-rc.d
+
+# invoke-rc.d(8) asks this file whether it may start a service; 101 is no.
+forbid_services() {
+    if [ -e "$policy" ]; then
+        say "leaving your $policy as it is: it decides whether new services are started"
+        return
+    fi
+    say "forbidding packages to start or restart services, by $policy, while they are installed"
+    trap 'as_root rm -f "$policy"' EXIT
+    printf '#!/bin/sh\n# Made by tests/run.sh of Seatkeeper for the time of an installation.\nexit 101\n' |
+        as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+}
+
+allow_services() {
+    if [ -n "$(trap -p EXIT)" ]; then
+        trap - EXIT
+        as_root rm -f "$policy"
+    fi
+}
+
+install_missing() {
+    local missing=() new_servers=() package server
+    for package in "${packages[@]}"; do
+        is_installed "$package" || missing+=("$package")
+    done
+    if [ ${#missing[@]} = 0 ]; then
+        return
+    fi
+    for server in "${servers[@]}"; do
+        is_installed "${server%%:*}" || new_servers+=("${server##*:}")
+    done
+    say "installing ${missing[*]}"
+    forbid_services
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+    allow_services
+    for server in "${new_servers[@]}"; do
+        say "disabling the service $server, which would be started at the next boot"
+        as_root systemctl --quiet disable "$server" >&2 || say "could not disable $server"
+    done
+}
+
+cd "$(dirname "$0")/.."
+# Servers are in the system's directories, which are not in everybody's PATH.
+PATH=$PATH:/usr/sbin:/sbin
+if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
+    install_missing
+else
+    say "this is no Debian; have the programs of these packages installed: ${packages[*]}"
+fi
+cargo test --locked "$@"
