@@ -36,8 +36,8 @@ struct PolicyRequest {
     protocol: String,
     /// The client's address.
     remote: String,
-    /// The administrator who logs in as this user, where it is a master login.
-    master: String,
+    /// The administrator who logs in as this user, where it is a master login. Sent when asked for.
+    master_user: String,
 }
 
 /// What Dovecot understands.
@@ -71,7 +71,7 @@ impl PolicyRequest {
 
     /// `doveadm auth test` and master logins are an administrator's work and must not cost a seat.
     fn operation(&self) -> Operation {
-        let is_administrator = self.protocol == "doveadm" || !self.master.is_empty();
+        let is_administrator = self.protocol == "doveadm" || !self.master_user.is_empty();
         if is_administrator { Operation::Probe } else { Operation::Login }
     }
 
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(request(r#"{"login":"alice"}"#).ask().user, "alice");
         let test = request(r#"{"user":"alice","protocol":"doveadm"}"#);
         assert_eq!(test.ask().operation, Operation::Probe);
-        let master = request(r#"{"user":"alice","protocol":"imap","master":"admin"}"#);
+        let master = request(r#"{"user":"alice","protocol":"imap","master_user":"admin"}"#);
         assert_eq!(master.ask().operation, Operation::Probe);
     }
 
