@@ -4,8 +4,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use proptest::prelude::*;
+
 use super::schema::{Decoded, decode};
 use super::*;
+use crate::domain::directory::Source;
+use crate::domain::mapping::{Preset, Rules};
 
 pub(super) fn decode_with(text: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Decoded {
     decode(text, Path::new("/base"), env)
@@ -159,4 +163,90 @@ fn secrets_are_found_beside_the_file() {
     fs::remove_file(folder.path().join("corp.password")).unwrap();
     let shown = load(&path).unwrap_err().to_string();
     assert!(shown.contains("a.toml:7:22: there is no file"), "{shown}");
+}
+
+fn example_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config/seatkeeper.toml")
+}
+
+/// The example with every setting made: `#key = value` is a setting, `# text` is text.
+fn full_example() -> String {
+    let text = fs::read_to_string(example_path()).unwrap();
+    text.lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting,
+            _ => line,
+        })
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+fn decode_full(text: &str) -> Decoded {
+    decode_with(text, &|_| Some("/run/credentials".into()))
+}
+
+#[test]
+fn the_example_loads_as_it_is_and_with_every_setting() {
+    let plain = load(&example_path()).unwrap_or_else(|error| panic!("{error}"));
+    let decoded = decode_full(&full_example());
+    let full = decoded.config.unwrap_or_else(|| panic!("{:#?}", decoded.found));
+
+    // What is written down as a default is the default.
+    assert_eq!(plain.state_dir, full.state_dir);
+    assert_eq!(plain.control_socket, full.control_socket);
+    assert_eq!(plain.default_domain, full.default_domain);
+    assert_eq!((&plain.seats, plain.log, &plain.listeners), (&full.seats, full.log, &full.listeners));
+    let [plain] = plain.directories.as_slice() else { panic!("one directory") };
+    let [ldap, ldif] = full.directories.as_slice() else { panic!("two directories") };
+    assert_eq!((plain.brake, plain.poll_every), (ldap.brake, ldap.poll_every));
+    assert_eq!((plain.brake, Duration::from_secs(5)), (ldif.brake, ldif.poll_every));
+    let (Source::Ldap(plain), Source::Ldap(ldap)) = (&plain.source, &ldap.source) else { panic!("ldap") };
+    assert_eq!((plain.timeouts, plain.page_size, plain.preset), (ldap.timeouts, ldap.page_size, ldap.preset));
+    let filter = ldap.filter.as_ref().map(|filter| filter.as_str());
+    assert_eq!(filter, Some(Preset::OpenLdap.default_filter()));
+    let rules = full.directories.iter().zip([Preset::OpenLdap, Preset::Ldif]);
+    for (directory, preset) in rules {
+        assert_eq!(directory.rules(preset), Rules::new(preset, directory.domain.clone()));
+    }
+}
+
+/// The help of an unknown key lists the known ones: each must stand in the example.
+#[test]
+fn the_example_has_every_key() {
+    let text = full_example();
+    let mut tables = 0;
+    for header in text.lines().filter(|line| line.starts_with('[')).chain([""]) {
+        let stray = format!("{header}\nzzzzzzzzzzzz = 1\n");
+        let changed = if header.is_empty() { stray + &text } else { text.replacen(header, &stray, 1) };
+        let found = decode_full(&changed).found;
+        let [mistake] = found.as_slice() else { panic!("{header}: {found:#?}") };
+        let known = mistake.help.strip_prefix("known here: ").unwrap();
+        let from = changed.find("zzzzzzzzzzzz").unwrap();
+        let table = changed.get(from..).and_then(|rest| rest.split("\n\n\n").next()).unwrap();
+        for key in known.split(", ") {
+            let is_key = |line: &str| line.starts_with(&format!("{key} = "));
+            let is_table = |line: &str| line.starts_with('[') && line.contains(key);
+            let place = if header.is_empty() { changed.as_str() } else { table };
+            assert!(place.lines().any(|line| is_key(line) || is_table(line)), "{header} {key}");
+        }
+        tables += 1;
+    }
+    assert_eq!(tables, 14);
+}
+
+proptest! {
+    /// Whatever an editor leaves behind is decoded and shown without a panic, at a place that exists.
+    #[test]
+    fn a_damaged_file_is_shown(from in 0..7500_usize, length in 0..40_usize, written in "\\PC{0,6}|[\"'\\[\\]={}\\\\\n]{0,4}") {
+        let mut text = full_example();
+        let at = |at: usize| (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap();
+        let range = at(from)..at(from + length);
+        text.replace_range(range, &written);
+        let decoded = decode_full(&text);
+        assert_eq!(decoded.config.is_some(), decoded.found.is_empty());
+        for mistake in decoded.found {
+            let place = mistake.clone().into_mistake(Path::new("a"), &text).place.unwrap();
+            let line = text.split('\n').nth(place.line - 1).unwrap();
+            assert!(place.column <= line.chars().count() + 1, "{mistake:?}");
+        }
+    }
 }
