@@ -1,8 +1,23 @@
 //! The configuration: TOML becomes checked values, or errors that say `path:line:column` and what to do.
 
+mod directories;
+mod files;
+mod ldap;
+mod listeners;
+mod mistakes;
+mod reader;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod values;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use mistakes::{ConfigError, Mistake, Place};
+
+use mistakes::Found;
 
 use crate::domain::admission::TakeOn;
 use crate::domain::directory::Directory;
@@ -11,11 +26,11 @@ use crate::domain::name::Domain;
 /// A whole configuration file, checked.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
-    /// Holds the store; exists only for the daemon.
+    /// Holds the store; exists only for the daemon. `/var/lib/seatkeeper` by default.
     pub state_dir: PathBuf,
-    /// Where the command line finds the daemon.
+    /// Where the command line finds the daemon. `/run/seatkeeper/control.sock` by default.
     pub control_socket: PathBuf,
-    /// Added to names without a domain. Defaults to the domain of the only directory, where there is just one.
+    /// Added to names without a domain. By default the domain of the only directory, where there is just one.
     pub default_domain: Option<Domain>,
     /// `[license] seats`; `None` means that there is no licence.
     pub seat_limit: Option<u64>,
@@ -32,18 +47,18 @@ pub struct Config {
 /// `[seats]`: how seats are taken and kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Seats {
-    /// Which operations may take a seat.
+    /// Which operations may take a seat: logins by default.
     pub take_on: TakeOn,
-    /// How long a removed user keeps the seat.
+    /// How long a removed user keeps the seat: 7 days by default, 0 releases it with the next sweep.
     pub removal_grace: Duration,
 }
 
 /// `[log]`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Log {
-    /// The least important level that is shown.
+    /// The least important level that is shown: `info` by default.
     pub level: LogLevel,
-    /// How a line looks.
+    /// How a line looks: `auto` by default.
     pub format: LogFormat,
 }
 
@@ -82,7 +97,7 @@ pub struct Listener {
     pub kind: ListenerKind,
     /// Where.
     pub bind: Bind,
-    /// Connections at a time; more wait in the kernel's queue.
+    /// Connections at a time, 1 to 65,536, by default 1024; more wait in the kernel's queue.
     pub max_connections: usize,
 }
 
@@ -127,12 +142,42 @@ impl fmt::Display for Bind {
         }
     }
 }
-/// The mistakes of a configuration file, all that could be found at once.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", .0.join("\n\n"))]
-pub struct ConfigError(pub Vec<String>);
 
-/// Reads and checks a configuration file.
-pub fn load(_path: &Path) -> Result<Config, ConfigError> {
-    Err(ConfigError(vec![]))
+/// Nobody reads more at once; with so many, the file is something else altogether.
+const MAX_MISTAKES: usize = 100;
+
+/// Reads and checks a configuration file, and looks at the secret and certificate files that it names.
+///
+/// Every mistake that can be found at once is in the error, each with its place and what to write instead;
+/// of more than a hundred, the rest is counted.
+/// A file that can't be read, or is larger than 1 MiB, is one mistake without a place.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let bytes = files::read(path).map_err(|error| {
+        let message = format!("can't read the configuration: {error}");
+        let help = "name the file with --config PATH or SEATKEEPER_CONFIG".to_owned();
+        ConfigError(vec![Mistake { path: path.to_owned(), place: None, message, help }])
+    })?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut found = Vec::new();
+    if let Err(error) = std::str::from_utf8(&bytes) {
+        // The text is the same up to here.
+        let span = error.valid_up_to()..error.valid_up_to() + char::REPLACEMENT_CHARACTER.len_utf8();
+        found.push(Found::new(span, "the file is not UTF-8 text", "save it as UTF-8"));
+    }
+    let base = path.parent().unwrap_or(Path::new(""));
+    let decoded = schema::decode(&text, base, &|variable| std::env::var_os(variable));
+    found.extend(decoded.found);
+    found.extend(files::check(&decoded.files));
+    found.sort_by_key(|mistake| mistake.span.start);
+    let more = found.len().saturating_sub(MAX_MISTAKES);
+    found.truncate(MAX_MISTAKES);
+    let mut mistakes: Vec<_> = found.into_iter().map(|mistake| mistake.into_mistake(path, &text)).collect();
+    if more > 0 {
+        let (message, help) = (format!("{more} more mistakes"), "correct these first".to_owned());
+        mistakes.push(Mistake { path: path.to_owned(), place: None, message, help });
+    }
+    match decoded.config {
+        Some(config) if mistakes.is_empty() => Ok(config),
+        _ => Err(ConfigError(mistakes)),
+    }
 }

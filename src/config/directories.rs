@@ -1,0 +1,339 @@
+//! `[[directory.ldap]]` and `[[directory.ldif]]`.
+
+use std::time::Duration;
+
+use super::ldap;
+use super::reader::{Section, Text};
+use super::values::Unique;
+use crate::domain::directory::{Attributes, Directory, LdifSource, Source};
+use crate::domain::name::Domain;
+use crate::domain::sync::Brake;
+
+const LDAP_POLL: Duration = Duration::from_secs(60);
+
+/// Looking at a file costs next to nothing.
+const LDIF_POLL: Duration = Duration::from_secs(5);
+
+/// More often, a sweep would do nothing but load the directory.
+const MIN_POLL: Duration = Duration::from_secs(1);
+
+/// A directory's name stands in file names, log lines and URLs.
+const MAX_NAME: usize = 64;
+
+/// All directories, in the order of the file; `None` where one has a mistake.
+pub(super) fn read(root: &mut Section<'_>) -> Option<Vec<Directory>> {
+    let mut section = root.table("directory", "[[directory.ldap]] or [[directory.ldif]]");
+    let mut unique = UniqueDirectories {
+        names: Unique::new("a directory named", "give every directory a name of its own"),
+        domains: Unique::new("a directory for", "serve each domain from one directory"),
+    };
+    let ldap = section.tables("ldap", "[[directory.ldap]]").into_iter().map(|table| (true, table));
+    let ldif = section.tables("ldif", "[[directory.ldif]]").into_iter().map(|table| (false, table));
+    let mut tables: Vec<(bool, Section<'_>)> = ldap.chain(ldif).collect();
+    tables.sort_by_key(|(_, table)| table.span().start);
+    section.finish_kinds("directory kind");
+
+    let mut all = Some(Vec::new());
+    for (is_ldap, table) in tables {
+        let directory = read_one(is_ldap, table, &mut unique);
+        all = all.zip(directory).map(|(mut all, directory)| {
+            all.push(directory);
+            all
+        });
+    }
+    all
+}
+
+struct UniqueDirectories {
+    names: Unique,
+    domains: Unique,
+}
+
+/// What both kinds have, and around it what only one has.
+fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirectories) -> Option<Directory> {
+    let name = section.require("name", r#""corp""#).and_then(|value| value.text());
+    let name = name.and_then(|text| directory_name(&text, unique));
+    let domain = section.require("domain", r#""example.org""#).and_then(|value| value.text());
+    let domain = domain.and_then(|text| unique_domain(&text, unique));
+    let source = if is_ldap { ldap::source(&mut section) } else { ldif_source(&mut section) };
+    let poll = if is_ldap { LDAP_POLL } else { LDIF_POLL };
+    let poll_every = section.duration("poll_every", r#""1m""#, MIN_POLL, poll);
+    let seat_limit = section.take("seat_limit", "50").and_then(|value| value.integer(0..=u64::MAX));
+    let attributes = attributes(&mut section, is_ldap);
+    let brake = brake(&mut section, is_ldap);
+    section.refuse("full_sync_every", "every sweep of this version is a full sync: write poll_every");
+    section.finish();
+    Some(Directory {
+        name: name?,
+        domain: domain?,
+        seat_limit,
+        brake,
+        poll_every,
+        attributes,
+        source: source?,
+    })
+}
+
+fn directory_name(text: &Text<'_>, unique: &mut UniqueDirectories) -> Option<String> {
+    let name = text.text;
+    let is_good = (1..=MAX_NAME).contains(&name.len())
+        && !name.starts_with(['.', '-'])
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+    if !is_good {
+        text.wrong(
+            "not a name for a directory",
+            format!("write 1 to {MAX_NAME} letters, digits, `.`, `_` and `-`, the first no `.` and no `-`"),
+        );
+        return None;
+    }
+    // The command line has `sync DIRECTORY` and `sync approve DIRECTORY`.
+    if name == "approve" {
+        text.wrong("a directory can't be named `approve`, which is a command", text.like());
+        return None;
+    }
+    unique.names.add(name, text);
+    Some(name.to_owned())
+}
+
+fn unique_domain(text: &Text<'_>, unique: &mut UniqueDirectories) -> Option<Domain> {
+    let domain = text.domain()?;
+    unique.domains.add(domain.as_str(), text);
+    Some(domain)
+}
+
+fn ldif_source(section: &mut Section<'_>) -> Option<Source> {
+    let file = section.require("file", r#""people.ldif""#)?.text()?.path()?;
+    Some(Source::Ldif(LdifSource { file }))
+}
+
+fn attributes(section: &mut Section<'_>, is_ldap: bool) -> Attributes {
+    let title = if is_ldap { "[directory.ldap.attributes]" } else { "[directory.ldif.attributes]" };
+    let mut section = section.table("attributes", title);
+    let mut names = |key, example| {
+        let texts = section.take(key, example)?.one_or_more_texts();
+        Some(texts.iter().filter_map(attribute).collect())
+    };
+    let attributes = Attributes {
+        login: names("login", r#""uid""#),
+        mail: names("mail", r#"["mail", "mailAlternateAddress"]"#),
+        name: names("name", r#""displayName""#),
+    };
+    section.finish();
+    attributes
+}
+
+/// A name or an OID with options (RFC 4512 section 2.5).
+fn attribute(text: &Text<'_>) -> Option<String> {
+    let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ';');
+    if text.text.is_empty() {
+        text.wrong_form(format!("`{}` holds an empty attribute name", text.key));
+        return None;
+    }
+    if let Some((at, c)) = text.text.char_indices().find(|(_, c)| !is_good(*c)) {
+        let message = format!("`{}`: this character can't be in an attribute name", text.key);
+        text.wrong_at(at..at + c.len_utf8(), message, text.like());
+        return None;
+    }
+    Some(text.text.to_owned())
+}
+
+fn brake(section: &mut Section<'_>, is_ldap: bool) -> Brake {
+    let defaults = Brake::default();
+    let title = if is_ldap { "[directory.ldap.brake]" } else { "[directory.ldif.brake]" };
+    let mut section = section.table("brake", title);
+    let percent = section.take("max_removals_percent", "10").and_then(|value| value.integer(0..=100));
+    let min_value = section.take("min_removals", "3");
+    let min = min_value.as_ref().and_then(|value| value.integer(0..=u64::MAX));
+    let max_value = section.take("max_removals", "500");
+    let max = max_value.as_ref().and_then(|value| value.integer(0..=u64::MAX));
+    section.finish();
+    let brake = Brake {
+        max_removals_percent: percent
+            .and_then(|percent| u8::try_from(percent).ok())
+            .unwrap_or(defaults.max_removals_percent),
+        min_removals: min.unwrap_or(defaults.min_removals),
+        max_removals: max.unwrap_or(defaults.max_removals),
+    };
+    if brake.min_removals > brake.max_removals
+        && let Some(value) = max_value.or(min_value)
+    {
+        let Brake { min_removals, max_removals, .. } = brake;
+        value.wrong(
+            format!("`min_removals` ({min_removals}) is more than `max_removals` ({max_removals})"),
+            "write a max_removals that is not below min_removals",
+        );
+    }
+    brake
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::tests::{check, decode_good};
+    use crate::domain::directory::{LdapSource, LdapUrl, Timeouts, Tls};
+    use crate::domain::ldap_text::Dn;
+
+    /// Five lines, so that what is added begins on line 6.
+    pub(in crate::config) const LDAP: &str = "[[directory.ldap]]\nname = \"corp\"\ndomain = \"example.org\"\n\
+                        urls = [\"ldap://a\"]\nbase_dn = \"dc=a\"\n";
+
+    pub(in crate::config) fn ldap(added: &str, expected: &[&str]) {
+        check(&format!("{LDAP}{added}"), expected);
+    }
+
+    pub(in crate::config) fn changed(from: &str, to: &str, expected: &[&str]) {
+        check(&LDAP.replace(from, to), expected);
+    }
+
+    #[test]
+    fn missing_keys() {
+        check(
+            "[[directory.ldap]]\n[[directory.ldif]]",
+            &[
+                "1:1: [[directory.ldap]] has no `name` = add name = \"corp\"",
+                "1:1: [[directory.ldap]] has no `domain` = add domain = \"example.org\"",
+                "1:1: [[directory.ldap]] has no `urls` = add urls = [\"ldaps://ldap1.example.org\"]",
+                "1:1: [[directory.ldap]] has no `base_dn` = add base_dn = \"ou=people,dc=example,dc=org\"",
+                "2:1: [[directory.ldif]] has no `name`",
+                "2:1: [[directory.ldif]] has no `domain`",
+                "2:1: [[directory.ldif]] has no `file` = add file = \"people.ldif\"",
+            ],
+        );
+    }
+
+    #[test]
+    fn unknown_keys() {
+        ldap("pol_every = \"1m\"", &["6:1: unknown key `pol_every` = did you mean `poll_every`?"]);
+        ldap(
+            "full_sync_every = \"24h\"",
+            &[
+                "6:1: unknown key `full_sync_every` = every sweep of this version is a full sync: write poll_every",
+            ],
+        );
+        ldap(
+            "bind_password = \"hunter2\"",
+            &[
+                "6:1: unknown key `bind_password` = write the password into a file that only the daemon can read, and name it: bind_password_file = \"…\"",
+            ],
+        );
+        ldap("tls.cafile = \"x\"", &["6:5: unknown key `cafile` = did you mean `ca_file`?"]);
+        ldap(
+            "[directory.ldap.brake]\nmax = 1",
+            &["7:1: unknown key `max` = known here: max_removals_percent, min_removals, max_removals"],
+        );
+        ldap(
+            "[directory.ldap.timeouts]\nconect = \"1s\"",
+            &["7:1: unknown key `conect` = did you mean `connect`?"],
+        );
+        ldap(
+            "[directory.ldap.attributes]\nemail = \"mail\"",
+            &["7:1: unknown key `email` = did you mean `mail`?"],
+        );
+        check("[[directory.ladp]]", &["1:13: unknown directory kind `ladp` = did you mean `ldap`?"]);
+        check("[[directory.sql]]", &["1:13: unknown directory kind `sql` = known here: ldap, ldif"]);
+        check(
+            "[[directory]]\ntype = \"ldap\"",
+            &[
+                "1:1: `directory` must be a table, not an array = write it as [[directory.ldap]] or [[directory.ldif]]",
+            ],
+        );
+    }
+
+    #[test]
+    fn names_and_domains() {
+        let not_a_name = [
+            "2:8: not a name for a directory = write 1 to 64 letters, digits, `.`, `_` and `-`, the first no `.` and no `-`",
+        ];
+        for bad in ["", ".a", "-a", "a/b", "a b", "ä", &"x".repeat(65)] {
+            changed("corp", bad, &not_a_name);
+        }
+        changed("corp", "approve", &["2:8: a directory can't be named `approve`, which is a command"]);
+        changed(
+            "example.org",
+            "@example.org",
+            &["3:10: `@example.org` is not a mail domain = write it like domain = \"example.org\""],
+        );
+        let second = "[[directory.ldif]]\nname = \"corp\"\ndomain = \"EXAMPLE.org\"\nfile = \"x\"";
+        ldap(
+            second,
+            &[
+                "7:8: a directory named `corp` is on line 2 already = give every directory a name of its own",
+                "8:10: a directory for `example.org` is on line 3 already = serve each domain from one directory",
+            ],
+        );
+    }
+
+    #[test]
+    fn brakes() {
+        ldap(
+            "brake.max_removals_percent = 101",
+            &["6:30: `max_removals_percent` must be 0 to 100 = write it like max_removals_percent = 10"],
+        );
+        ldap(
+            "brake = { min_removals = 9, max_removals = 8 }",
+            &[
+                "6:44: `min_removals` (9) is more than `max_removals` (8) = write a max_removals that is not below min_removals",
+            ],
+        );
+        ldap("brake.min_removals = 501", &["6:22: `min_removals` (501) is more than `max_removals` (500)"]);
+    }
+
+    #[test]
+    fn attributes_are_checked() {
+        ldap(
+            "attributes.login = \"\"",
+            &["6:20: `login` holds an empty attribute name = write it like login = \"uid\""],
+        );
+        ldap("attributes.login = []", &["6:20: `login` is empty"]);
+        ldap(
+            "attributes.mail = [\"mail\", \"e mail\"]",
+            &["6:30: `mail`: this character can't be in an attribute name"],
+        );
+        ldap(
+            "attributes.name = 1",
+            &["6:19: `name` must be a string or an array of strings, not a whole number"],
+        );
+    }
+
+    #[test]
+    fn a_small_directory_has_the_defaults() {
+        let directories = decode_good(LDAP).directories;
+        let expected = Directory {
+            name: "corp".to_owned(),
+            domain: Domain::parse("example.org").unwrap(),
+            seat_limit: None,
+            brake: Brake::default(),
+            poll_every: Duration::from_secs(60),
+            attributes: Attributes::default(),
+            source: Source::Ldap(LdapSource {
+                urls: vec![LdapUrl::parse("ldap://a").unwrap()],
+                base_dn: Dn::parse("dc=a").unwrap(),
+                bind: None,
+                preset: None,
+                filter: None,
+                tls: Tls::default(),
+                timeouts: Timeouts::default(),
+                page_size: 1000,
+            }),
+        };
+        assert_eq!(directories, [expected]);
+    }
+
+    #[test]
+    fn directories_keep_their_order() {
+        let ldif = "[[directory.ldif]]\nname = \"NAME\"\ndomain = \"NAME.example\"\nfile = \"../NAME.ldif\"\n\
+                    attributes = { login = \"uid\", mail = [\"mail;x-a\", \"2.5.4.3\"] }\n";
+        let (first, last) = (ldif.replace("NAME", "a"), ldif.replace("NAME", "z"));
+        let directories = decode_good(&format!("{first}{LDAP}{last}")).directories;
+        let names: Vec<&str> = directories.iter().map(|directory| directory.name.as_str()).collect();
+        assert_eq!(names, ["a", "corp", "z"]);
+        let Some(first) = directories.first() else { panic!("none") };
+        assert_eq!(first.poll_every, Duration::from_secs(5));
+        assert_eq!(first.source, Source::Ldif(LdifSource { file: Path::new("/base/../a.ldif").to_owned() }));
+        assert_eq!(first.attributes.login, Some(vec!["uid".to_owned()]));
+        assert_eq!(first.attributes.mail, Some(vec!["mail;x-a".to_owned(), "2.5.4.3".to_owned()]));
+        assert_eq!(first.attributes.name, None);
+    }
+}

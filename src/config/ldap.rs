@@ -1,0 +1,245 @@
+//! What is particular to `[[directory.ldap]]`: servers, base, bind, filter, encryption, deadlines.
+
+use std::time::Duration;
+
+use super::reader::{FileKind, Section, Text};
+use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Source, Timeouts, Tls};
+use crate::domain::ldap_text::Dn;
+use crate::domain::mapping::Preset;
+
+/// Nothing answers faster.
+const MIN_TIMEOUT: Duration = Duration::from_millis(10);
+
+const PAGE_SIZE: u32 = 1000;
+const MAX_PAGE_SIZE: u64 = 100_000;
+
+const EXAMPLE_DN: &str = r#""cn=seatkeeper,dc=example,dc=org""#;
+const EXAMPLE_PASSWORD_FILE: &str = r#""/etc/seatkeeper/corp.password""#;
+
+/// The keys that `[[directory.ldap]]` has for itself.
+pub(super) fn source(section: &mut Section<'_>) -> Option<Source> {
+    let urls = section.require("urls", r#"["ldaps://ldap1.example.org"]"#).map(|value| value.texts());
+    let urls: Vec<_> = urls.unwrap_or_default().into_iter().map(|text| (url(&text), text)).collect();
+    let base_dn = section.require("base_dn", r#""ou=people,dc=example,dc=org""#);
+    let base_dn = base_dn.and_then(|value| value.text()).and_then(|text| text.dn());
+    let bind = bind(section);
+    let preset = preset(section);
+    let filter = section.take("filter", r#""(objectClass=inetOrgPerson)""#);
+    let filter = filter.and_then(|value| value.text()).and_then(|text| text.filter());
+    sync(section);
+    let page_size = section.take("page_size", "1000").and_then(|value| value.integer(1..=MAX_PAGE_SIZE));
+    let page_size = page_size.and_then(|size| u32::try_from(size).ok()).unwrap_or(PAGE_SIZE);
+    let tls = tls(section, &urls);
+    let timeouts = timeouts(section);
+    let urls = urls.into_iter().map(|(url, _)| url).collect::<Option<Vec<LdapUrl>>>()?;
+    Some(Source::Ldap(LdapSource { urls, base_dn: base_dn?, bind, preset, filter, tls, timeouts, page_size }))
+}
+
+fn url(text: &Text<'_>) -> Option<LdapUrl> {
+    let url = LdapUrl::parse(text.text).ok();
+    if url.is_none() {
+        text.wrong(
+            "not the URL of an LDAP server",
+            "write it like ldaps://ldap1.example.org or ldap://ldap1.example.org:389, without a path or a user",
+        );
+    }
+    url
+}
+
+/// A DN and the file with its password; `None` binds anonymously.
+fn bind(section: &mut Section<'_>) -> Option<SimpleBind> {
+    let dn = section.take("bind_dn", EXAMPLE_DN);
+    let file = section.take("bind_password_file", EXAMPLE_PASSWORD_FILE);
+    match (&dn, &file) {
+        (Some(dn), None) => dn.wrong(
+            "`bind_dn` needs `bind_password_file`",
+            format!(
+                "add bind_password_file = {EXAMPLE_PASSWORD_FILE}, or leave out both to bind anonymously"
+            ),
+        ),
+        (None, Some(file)) => file.wrong(
+            "`bind_password_file` needs `bind_dn`",
+            format!("add bind_dn = {EXAMPLE_DN}, or leave out both to bind anonymously"),
+        ),
+        _ => {}
+    }
+    section.refuse(
+        "bind_password",
+        "write the password into a file that only the daemon can read, and name it: bind_password_file = \"…\"",
+    );
+    let dn: Option<Dn> = dn.and_then(|value| value.text()).and_then(|text| text.dn());
+    let text = file.and_then(|value| value.text())?;
+    let password_file = text.path()?;
+    text.name_file(&password_file, FileKind::Secret);
+    Some(SimpleBind { dn: dn?, password_file })
+}
+
+fn preset(section: &mut Section<'_>) -> Option<Preset> {
+    let presets = [Preset::OpenLdap, Preset::Ds389, Preset::FreeIpa, Preset::ActiveDirectory];
+    let mut words: Vec<_> = presets.into_iter().map(|preset| (preset.as_str(), Some(preset))).collect();
+    words.push(("auto", None));
+    section.choice("preset", r#""openldap""#, &words, None)
+}
+
+/// Both mechanisms of this version mean a sweep.
+fn sync(section: &mut Section<'_>) {
+    let Some(text) = section.take("sync", r#""auto""#).and_then(|value| value.text()) else { return };
+    if matches!(text.text, "syncrepl" | "dirsync") {
+        text.wrong(
+            format!("`sync` can't be `{}` in this version", text.text),
+            "this version knows auto and sweep",
+        );
+    } else {
+        text.choice(&[("auto", ()), ("sweep", ())]);
+    }
+}
+
+fn tls(section: &mut Section<'_>, urls: &[(Option<LdapUrl>, Text<'_>)]) -> Tls {
+    let mut section = section.table("tls", "[directory.ldap.tls]");
+    let ca_file = section.take("ca_file", r#""/etc/ssl/certs/corp-ca.pem""#).and_then(|value| value.text());
+    let starttls_value = section.take("starttls", "true");
+    let starttls = starttls_value.as_ref().and_then(|value| value.boolean()).unwrap_or(false);
+    section.finish();
+
+    let is_ldaps = |url: &Option<LdapUrl>| url.as_ref().is_some_and(|url| url.is_ldaps);
+    if starttls && let Some((_, text)) = urls.iter().find(|(url, _)| is_ldaps(url)) {
+        text.wrong(
+            "an ldaps:// URL can't be used with starttls = true",
+            "write ldap://, or leave out starttls: ldaps:// is encrypted from the first byte",
+        );
+    }
+    let all_plain =
+        !urls.is_empty() && urls.iter().all(|(url, _)| url.as_ref().is_some_and(|url| !url.is_ldaps));
+    if let Some(text) = &ca_file
+        && all_plain
+        && !starttls
+    {
+        text.wrong(
+            "`ca_file` has no effect: no URL is encrypted",
+            "write ldaps:// in urls, or starttls = true",
+        );
+    }
+    let ca_file = ca_file.and_then(|text| {
+        let path = text.path()?;
+        text.name_file(&path, FileKind::Public);
+        Some(path)
+    });
+    Tls { ca_file, starttls }
+}
+
+fn timeouts(section: &mut Section<'_>) -> Timeouts {
+    let defaults = Timeouts::default();
+    let mut section = section.table("timeouts", "[directory.ldap.timeouts]");
+    let timeouts = Timeouts {
+        connect: section.duration("connect", r#""5s""#, MIN_TIMEOUT, defaults.connect),
+        read: section.duration("read", r#""30s""#, MIN_TIMEOUT, defaults.read),
+        sweep: section.duration("sweep", r#""1h""#, MIN_TIMEOUT, defaults.sweep),
+    };
+    section.finish();
+    timeouts
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::directories::tests::{LDAP, changed, ldap};
+    use crate::config::tests::check;
+
+    #[test]
+    fn urls_and_encryption() {
+        let not_a_url = [
+            "4:9: not the URL of an LDAP server = write it like ldaps://ldap1.example.org or ldap://ldap1.example.org:389, without a path or a user",
+        ];
+        for bad in ["a", "http://a", "ldap://u:secret@a", "ldap://a/dc=x"] {
+            changed("ldap://a", bad, &not_a_url);
+        }
+        changed("[\"ldap://a\"]", "[]", &["4:8: `urls` is empty"]);
+        changed(
+            "[\"ldap://a\"]",
+            "\"ldap://a\"",
+            &[
+                "4:8: `urls` must be an array of strings, not a string = write it like urls = [\"ldaps://ldap1.example.org\"]",
+            ],
+        );
+        let mixed = LDAP.replace("[\"ldap://a\"]", "[\"ldap://a\", \"ldaps://b\"]");
+        check(
+            &format!("{mixed}tls.starttls = true"),
+            &["4:21: an ldaps:// URL can't be used with starttls = true"],
+        );
+        ldap(
+            "tls.starttls = \"yes\"",
+            &["6:16: `starttls` must be true or false, not a string = write it like starttls = true"],
+        );
+        ldap(
+            "tls.ca_file = \"x\"",
+            &[
+                "6:15: `ca_file` has no effect: no URL is encrypted = write ldaps:// in urls, or starttls = true",
+            ],
+        );
+    }
+
+    #[test]
+    fn binds() {
+        ldap(
+            "bind_dn = \"cn=x\"",
+            &[
+                "6:11: `bind_dn` needs `bind_password_file` = add bind_password_file = \"/etc/seatkeeper/corp.password\", or leave out both to bind anonymously",
+            ],
+        );
+        ldap("bind_password_file = \"x\"", &["6:22: `bind_password_file` needs `bind_dn`"]);
+        ldap(
+            "bind_dn = \"cn=x;y\"\nbind_password_file = \"$X/y\"",
+            &[
+                "6:16: `bind_dn` is not a DN: this character must be written with a backslash = write it like bind_dn = \"cn=seatkeeper,dc=example,dc=org\"",
+                "7:23: `bind_password_file`: this variable is not expanded here",
+            ],
+        );
+    }
+
+    #[test]
+    fn dns_and_filters_are_marked_at_the_character() {
+        changed("dc=a", "example.org", &["5:23: `base_dn` is not a DN: expected = after the attribute"]);
+        changed("dc=a", "", &["5:12: `base_dn` is not a DN: expected an attribute such as dc, ou or uid"]);
+        changed(
+            "dc=a",
+            "ou=ä,ou=ö;x",
+            &["5:21: `base_dn` is not a DN: this character must be written with a backslash"],
+        );
+        changed(
+            "dc=a",
+            "cn=a\\\\,b;c",
+            &["5:11: `base_dn` is not a DN: this character must be written with a backslash"],
+        );
+        ldap(
+            "filter = \"(&(a=b)(c=d)\"",
+            &[
+                "6:23: `filter` is not a filter: expected ) = write it like filter = \"(objectClass=inetOrgPerson)\"",
+            ],
+        );
+        ldap("filter = 'mail=*'", &["6:11: `filter` is not a filter: expected ("]);
+    }
+
+    #[test]
+    fn words_and_numbers() {
+        ldap(
+            "preset = \"ldif\"",
+            &["6:10: `preset` can't be `ldif` = write openldap, 389ds, freeipa, active-directory or auto"],
+        );
+        ldap(
+            "preset = \"active_directory\"",
+            &["6:10: `preset` can't be `active_directory` = did you mean \"active-directory\"?"],
+        );
+        ldap(
+            "sync = \"syncrepl\"",
+            &["6:8: `sync` can't be `syncrepl` in this version = this version knows auto and sweep"],
+        );
+        ldap(
+            "sync = \"dirsync\"",
+            &["6:8: `sync` can't be `dirsync` in this version = this version knows auto and sweep"],
+        );
+        ldap("sync = \"never\"", &["6:8: `sync` can't be `never` = write auto or sweep"]);
+        ldap("page_size = 0", &["6:13: `page_size` must be 1 to 100000 = write it like page_size = 1000"]);
+        ldap("seat_limit = -5", &["6:14: `seat_limit` must be 0 or more = write it like seat_limit = 50"]);
+        ldap("poll_every = \"999ms\"", &["6:14: `poll_every` is too short = write 1s or more"]);
+        ldap("timeouts.read = \"0s\"", &["6:17: `read` is too short = write 10ms or more"]);
+    }
+}

@@ -1,0 +1,303 @@
+//! The whole file: text becomes a [`Config`], without touching the file system.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::mistakes::{Found, line_start};
+use super::reader::{NamedFile, Reader, Section};
+use super::{Config, Log, LogFormat, LogLevel, Seats, directories, listeners};
+use crate::domain::admission::TakeOn;
+
+const STATE_DIR: &str = "/var/lib/seatkeeper";
+const CONTROL_SOCKET: &str = "/run/seatkeeper/control.sock";
+const REMOVAL_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+const LEVELS: [(&str, LogLevel); 5] = [
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+    ("trace", LogLevel::Trace),
+];
+
+const FORMATS: [(&str, LogFormat); 4] = [
+    ("auto", LogFormat::Auto),
+    ("text", LogFormat::Text),
+    ("json", LogFormat::Json),
+    ("journald", LogFormat::Journald),
+];
+
+/// What the text of a configuration file says.
+pub(super) struct Decoded {
+    /// `None` where there is a mistake.
+    pub(super) config: Option<Config>,
+    /// Files that must exist and be good.
+    pub(super) files: Vec<NamedFile>,
+    /// In no order.
+    pub(super) found: Vec<Found>,
+}
+
+/// Decodes a whole file. Relative paths begin at `base`; `env` looks up variables of the environment.
+pub(super) fn decode(text: &str, base: &Path, env: &dyn Fn(&str) -> Option<OsString>) -> Decoded {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let reader = Reader::new(text, base, env);
+    let config = read(Section::root(&reader, document.get_ref()));
+    let (found, files) = reader.into_parts();
+    if errors.is_empty() {
+        let config = config.filter(|_| found.is_empty());
+        return Decoded { config, files, found };
+    }
+    let found = beside_syntax(text, errors.iter().map(syntax_mistake).collect(), found);
+    Decoded { config: None, files, found }
+}
+
+/// The parser goes on behind an error with what it could make of the line. So only the first error of a line
+/// is told, and what seems wrong on such a line, seems to be absent, or stands in a table whose header is
+/// broken may only follow from it.
+fn beside_syntax(text: &str, mut syntax: Vec<Found>, found: Vec<Found>) -> Vec<Found> {
+    let line = |mistake: &Found| line_start(text, mistake.span.start);
+    syntax.sort_by_key(|mistake| mistake.span.start);
+    syntax.dedup_by_key(|mistake| line(mistake));
+    let broken: HashSet<usize> = syntax.iter().map(line).collect();
+    let is_header = |start: &usize| text.get(*start..).is_some_and(|line| line.trim_start().starts_with('['));
+    let trusted_until = broken.iter().copied().filter(is_header).min().unwrap_or(usize::MAX);
+    let is_own = |mistake: &Found| {
+        let line = line(mistake);
+        !mistake.is_absence && !broken.contains(&line) && line < trusted_until
+    };
+    syntax.extend(found.into_iter().filter(is_own));
+    syntax
+}
+
+fn syntax_mistake(error: &toml::de::Error) -> Found {
+    let (message, help) = match error.message().split_once(", expected ") {
+        // The parser takes a word for a number or a truth value by its first letter alone.
+        Some(("invalid boolean" | "invalid float" | "string values must be quoted", _)) => (
+            "text must be quoted",
+            "put it between double quotes; only numbers, true and false stand without".to_owned(),
+        ),
+        Some((message, expected)) => (message, format!("expected here: {expected}")),
+        None if error.message() == "duplicate key" => {
+            (error.message(), "write each key and each [table] once; only [[lists]] repeat".to_owned())
+        }
+        None => (error.message(), "correct the TOML (https://toml.io)".to_owned()),
+    };
+    Found::new(error.span().unwrap_or_default(), message, help)
+}
+
+fn read(mut root: Section<'_>) -> Option<Config> {
+    let state_dir = root.take("state_dir", r#""/var/lib/seatkeeper""#).and_then(|value| value.text());
+    let state_dir = state_dir.and_then(|text| text.path()).unwrap_or_else(|| PathBuf::from(STATE_DIR));
+    let control_socket = control_socket(&mut root);
+    let default_domain = root.take("default_domain", r#""example.org""#).and_then(|value| value.text());
+    let default_domain = default_domain.and_then(|text| text.domain());
+    let seat_limit = license(&mut root);
+    let seats = seats(&mut root);
+    let log = log(&mut root);
+    let directories = directories::read(&mut root);
+    let listeners = listeners::read(&mut root, &control_socket);
+    root.finish();
+    let (directories, listeners) = (directories?, listeners?);
+    let default_domain = default_domain.or_else(|| match directories.as_slice() {
+        [only] => Some(only.domain.clone()),
+        _ => None,
+    });
+    Some(Config { state_dir, control_socket, default_domain, seat_limit, seats, log, directories, listeners })
+}
+
+fn control_socket(root: &mut Section<'_>) -> PathBuf {
+    let text =
+        root.take("control_socket", r#""/run/seatkeeper/control.sock""#).and_then(|value| value.text());
+    let path = text.and_then(|text| text.socket_path(text.path()?));
+    path.unwrap_or_else(|| PathBuf::from(CONTROL_SOCKET))
+}
+
+fn license(root: &mut Section<'_>) -> Option<u64> {
+    let mut section = root.table("license", "[license]");
+    let seats = section.take("seats", "25").and_then(|value| value.integer(0..=u64::MAX));
+    section.finish();
+    seats
+}
+
+fn seats(root: &mut Section<'_>) -> Seats {
+    let mut section = root.table("seats", "[seats]");
+    let take_on = section.take("take_on", r#"["login", "delivery"]"#).map(|value| {
+        let words = [("login", true), ("delivery", false)];
+        let chosen: Vec<bool> = value.texts().iter().filter_map(|text| text.choice(&words)).collect();
+        TakeOn { login: chosen.contains(&true), delivery: chosen.contains(&false) }
+    });
+    let removal_grace = section.duration("removal_grace", r#""7d""#, Duration::ZERO, REMOVAL_GRACE);
+    section.finish();
+    Seats { take_on: take_on.unwrap_or(TakeOn { login: true, delivery: false }), removal_grace }
+}
+
+fn log(root: &mut Section<'_>) -> Log {
+    let mut section = root.table("log", "[log]");
+    let level = section.choice("level", r#""info""#, &LEVELS, LogLevel::Info);
+    let format = section.choice("format", r#""auto""#, &FORMATS, LogFormat::Auto);
+    section.finish();
+    Log { level, format }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::{check, decode_good};
+
+    use super::*;
+    use crate::domain::name::Domain;
+
+    #[test]
+    fn an_empty_file_is_all_defaults() {
+        let expected = Config {
+            state_dir: "/var/lib/seatkeeper".into(),
+            control_socket: "/run/seatkeeper/control.sock".into(),
+            default_domain: None,
+            seat_limit: None,
+            seats: Seats {
+                take_on: TakeOn { login: true, delivery: false },
+                removal_grace: Duration::from_secs(604_800),
+            },
+            log: Log { level: LogLevel::Info, format: LogFormat::Auto },
+            directories: Vec::new(),
+            listeners: Vec::new(),
+        };
+        assert_eq!(decode_good(""), expected);
+        assert_eq!(decode_good("\u{feff}[log]\r\n[seats]\r\n"), expected);
+    }
+
+    #[test]
+    fn values_are_taken_over() {
+        let config = decode_good(
+            "state_dir = \"state\"\ncontrol_socket = \"/run/x\"\ndefault_domain = \"Example.ORG\"\n\
+             license.seats = 0\nseats = { take_on = [\"delivery\"], removal_grace = \"0s\" }\n\
+             [log]\nlevel = \"trace\"\nformat = \"json\"\n",
+        );
+        assert_eq!(config.state_dir, Path::new("/base/state"));
+        assert_eq!(config.control_socket, Path::new("/run/x"));
+        assert_eq!(config.default_domain.map(|domain| domain.to_string()).as_deref(), Some("example.org"));
+        assert_eq!(config.seat_limit, Some(0));
+        assert_eq!(config.seats.take_on, TakeOn { login: false, delivery: true });
+        assert_eq!(config.seats.removal_grace, Duration::ZERO);
+        assert_eq!(config.log, Log { level: LogLevel::Trace, format: LogFormat::Json });
+    }
+
+    #[test]
+    fn the_only_directory_gives_the_default_domain() {
+        let one = "[[directory.ldif]]\nname = \"a\"\ndomain = \"a.example\"\nfile = \"a.ldif\"\n";
+        let two = format!("{one}{}", one.replace("\"a", "\"b"));
+        assert_eq!(decode_good(one).default_domain, Domain::parse("a.example").ok());
+        assert_eq!(decode_good(&two).default_domain, None);
+        let chosen = format!("default_domain = \"c.example\"\n{one}");
+        assert_eq!(decode_good(&chosen).default_domain, Domain::parse("c.example").ok());
+    }
+
+    #[test]
+    fn unknown_keys() {
+        check("stat_dir = \"x\"", &["1:1: unknown key `stat_dir` = did you mean `state_dir`?"]);
+        check("[license]\nseat = 1", &["2:1: unknown key `seat` = did you mean `seats`?"]);
+        check("[license]\nfile = \"x\"", &["2:1: unknown key `file` = known here: seats"]);
+        check(
+            "[seats]\nreclaim_after = \"1d\"",
+            &["2:1: unknown key `reclaim_after` = known here: take_on, removal_grace"],
+        );
+        check(
+            "[[admin]]",
+            &[
+                "1:3: unknown key `admin` = known here: state_dir, control_socket, default_domain, license, seats, log, directory, listen",
+            ],
+        );
+        check("\"\\u001b\" = 1", &["1:1: unknown key `\u{fffd}`"]);
+    }
+
+    #[test]
+    fn wrong_types() {
+        check(
+            "state_dir = 1",
+            &[
+                "1:13: `state_dir` must be a string, not a whole number = write it like state_dir = \"/var/lib/seatkeeper\"",
+            ],
+        );
+        check(
+            "license = 25",
+            &["1:11: `license` must be a table, not a whole number = write it as [license]"],
+        );
+        check(
+            "[[license]]\nseats = 1",
+            &["1:1: `license` must be a table, not an array = write it as [license]"],
+        );
+        check(
+            "[license]\nseats = \"25\"",
+            &["2:9: `seats` must be a whole number, not a string = write it like seats = 25"],
+        );
+        check("[license]\nseats = 2.5", &["2:9: `seats` must be a whole number, not a fraction"]);
+        check("[license]\nseats = -1", &["2:9: `seats` must be 0 or more"]);
+        check("[license]\nseats = 99999999999999999999", &["2:9: `seats` must be 0 or more"]);
+        check("[seats]\ntake_on = \"login\"", &["2:11: `take_on` must be an array of strings, not a string"]);
+        check(
+            "[seats]\ntake_on = [1, \"login\", true]",
+            &[
+                "2:12: `take_on` must hold only strings, not a whole number",
+                "2:24: `take_on` must hold only strings, not true or false",
+            ],
+        );
+        check(
+            "[seats]\ntake_on = []",
+            &["2:11: `take_on` is empty = write it like take_on = [\"login\", \"delivery\"]"],
+        );
+        check(
+            "[seats]\nremoval_grace = 7",
+            &[
+                "2:17: `removal_grace` must be a string, not a whole number = write it like removal_grace = \"7d\"",
+            ],
+        );
+        check("log = 1979-05-27", &["1:7: `log` must be a table, not a date"]);
+    }
+
+    #[test]
+    fn wrong_words() {
+        check("[log]\nlevel = \"wran\"", &["2:9: `level` can't be `wran` = did you mean \"warn\"?"]);
+        check(
+            "[log]\nformat = \"xml\"",
+            &["2:10: `format` can't be `xml` = write auto, text, json or journald"],
+        );
+        check(
+            "[seats]\ntake_on = [\"login\", \"logn\"]",
+            &["2:21: `take_on` can't be `logn` = did you mean \"login\"?"],
+        );
+        check(
+            "default_domain = \"a..b\"",
+            &["1:18: `a..b` is not a mail domain = write it like default_domain = \"example.org\""],
+        );
+    }
+
+    #[test]
+    fn syntax() {
+        check(
+            "[log]\nlevel = info\nfromat = \"x\"",
+            &[
+                "2:9: text must be quoted = put it between double quotes; only numbers, true and false stand without",
+                "3:1: unknown key `fromat` = did you mean `format`?",
+            ],
+        );
+        for bare in ["True", "ten", "yes", "/var/lib", "1m", "nobody"] {
+            check(&format!("state_dir = {bare}"), &["1:13: text must be quoted"]);
+        }
+        check("[log]\nlevel = \"info\n", &["2:14: invalid basic string"]);
+        check(
+            "[log]\n[log]\n",
+            &["2:2: duplicate key = write each key and each [table] once; only [[lists]] repeat"],
+        );
+        check("x = [1,\ny = 2\n", &["1:1: unknown key `x`", "2:1: text must be quoted"]);
+        // The keys of a table with a broken header, and a name that is there but broken, are not told.
+        check("[log\nlevel = 1\nwhat = 1", &["1:5: unclosed table = expected here: `]`"]);
+        check("[[directory.ldif]]\nname = x\ndomain = \"a\"\n", &["2:8: text must be quoted"]);
+        check(
+            &format!("x = {}", "[".repeat(100_000)),
+            &["1:85: cannot recurse further; max recursion depth met"],
+        );
+    }
+}
