@@ -1,6 +1,8 @@
 //! Seatkeeper.
 
+pub mod admin;
 pub mod config;
+pub mod daemon;
 pub mod directory;
 pub mod domain;
 pub mod front;

@@ -283,7 +283,7 @@ impl<'a> Intake<'a> {
     }
 
     async fn take_away(mut self, removed: Vec<crate::domain::user::UserKey>) -> Result<Report, SweepError> {
-        let deferred = std::mem::take(&mut self.sweep).into_deferred();
+        let deferred = self.sweep.take_deferred();
         for batch in deferred.chunks(WRITE_BATCH) {
             self.writes = batch.to_vec();
             self.write().await?;
@@ -320,9 +320,15 @@ impl<'a> Intake<'a> {
                     debug!(event = "user_added", directory, user = %name, "{name} is mapped.");
                 }
                 Change::Added => info!(event = "user_added", directory, user = %name, "{name} is mapped."),
-                Change::Returned => info!(event = "user_added", directory, user = %name, "{name} is back in the directory."),
-                Change::Changed => info!(event = "user_changed", directory, user = %name, "{name} was changed in the directory."),
-                Change::Disabled => info!(event = "user_disabled", directory, user = %name, "{name} is disabled in the directory."),
+                Change::Returned => {
+                    info!(event = "user_added", directory, user = %name, "{name} is back in the directory.")
+                }
+                Change::Changed => {
+                    info!(event = "user_changed", directory, user = %name, "{name} was changed in the directory.")
+                }
+                Change::Disabled => {
+                    info!(event = "user_disabled", directory, user = %name, "{name} is disabled in the directory.")
+                }
                 Change::Unchanged => {}
             }
         }

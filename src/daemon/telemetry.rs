@@ -169,9 +169,8 @@ mod tests {
     fn logged(log: impl FnOnce()) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
-        let layer = tracing_subscriber::fmt::layer()
-            .event_format(TextFormat)
-            .with_writer(move || writer.clone());
+        let layer =
+            tracing_subscriber::fmt::layer().event_format(TextFormat).with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
         String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
     }

@@ -13,8 +13,8 @@
 //!
 //! **Hostile bytes.** What a server sends is parsed here without panics where the LDAP library leaves it
 //! raw. The library itself panics on some malformed messages, so all of its code runs in a task of its
-//! own, and a panic there becomes [`DirectoryError::Panicked`] (a panic hook that ends the process would
-//! defeat that). The task ends with the future that waits for it.
+//! own, and a panic there becomes [`DirectoryError::Panicked`] (a panic hook that ends the process asks
+//! [`is_guarded`] first). The task ends with the future that waits for it.
 
 mod batch;
 mod ber;
@@ -29,6 +29,7 @@ mod tcp;
 mod tls;
 
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
+pub use guard::is_guarded;
 pub use ldap::Connection;
 pub use root_dse::Server;
 pub use sweep::Swept;

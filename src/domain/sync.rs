@@ -108,7 +108,7 @@ pub struct Sweep {
 /// How a complete sweep ends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Apply [`Sweep::into_deferred`] and entomb these, whom the sweep did not see.
+    /// Apply [`Sweep::take_deferred`] and entomb these, whom the sweep did not see.
     Proceed {
         /// Living users of the directory.
         removed: Vec<UserKey>,
@@ -168,8 +168,8 @@ impl Sweep {
     }
 
     /// The entries that disable their user, held back until the brake let them through.
-    pub fn into_deferred(self) -> Vec<Mapped> {
-        self.deferred
+    pub fn take_deferred(&mut self) -> Vec<Mapped> {
+        std::mem::take(&mut self.deferred)
     }
 
     /// Ends a complete sweep. `unseen` are the living users of the directory whom it did not see; an
@@ -305,7 +305,7 @@ mod tests {
             .map(|key| Ok::<_, ()>((key, Kind::Person)))
             .collect();
         let verdict = sweep.conclude(unseen.into_iter()).unwrap();
-        (verdict, sweep.into_deferred().len())
+        (verdict, sweep.take_deferred().len())
     }
 
     fn check(people: u8, seen: u8, disabled: u8, approved: Option<u64>, proceeds: bool) {

@@ -8,13 +8,13 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tracing::info;
 
-use super::Shared;
 use super::answers::{
     ClashStatus, DirectoryState, DirectoryStatus, Explanation, HistoryLine, LicenseStatus, LoginReport,
     RefusalsReport, SeatChange, SeatReport, SeatsStatus, Status, SyncReport, UserLine, UsersStatus, Verdict,
     Verification,
 };
 use super::directories::{Progress, SyncCommand};
+use super::{Shared, now};
 use crate::domain::admission::{Decision, Operation, Request, decide};
 use crate::domain::name::{Name, NameError};
 use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount};
@@ -145,7 +145,7 @@ impl Admin {
         let view = self.fresh_view().await?;
         let board = self.0.board.all();
         let domains = board.iter().map(|(name, handle)| (name.clone(), handle.domain.clone())).collect();
-        Ok(UserList::new(view, query, domains, Timestamp::now()))
+        Ok(UserList::new(view, query, domains, now()))
     }
 
     /// All about one user.
@@ -156,7 +156,7 @@ impl Admin {
         let details = view.details(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
         let (_, admission) = view.admission(&name, &self.0.store.policy())?;
         let probe = Request { operation: Operation::Probe, service: None };
-        let decision = decide(&admission, &probe, Timestamp::now());
+        let decision = decide(&admission, &probe, now());
         explanation(&view, details, Verdict::new(&decision, name.as_str()), self.0.settings().removal_grace)
     }
 
@@ -164,7 +164,7 @@ impl Admin {
     pub async fn grant(&self, name: &str) -> Result<SeatChange, AdminError> {
         let name = self.parse(name)?;
         let request = Request { operation: Operation::Grant, service: None };
-        let admitted = self.0.store.admit(name.clone(), request, Timestamp::now()).await?;
+        let admitted = self.0.store.admit(name.clone(), request, now()).await?;
         if admitted.decision == Decision::UnknownUser {
             return Err(AdminError::NoSuchUser(name.to_string()));
         }
@@ -186,7 +186,7 @@ impl Admin {
     pub async fn release(&self, name: &str) -> Result<SeatChange, AdminError> {
         let name = self.parse(name)?;
         let key = self.0.store.view().find(&name)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
-        let released = self.0.store.release(key, ReleaseReason::Administrator, Timestamp::now()).await?;
+        let released = self.0.store.release(key, ReleaseReason::Administrator, now()).await?;
         let (outcome, message, used) = match &released {
             Some(released) => {
                 log_release(released);

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 pub use activity::FLUSH_EVERY;
+pub(crate) use admin::log_release;
 pub use admin::{Admin, AdminError, UserList, UserQuery, UserSort};
 
 use crate::domain::admission::{Decision, Operation, Request, decide};
@@ -25,6 +26,12 @@ use answers::Verdict;
 use directories::Board;
 use listeners::ListenerBoard;
 
+/// The time, in the milliseconds that the store keeps.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
 /// What the service takes from the configuration, apart from the store's policy. May change by a reload.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Settings {
@@ -32,7 +39,7 @@ pub struct Settings {
     pub default_domain: Option<Domain>,
     /// Configured directories: name and domain.
     pub directories: Vec<(String, Domain)>,
-    /// How long tombstones stay, in seconds.
+    /// How long tombstones stay.
     pub removal_grace: std::time::Duration,
 }
 
@@ -58,7 +65,7 @@ impl Service {
             settings: RwLock::new(Arc::new(settings)),
             board,
             listeners,
-            started: Timestamp::now(),
+            started: now(),
         }))
     }
 
@@ -154,7 +161,7 @@ impl Admission {
     /// when this returns.
     pub async fn admit(&self, ask: &Ask<'_>) -> Result<Verdict, AdmitError> {
         let shared = &*self.0;
-        let now = Timestamp::now();
+        let now = now();
         let settings = shared.settings();
         let Ok(name) = Name::parse(ask.user, settings.default_domain.as_ref()) else {
             // Nobody can have such a name. What was sent is shown escaped, and cut.

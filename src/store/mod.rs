@@ -206,11 +206,6 @@ impl Writer {
     pub fn join(self) -> Result<(), StoreError> {
         self.thread.join().unwrap_or(Err(StoreError::Stopped))
     }
-
-    /// Whether the writer has ended.
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
-    }
 }
 
 impl Store {
@@ -260,6 +255,11 @@ impl Store {
     /// Puts another policy in force, for readers at once and for the writer from its next transaction on.
     pub fn set_policy(&self, policy: Policy) {
         *self.shared.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// Returns when the writer has ended, which it does by itself only when storage fails.
+    pub async fn closed(&self) {
+        self.commands.closed().await;
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StoreError> {

@@ -212,7 +212,7 @@ fn preview_in(txn: &WriteTransaction, preview: Preview) -> Result<Report, StoreE
     match verdict {
         Verdict::Held(loss) => report.held = Some(loss),
         Verdict::Proceed { removed } => {
-            for mapped in &sweep.into_deferred() {
+            for mapped in &sweep.take_deferred() {
                 transaction.upsert(directory, mapped, now)?.count_in(&mut report);
             }
             for key in removed {

@@ -1,0 +1,153 @@
+//! The listeners that run, and how a reload changes them without dropping a connection.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use axum::Router;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use crate::admin;
+use crate::config::{Bind, Listener, ListenerKind};
+use crate::front;
+use crate::net::http;
+use crate::net::serve::serve;
+use crate::net::socket::{BindError, Socket};
+use crate::service::Service;
+use crate::service::listeners::{ListenerBoard, ListenerEntry};
+
+/// Who may connect to a front end's Unix socket: everybody on the machine, as on a loopback port. The
+/// directory that holds it can say otherwise.
+const FRONT_MODE: u32 = 0o666;
+
+/// Who may administer: the daemon's user and group.
+const CONTROL_MODE: u32 = 0o660;
+
+/// Administrators' connections: a person, and a few scripts.
+const CONTROL_CONNECTIONS: usize = 64;
+
+/// All listeners of the daemon.
+pub struct Listeners {
+    service: Service,
+    board: ListenerBoard,
+    running: Vec<Running>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+struct Running {
+    listener: Listener,
+    entry: ListenerEntry,
+    max_connections: watch::Sender<usize>,
+    stop: CancellationToken,
+}
+
+/// New sockets, bound already, so that nothing changes when one of them cannot be had.
+pub struct Plan {
+    wanted: Vec<Listener>,
+    bound: Vec<(Listener, Socket)>,
+}
+
+impl Listeners {
+    /// No listener yet. `stop` ends all of them.
+    pub fn new(service: Service, board: ListenerBoard, stop: CancellationToken) -> Listeners {
+        Listeners { service, board, running: Vec::new(), tasks: TaskTracker::new(), stop }
+    }
+
+    /// Serves the administration API on the control socket.
+    pub async fn serve_control(&self, bind: &Bind) -> Result<(), BindError> {
+        let socket = Socket::bind(bind, CONTROL_MODE).await?;
+        let router = admin::router(self.service.admin());
+        let (_, max_connections) = watch::channel(CONTROL_CONNECTIONS);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let stop = self.stop.clone();
+        self.tasks.spawn(serve(socket, connections, max_connections, stop, move |stream, stop| {
+            http::connection(stream, router.clone(), stop, false)
+        }));
+        Ok(())
+    }
+
+    /// Binds what is wanted and not there yet.
+    pub async fn plan(&self, wanted: &[Listener]) -> Result<Plan, BindError> {
+        let mut bound = Vec::new();
+        for listener in missing(&self.running, wanted) {
+            let socket = Socket::bind(&listener.bind, FRONT_MODE).await?;
+            bound.push((listener, socket));
+        }
+        Ok(Plan { wanted: wanted.to_vec(), bound })
+    }
+
+    /// Ends what is no longer wanted (open connections finish their request), starts what is new.
+    pub fn apply(&mut self, Plan { mut wanted, bound }: Plan) {
+        let mut kept = Vec::new();
+        for mut running in self.running.drain(..) {
+            match wanted.iter().position(|listener| is_same(listener, &running.listener)) {
+                Some(at) => {
+                    running.listener = wanted.swap_remove(at);
+                    running.max_connections.send_replace(running.listener.max_connections);
+                    kept.push(running);
+                }
+                None => {
+                    info!(listener = running.entry.bind, "No longer listening on {}.", running.entry.bind);
+                    running.stop.cancel();
+                }
+            }
+        }
+        self.running = kept;
+        for (listener, socket) in bound {
+            self.start(listener, socket);
+        }
+        self.board.set(self.running.iter().map(|running| running.entry.clone()).collect());
+    }
+
+    fn start(&mut self, listener: Listener, socket: Socket) {
+        let connections = Arc::new(AtomicUsize::new(0));
+        let entry = ListenerEntry {
+            kind: listener.kind.to_string(),
+            bind: socket.shown().to_owned(),
+            connections: Arc::clone(&connections),
+        };
+        info!(kind = entry.kind, listener = entry.bind, "Listening on {}.", entry.bind);
+        let (max_connections, limit) = watch::channel(listener.max_connections);
+        let stop = self.stop.child_token();
+        let router = self.router(listener.kind);
+        let serving = serve(socket, connections, limit, stop.clone(), move |stream, stop| {
+            http::connection(stream, router.clone(), stop, true)
+        });
+        self.tasks.spawn(serving);
+        self.running.push(Running { listener, entry, max_connections, stop });
+    }
+
+    fn router(&self, kind: ListenerKind) -> Router {
+        match kind {
+            ListenerKind::Http => front::http::router(self.service.admission(), self.service.admin()),
+            ListenerKind::DovecotPolicy => front::dovecot_policy::router(self.service.admission()),
+        }
+    }
+
+    /// Waits until every listener has ended and its connections are drained.
+    pub async fn drained(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// The same socket for the same protocol; its limits may differ.
+fn is_same(one: &Listener, other: &Listener) -> bool {
+    one.kind == other.kind && one.bind == other.bind
+}
+
+/// Wanted listeners that do not run. Each running one counts once, since port 0 may be wanted twice.
+fn missing(running: &[Running], wanted: &[Listener]) -> Vec<Listener> {
+    let mut there: Vec<&Listener> = running.iter().map(|running| &running.listener).collect();
+    let mut missing = Vec::new();
+    for listener in wanted {
+        match there.iter().position(|running| is_same(running, listener)) {
+            Some(at) => drop(there.swap_remove(at)),
+            None => missing.push(listener.clone()),
+        }
+    }
+    missing
+}

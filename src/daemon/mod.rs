@@ -1,0 +1,295 @@
+//! The daemon: start, run, reload, drain.
+
+pub mod check;
+mod housekeeping;
+mod listeners;
+mod sweep;
+mod sync;
+mod systemd;
+mod telemetry;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{self, Bind, Config};
+use crate::directory;
+use crate::domain::directory::Directory;
+use crate::service::directories::Board;
+use crate::service::listeners::ListenerBoard;
+use crate::service::{Service, Settings};
+use crate::store::{Policy, Store, Writer};
+use listeners::Listeners;
+use sync::SyncLoop;
+use telemetry::LevelHandle;
+
+/// The store's file in the state directory.
+const STORE_FILE: &str = "seatkeeper.redb";
+
+/// All of the drain: listeners take the most of it. systemd kills after ten seconds.
+const SHUTDOWN: Duration = Duration::from_secs(9);
+
+/// Runs the daemon until a signal ends it.
+pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
+    let level = telemetry::start(config.log).context("cannot start logging")?;
+    end_on_panic();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let (daemon, writer) = Daemon::start(path, config, level).await?;
+        daemon.run(writer).await
+    });
+    // Whatever still blocks then is a read of a directory; nothing of it is kept.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    outcome
+}
+
+/// A panic ends the process, so that it never runs on with half of its tasks; only the LDAP library's
+/// become errors of their sweep.
+fn end_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        if directory::is_guarded() {
+            warn!(panic = %panic, "The LDAP library panicked on a server's answer.");
+            return;
+        }
+        error!(panic = %panic, "The daemon panicked and ends.");
+        std::process::abort();
+    }));
+}
+
+struct Daemon {
+    path: PathBuf,
+    config: Config,
+    level: LevelHandle,
+    store: Store,
+    service: Service,
+    board: Board,
+    listeners: Listeners,
+    loops: BTreeMap<String, RunningLoop>,
+    grace: watch::Sender<Duration>,
+    background: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+    signals: Signals,
+}
+
+struct RunningLoop {
+    directory: Directory,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Daemon {
+    /// Opens the store, then listens, then begins to sync: whoever can connect gets an answer.
+    async fn start(path: &Path, config: Config, level: LevelHandle) -> anyhow::Result<(Daemon, Writer)> {
+        let signals = Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        };
+        make_folder(&config.state_dir, 0o700)?;
+        if let Some(parent) = config.control_socket.parent() {
+            make_folder(parent, 0o755)?;
+        }
+        let store_path = config.state_dir.join(STORE_FILE);
+        let opening = policy(&config);
+        let (store, writer) =
+            tokio::task::spawn_blocking(move || Store::open(&store_path, opening)).await??;
+        let (board, listener_board) = (Board::default(), ListenerBoard::default());
+        let service = Service::new(store.clone(), settings(&config), board.clone(), listener_board.clone());
+        let stop = CancellationToken::new();
+        let mut listeners = Listeners::new(service.clone(), listener_board, stop.clone());
+        listeners.serve_control(&Bind::Unix(config.control_socket.clone())).await?;
+        let plan = listeners.plan(&config.listeners).await?;
+        listeners.apply(plan);
+        let (grace, grace_seen) = watch::channel(config.seats.removal_grace);
+        let background = vec![
+            tokio::spawn(housekeeping::flush(service.clone())),
+            tokio::spawn(housekeeping::purge(store.clone(), grace_seen)),
+            tokio::spawn(systemd::watch(store.clone(), service.admin())),
+        ];
+        let mut daemon = Daemon {
+            path: path.to_owned(),
+            level,
+            store,
+            service,
+            board,
+            listeners,
+            loops: BTreeMap::new(),
+            grace,
+            background,
+            stop,
+            signals,
+            config: Config { directories: Vec::new(), ..config.clone() },
+        };
+        daemon.sync(&config.directories).await;
+        daemon.config = config;
+        daemon.warn_of_forgotten_directories();
+        Ok((daemon, writer))
+    }
+
+    async fn run(mut self, writer: Writer) -> anyhow::Result<()> {
+        let version = env!("CARGO_PKG_VERSION");
+        info!(event = "started", version, config = %self.path.display(), "Seatkeeper {version} is ready to be asked.");
+        systemd::ready();
+        let storage_failed = loop {
+            tokio::select! {
+                _ = self.signals.terminate.recv() => break false,
+                _ = self.signals.interrupt.recv() => break false,
+                _ = self.signals.hang_up.recv() => self.reload().await,
+                () = self.store.closed() => break true,
+            }
+        };
+        systemd::stopping();
+        info!(event = "stopping", "Seatkeeper finishes what was asked, and ends.");
+        let drained = tokio::time::timeout(SHUTDOWN, self.drain(writer)).await;
+        match drained {
+            Ok(outcome) => outcome?,
+            Err(_) => warn!("Not everything was finished in time; what was granted is on disk."),
+        }
+        if storage_failed {
+            bail!("the store failed; it recovers when the daemon starts again");
+        }
+        Ok(())
+    }
+
+    /// Nobody new, then the last answers, then the last writes, then the file is closed.
+    async fn drain(self, writer: Writer) -> anyhow::Result<()> {
+        let Daemon { store, service, listeners, loops, background, stop, .. } = self;
+        stop.cancel();
+        for running in loops.into_values() {
+            running.stop.cancel();
+            // A loop that was stopped has nothing to tell.
+            let _ = running.task.await;
+        }
+        listeners.drained().await;
+        let flushed = service.flush().await;
+        for task in background {
+            task.abort();
+            let _ = task.await;
+        }
+        drop((listeners, service, store));
+        tokio::task::spawn_blocking(move || writer.join()).await??;
+        flushed?;
+        Ok(())
+    }
+
+    /// SIGHUP: the new configuration as a whole, or the old one as it was.
+    async fn reload(&mut self) {
+        systemd::reloading();
+        match self.try_reload().await {
+            Ok(()) => {
+                info!(event = "reloaded", config = %self.path.display(), "The configuration was read again.")
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                error!(config = %self.path.display(), reason, "The new configuration is not used; the old one stays in force.");
+            }
+        }
+        systemd::ready();
+    }
+
+    async fn try_reload(&mut self) -> anyhow::Result<()> {
+        let path = self.path.clone();
+        let config = tokio::task::spawn_blocking(move || config::load(&path)).await??;
+        for (key, old, new) in [
+            ("state_dir", &self.config.state_dir, &config.state_dir),
+            ("control_socket", &self.config.control_socket, &config.control_socket),
+        ] {
+            if old != new {
+                bail!("{key} cannot change while the daemon runs: restart it");
+            }
+        }
+        let plan = self.listeners.plan(&config.listeners).await?;
+        // Nothing can fail from here on.
+        self.store.set_policy(policy(&config));
+        self.service.set_settings(settings(&config));
+        self.grace.send_replace(config.seats.removal_grace);
+        self.level.set(config.log.level);
+        self.listeners.apply(plan);
+        self.sync(&config.directories).await;
+        self.config = config;
+        self.warn_of_forgotten_directories();
+        Ok(())
+    }
+
+    /// Stops the loops of directories that are gone or changed, and starts those that are new or changed.
+    async fn sync(&mut self, wanted: &[Directory]) {
+        let is_wanted = |running: &RunningLoop| wanted.contains(&running.directory);
+        let ended: Vec<String> = self
+            .loops
+            .iter()
+            .filter(|(_, running)| !is_wanted(running))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in ended {
+            if let Some(running) = self.loops.remove(&name) {
+                running.stop.cancel();
+                let _ = running.task.await;
+                self.board.remove(&name);
+            }
+        }
+        for directory in wanted {
+            if self.loops.contains_key(&directory.name) {
+                continue;
+            }
+            let stop = self.stop.child_token();
+            let sync = SyncLoop::new(directory.clone(), self.store.clone(), &self.board);
+            let task = tokio::spawn(sync.run(stop.clone()));
+            let running = RunningLoop { directory: directory.clone(), stop, task };
+            self.loops.insert(directory.name.clone(), running);
+        }
+    }
+
+    /// A directory that is taken out of the configuration leaves its users as they were: a slip of the
+    /// editor must cost nobody a mailbox.
+    fn warn_of_forgotten_directories(&self) {
+        for record in self.store.view().directories() {
+            let users = record.census.people;
+            if users > 0 && !self.loops.contains_key(&record.name) {
+                let directory = &record.name;
+                warn!(
+                    directory,
+                    users,
+                    "The directory {directory} is not configured any more; its {users} users stay as they were."
+                );
+            }
+        }
+    }
+}
+
+fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(mode);
+    builder.create(path).with_context(|| format!("cannot make the folder {}", path.display()))
+}
+
+fn policy(config: &Config) -> Policy {
+    let limit = |directory: &Directory| Some((directory.name.clone(), directory.seat_limit?));
+    Policy {
+        seat_limit: config.seat_limit,
+        directory_limits: config.directories.iter().filter_map(limit).collect(),
+        take_on: config.seats.take_on,
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let names = config.directories.iter().map(|directory| (directory.name.clone(), directory.domain.clone()));
+    Settings {
+        default_domain: config.default_domain.clone(),
+        directories: names.collect(),
+        removal_grace: config.seats.removal_grace,
+    }
+}

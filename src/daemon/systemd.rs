@@ -1,0 +1,77 @@
+//! What systemd is told: ready, reloading, stopping, a line of status, and that the writer lives.
+//!
+//! Without systemd (`NOTIFY_SOCKET` is not set) each of these does nothing.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::time::MissedTickBehavior;
+use tracing::error;
+
+use crate::service::Admin;
+use crate::store::Store;
+
+/// How often the status line is looked at.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(error = %error, "systemd could not be told the daemon's state.");
+    }
+}
+
+/// The store is open and every listener listens.
+pub fn ready() {
+    notify(&[NotifyState::Ready]);
+}
+
+/// The configuration is read again; [`ready`] ends it.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(_) => notify(&[NotifyState::Reloading]),
+    }
+}
+
+/// The daemon drains.
+pub fn stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+/// Feeds the watchdog, as long as the writer answers, and keeps the status line true. Never returns.
+pub async fn watch(store: Store, admin: Admin) {
+    let watchdog = sd_notify::watchdog_enabled();
+    // Twice in the interval, as sd_watchdog_enabled(3) asks.
+    let every = watchdog.map_or(STATUS_EVERY, |interval| (interval / 2).min(STATUS_EVERY));
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = String::new();
+    loop {
+        ticks.tick().await;
+        let answers = tokio::time::timeout(every, store.ping()).await;
+        if !matches!(answers, Ok(Ok(()))) {
+            error!("The store's writer does not answer; systemd will start the daemon again.");
+            continue;
+        }
+        if watchdog.is_some() {
+            notify(&[NotifyState::Watchdog]);
+        }
+        let line = status_line(&admin).await;
+        if line != told {
+            notify(&[NotifyState::Status(&line)]);
+            told = line;
+        }
+    }
+}
+
+async fn status_line(admin: &Admin) -> String {
+    let Ok(status) = admin.status().await else { return "the state cannot be read".to_owned() };
+    let states: Vec<String> = status
+        .directories
+        .iter()
+        .filter(|directory| directory.configured)
+        .map(|directory| format!("{} {}", directory.name, directory.state.as_str()))
+        .collect();
+    let seats = &status.seats;
+    format!("{} of {} seats taken; {}", seats.used, seats.limit, states.join(", "))
+}
