@@ -14,7 +14,9 @@
 //! **Hostile bytes.** What a server sends is parsed here without panics where the LDAP library leaves it
 //! raw. The library itself panics on some malformed messages, so all of its code runs in a task of its
 //! own, and a panic there becomes [`DirectoryError::Panicked`] (a panic hook that ends the process asks
-//! [`is_guarded`] first). The task ends with the future that waits for it.
+//! [`is_guarded`] first). The task ends with the future that waits for it. Two things can't be kept from
+//! it: it recurses as deep as a message nests, and it buffers a message as long as its head announces, for
+//! as long as the deadlines let it. A server without TLS must therefore be in a network that is trusted.
 
 mod batch;
 mod ber;

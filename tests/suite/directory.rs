@@ -1,7 +1,7 @@
 //! The LDAP driver against a real OpenLDAP.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem, Swept};
@@ -354,6 +354,38 @@ async fn another_hosts_certificate_is_refused_and_its_names_are_shown() {
         assert!(matches!(problem, ServerProblem::WrongName { .. }), "{text}");
         let wanted = "is for ldap.example.org, *.example.net, 192.0.2.1 and not for 127.0.0.1";
         assert!(text.contains(wanted), "{text}");
+    }
+}
+
+/// The server's TLS port on `[::1]`, for one connection; nothing where the kernel has no IPv6.
+fn on_ipv6(slapd: &Slapd) -> Option<LdapUrl> {
+    let server = slapd.ldaps_url().replace("ldaps://", "");
+    let listener = TcpListener::bind("[::1]:0").ok()?;
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut near, _) = listener.accept().unwrap();
+        let mut far = TcpStream::connect(server).unwrap();
+        let (mut near_end, mut far_end) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut near_end, &mut far_end));
+        let _ = std::io::copy(&mut far, &mut near);
+    });
+    Some(LdapUrl::parse(&format!("ldaps://[::1]:{port}")).unwrap())
+}
+
+#[tokio::test]
+async fn a_certificate_for_an_ipv6_address_is_checked_for_it() {
+    for (name, is_right) in [("::1", true), ("::2", false), ("address.invalid", false)] {
+        let certificate_names = vec![name.to_owned()];
+        let slapd = Slapd::start(Options { certificate_names, ..Options::default() });
+        let Some(url) = on_ipv6(&slapd) else { return };
+        let tls = Tls { ca_file: Some(slapd.ca_file()), starttls: false };
+        let source = LdapSource { urls: vec![url], tls, ..source(&slapd) };
+        if is_right {
+            assert!(Connection::open(&source, 0).await.is_ok());
+        } else {
+            let (problem, text) = refused(&source).await;
+            assert!(matches!(problem, ServerProblem::WrongName { .. }), "{name}: {text}");
+        }
     }
 }
 

@@ -110,12 +110,8 @@ fn every_mistake_has_its_line() {
     check_error(b"dn: a\ncn\n", 2, Mistake::NoColon);
     check_error(b"hello\n", 1, Mistake::NoColon);
     check_error(b"dn: a\n-\n", 2, Mistake::NoColon);
-    for bad in ["", "c n", " cn", "cn;", "cn;;x", "-cn", "c\u{f6}", "cn;x y", "cn "] {
-        let wanted =
-            if bad.starts_with(' ') { (2, Mistake::LooseContinuation) } else { (3, Mistake::Description) };
-        if wanted.1 == Mistake::Description {
-            check_error(format!("dn: a\nsn: x\n{bad}: x\n").as_bytes(), wanted.0, wanted.1);
-        }
+    for bad in ["", "c n", "cn;", "cn;;x", "-cn", "c\u{f6}", "cn;x y", "cn "] {
+        check_error(format!("dn: a\nsn: x\n{bad}: x\n").as_bytes(), 3, Mistake::Description);
     }
     for bad in ["YQ", "YQ=", "Y Q=", "YQ==x", "????", "YR=="] {
         check_error(format!("dn: a\nsn: x\n y\ncn:: {bad}\n").as_bytes(), 4, Mistake::Base64);

@@ -13,7 +13,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -180,9 +180,19 @@ impl Slapd {
         assert!(self.launch(), "slapd does not start again:\n{}", self.log());
     }
 
-    /// SIGSTOP: connections open and nothing is answered.
+    /// SIGSTOP: connections open and nothing is answered. Returns when every thread has stopped.
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
+        let process = self.process.as_ref().expect("slapd is not running");
+        let threads = format!("/proc/{}/task", process.id());
+        wait_for("slapd to stop", || {
+            // proc_pid_stat(5): the state follows the name in parentheses.
+            let is_stopped = |thread: fs::DirEntry| {
+                let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+            };
+            fs::read_dir(&threads).unwrap().flatten().all(is_stopped).then_some(())
+        });
     }
 
     /// SIGCONT.
@@ -209,14 +219,18 @@ impl Slapd {
         // With -d it stays in the foreground.
         command.args(["-d", "none", "-h", &urls, "-f"]).arg(self.dir.path().join("slapd.conf"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+        let ports = self.ports;
         let process = self.process.insert(command.spawn().unwrap());
         let log = self.dir.path().join("log");
         let is_running = wait_for("slapd to start", || {
             if process.try_wait().unwrap().is_some() {
                 return Some(false);
             }
-            // Its own word, since somebody else may answer on the port.
-            fs::read_to_string(&log).unwrap_or_default().contains("slapd starting").then_some(true)
+            // Its own word that it has the ports, since somebody else may answer on them; it listens a
+            // moment later.
+            let has_ports = fs::read_to_string(&log).unwrap_or_default().contains("slapd starting");
+            let listens = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
+            (has_ports && listens(ports.ldap) && listens(ports.ldaps)).then_some(true)
         });
         if !is_running {
             self.process = None;
