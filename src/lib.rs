@@ -1,5 +1,7 @@
 //! Seatkeeper.
 
+pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod directory;
 pub mod domain;
