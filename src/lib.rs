@@ -1,6 +1,7 @@
 //! Seatkeeper.
 
 pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod directory;

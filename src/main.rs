@@ -1,6 +1,62 @@
-//! The command line.
-fn main() -> anyhow::Result<()> {
-    let path = std::path::PathBuf::from(std::env::args().nth(2).unwrap_or_default());
-    let config = seatkeeper::config::load(&path)?;
-    seatkeeper::daemon::run(&path, config)
+//! Parses the command line, then runs the daemon, a check or a client, and ends with their exit code.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use seatkeeper::cli::{self, Cli, Command, Exit};
+use seatkeeper::config::{self, Config, ConfigError};
+use seatkeeper::daemon;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = match run(&cli) {
+        Ok(exit) => exit,
+        // Whoever reads our output may stop when they have seen enough.
+        Err(error) if is_broken_pipe(&error) => Exit::Done,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            if error.is::<ConfigError>() { Exit::Configuration } else { Exit::Failed }
+        }
+    };
+    exit.into()
+}
+
+fn run(cli: &Cli) -> anyhow::Result<Exit> {
+    let mut out = io::stdout().lock();
+    match &cli.command {
+        Command::Run => daemon::run(&cli.config, config::load(&cli.config)?)?,
+        Command::Check { connect } => return check(&cli.config, *connect, cli.json, &mut out),
+        Command::Completions { shell } => cli::completions(*shell, &mut out)?,
+        Command::Man => cli::man(&mut out)?,
+        Command::Client(_) => anyhow::bail!("not yet"),
+    }
+    Ok(Exit::Done)
+}
+
+fn check(path: &Path, connect: bool, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let config: Config = config::load(path)?;
+    let checked = block_on(daemon::check::check(path, &config, connect))?;
+    if json {
+        serde_json::to_writer(&mut *out, &checked)?;
+        writeln!(out)?;
+    } else {
+        checked.write(connect, out)?;
+    }
+    Ok(if checked.ok { Exit::Done } else { Exit::Failed })
+}
+
+fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    Ok(runtime.block_on(future))
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn complain(message: &str) {
+    // There is nobody else to tell when standard error is closed.
+    let _ = writeln!(io::stderr(), "{message}");
 }

@@ -59,7 +59,7 @@ impl Listeners {
     /// Serves the administration API on the control socket.
     pub async fn serve_control(&self, bind: &Bind) -> Result<(), BindError> {
         let socket = Socket::bind(bind, CONTROL_MODE).await?;
-        let router = admin::router(self.service.admin());
+        let router = admin::server::router(self.service.admin());
         let (_, max_connections) = watch::channel(CONTROL_CONNECTIONS);
         let connections = Arc::new(AtomicUsize::new(0));
         let stop = self.stop.clone();

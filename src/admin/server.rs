@@ -1,0 +1,206 @@
+//! The administration API: `/v1/status`, `/v1/users`, `/v1/seats`, `/v1/history`, `/v1/directories`,
+//! `/v1/verify`.
+//!
+//! Whoever can connect may do everything: the mode of the control socket is the guard.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{Response, StatusCode, Uri};
+use axum::routing::{get, post, put};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::{History, Started, stream};
+use crate::net::http::{json, with_fallbacks};
+use crate::net::problem::Problem;
+use crate::service::answers::SyncReport;
+use crate::service::{Admin, AdminError, UserQuery, UserSort};
+
+/// Ledger lines in one answer where the query says nothing.
+const HISTORY_DEFAULT: usize = 100;
+
+/// Ledger lines in one answer at most: it is built in memory, some 200 bytes each.
+const HISTORY_MAX: usize = 10_000;
+
+/// The routes of the control socket. Serve them without a deadline: a sync may be waited for.
+pub fn router(admin: Admin) -> Router {
+    let routes = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/users", get(users))
+        .route("/v1/users/{address}", get(explain))
+        .route("/v1/seats/{address}", put(grant).delete(release))
+        .route("/v1/history", get(history))
+        .route("/v1/directories/{name}/sync", post(sync))
+        .route("/v1/directories/{name}/approve", post(approve))
+        .route("/v1/verify", get(verify));
+    with_fallbacks(routes.with_state(admin))
+}
+
+type Answer = Result<Response<Body>, Problem>;
+
+/// A segment of the path; what is percent-encoded in it is no UTF-8 text in an `Err`.
+type Segment = Result<Path<String>, PathRejection>;
+
+impl From<AdminError> for Problem {
+    fn from(error: AdminError) -> Problem {
+        let status = match error {
+            AdminError::BadName(..) => StatusCode::BAD_REQUEST,
+            AdminError::NoSuchUser(_) | AdminError::NoSuchDirectory(_) => StatusCode::NOT_FOUND,
+            AdminError::SyncFailed(_) => StatusCode::BAD_GATEWAY,
+            AdminError::Busy(_) | AdminError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Problem::new(status, error.to_string())
+    }
+}
+
+fn bad_request(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+fn segment(segment: Segment) -> Result<String, Problem> {
+    match segment {
+        Ok(Path(text)) => Ok(text),
+        Err(rejection) => Err(bad_request(format!("the path is wrong: {}", rejection.body_text()))),
+    }
+}
+
+fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    match Query::try_from_uri(uri) {
+        Ok(Query(query)) => Ok(query),
+        Err(rejection) => Err(bad_request(format!("the query is wrong: {}", rejection.body_text()))),
+    }
+}
+
+/// The query of a route that takes none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoQuery {}
+
+async fn status(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let NoQuery {} = query(&uri)?;
+    Ok(json(StatusCode::OK, &admin.status().await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsersQuery {
+    seated: Option<bool>,
+    inactive: Option<String>,
+    domain: Option<String>,
+    #[serde(default)]
+    sort: SortParameter,
+}
+
+#[derive(Deserialize, Clone, Copy, Default)]
+#[serde(rename_all = "kebab-case")]
+enum SortParameter {
+    #[default]
+    Name,
+    LastLogin,
+    Granted,
+}
+
+impl UsersQuery {
+    fn checked(self) -> Result<UserQuery, Problem> {
+        let duration = |text: String| {
+            humantime::parse_duration(&text).map_err(|error| {
+                bad_request(format!("the query is wrong: inactive={text:?}: {error}; write it like 180d"))
+            })
+        };
+        Ok(UserQuery {
+            seated: self.seated,
+            inactive: self.inactive.map(duration).transpose()?,
+            domain: self.domain,
+            sort: match self.sort {
+                SortParameter::Name => UserSort::Name,
+                SortParameter::LastLogin => UserSort::LastLogin,
+                SortParameter::Granted => UserSort::Granted,
+            },
+        })
+    }
+}
+
+async fn users(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let list = admin.users(query::<UsersQuery>(&uri)?.checked()?).await?;
+    stream::users(list).await
+}
+
+async fn explain(State(admin): State<Admin>, address: Segment, uri: Uri) -> Answer {
+    let NoQuery {} = query(&uri)?;
+    Ok(json(StatusCode::OK, &admin.explain(&segment(address)?).await?))
+}
+
+async fn grant(State(admin): State<Admin>, address: Segment, uri: Uri) -> Answer {
+    let NoQuery {} = query(&uri)?;
+    let change = admin.grant(&segment(address)?).await?;
+    if !change.done {
+        let detail = format!("{} gets no seat ({}): {}", change.user, change.outcome, change.message);
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    Ok(json(StatusCode::OK, &change))
+}
+
+async fn release(State(admin): State<Admin>, address: Segment, uri: Uri) -> Answer {
+    let NoQuery {} = query(&uri)?;
+    Ok(json(StatusCode::OK, &admin.release(&segment(address)?).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HistoryQuery {
+    user: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn history(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let HistoryQuery { user, limit } = query(&uri)?;
+    let limit = limit.unwrap_or(HISTORY_DEFAULT);
+    if limit > HISTORY_MAX {
+        return Err(bad_request(format!("the query is wrong: limit={limit}: at most {HISTORY_MAX}")));
+    }
+    let history = admin.history(user.as_deref(), limit).await?;
+    Ok(json(StatusCode::OK, &History { history }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SyncQuery {
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    wait: bool,
+}
+
+async fn sync(State(admin): State<Admin>, name: Segment, uri: Uri) -> Answer {
+    let SyncQuery { dry_run, wait } = query(&uri)?;
+    Ok(report(admin.sync(&segment(name)?, dry_run, wait).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApproveQuery {
+    #[serde(default)]
+    wait: bool,
+}
+
+async fn approve(State(admin): State<Admin>, name: Segment, uri: Uri) -> Answer {
+    let ApproveQuery { wait } = query(&uri)?;
+    Ok(report(admin.approve(&segment(name)?, wait).await?))
+}
+
+fn report(report: Option<SyncReport>) -> Response<Body> {
+    match report {
+        Some(report) => json(StatusCode::OK, &report),
+        None => json(StatusCode::ACCEPTED, &Started { started: true }),
+    }
+}
+
+async fn verify(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let NoQuery {} = query(&uri)?;
+    let verification = tokio::task::spawn_blocking(move || admin.verify()).await.map_err(|error| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the check ended early: {error}"))
+    })?;
+    Ok(json(StatusCode::OK, &verification?))
+}

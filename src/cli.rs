@@ -1,0 +1,409 @@
+//! What can be typed. The help, the man page and the shell completions all come from here.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// Keeps a licensed number of mailbox seats true.
+///
+/// Maps the users of LDAP directories, gives a seat of the licence to whoever logs in to a mail server for
+/// the first time, and refuses new users when all seats are taken.
+#[derive(Parser, Clone, PartialEq, Eq, Debug)]
+#[command(name = "seatkeeper", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 refused or failed, 2 usage, 69 the daemon can't be reached, \
+                        78 the configuration is wrong.")]
+pub struct Cli {
+    /// Read this configuration file.
+    #[arg(long, global = true, env = "SEATKEEPER_CONFIG", value_name = "PATH")]
+    #[arg(default_value = "/etc/seatkeeper/seatkeeper.toml")]
+    pub config: PathBuf,
+    /// Print JSON instead of text for people.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Run the daemon in the foreground.
+    ///
+    /// Ends by SIGTERM, and reads its configuration again by SIGHUP.
+    Run,
+    /// Check the configuration.
+    ///
+    /// Shows every mistake with its place in the file and what to write instead. Needs no daemon.
+    Check {
+        /// Also connect to each directory, bind and search.
+        #[arg(long)]
+        connect: bool,
+    },
+    /// What the running daemon is asked for.
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+/// What is asked of the running daemon, over its control socket.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum ClientCommand {
+    /// Show the licence, seats, directories and listeners.
+    Status,
+    /// List the users of all directories.
+    Users(UsersArgs),
+    /// Explain one user: who it is, whether and why they count, what a login would get now.
+    Explain {
+        /// A login name or mail address.
+        user: String,
+    },
+    /// Give seats, take them back, and see who got and lost them.
+    #[command(subcommand)]
+    Seats(SeatsCommand),
+    /// Sync directories now, or preview what a sync would do.
+    Sync(SyncArgs),
+    /// Recount the store and check every invariant.
+    ///
+    /// Exits with 1 when one does not hold.
+    Verify,
+}
+
+/// Which users to list, and in which order.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+pub struct UsersArgs {
+    /// Only users who hold a seat.
+    #[arg(long, conflicts_with = "unseated")]
+    pub seated: bool,
+    /// Only users who hold no seat.
+    #[arg(long)]
+    pub unseated: bool,
+    /// Only users who were active once, but not for this long: 180d, 12h.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub inactive: Option<Duration>,
+    /// Only users of this mail domain.
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// Sort by this: names, the longest away first, or the oldest seat first.
+    #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
+    pub sort: SortOrder,
+}
+
+/// The order of a list of users.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SortOrder {
+    /// By name.
+    #[default]
+    Name,
+    /// The longest away first; who never logged in before all.
+    LastLogin,
+    /// The oldest seat first; who holds none behind all.
+    Granted,
+}
+
+impl SortOrder {
+    /// The word in the API, the same as on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SortOrder::Name => "name",
+            SortOrder::LastLogin => "last-login",
+            SortOrder::Granted => "granted",
+        }
+    }
+}
+
+/// `seats …`.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum SeatsCommand {
+    /// Give seats to users before their first login.
+    ///
+    /// Goes through the same decision as a login. With several users, each is tried, and the exit code is 1
+    /// when any was refused.
+    Grant {
+        /// Login names or mail addresses.
+        #[arg(required = true, value_name = "USER")]
+        users: Vec<String>,
+    },
+    /// Take seats back.
+    ///
+    /// The users may take one again with their next login, if one is free.
+    Release {
+        /// Login names or mail addresses.
+        #[arg(required = true, value_name = "USER")]
+        users: Vec<String>,
+    },
+    /// Show grants and releases, the newest first.
+    History {
+        /// Only of this user.
+        user: Option<String>,
+        /// Show at most so many.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        limit: u64,
+    },
+}
+
+/// `sync …`. A directory called `approve` is named behind `--`.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct SyncArgs {
+    /// The directory's name in the configuration; all of them by default.
+    pub directory: Option<String>,
+    /// Read the whole directory. Every sync of this version does.
+    #[arg(long)]
+    pub full: bool,
+    /// Change nothing, and say what a sync would do.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Wait for the end, and show what was done.
+    #[arg(long)]
+    pub wait: bool,
+    /// Something else than a sync.
+    #[command(subcommand)]
+    pub action: Option<SyncAction>,
+}
+
+/// `sync approve`.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum SyncAction {
+    /// Let through what the brake holds back.
+    ///
+    /// Syncs the directory now; it may remove and disable as many users as `status` shows, but no more.
+    Approve {
+        /// The directory's name in the configuration.
+        directory: String,
+        /// Wait for the end, and show what was done.
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+/// How a command ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// Refused or failed.
+    Failed,
+    /// Typed wrong; clap ends the process with this by itself.
+    Usage,
+    /// The daemon can't be reached, or does not answer as it should (`EX_UNAVAILABLE`).
+    Unreachable,
+    /// The configuration is wrong (`EX_CONFIG`).
+    Configuration,
+}
+
+impl Exit {
+    /// The process's exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Unreachable => 69,
+            Exit::Configuration => 78,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.code())
+    }
+}
+
+/// Writes the completion script of a shell.
+pub fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> io::Result<()> {
+    // clap_complete panics when it cannot write, so it writes to memory.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "seatkeeper", &mut script);
+    out.write_all(&script)
+}
+
+/// Writes the manual page: one for the program and all of its commands.
+pub fn man(out: &mut dyn Write) -> io::Result<()> {
+    let mut program = Cli::command().disable_help_subcommand(true);
+    program.build();
+    let page = clap_mangen::Man::new(program.clone());
+    page.render_title(out)?;
+    page.render_name_section(out)?;
+    page.render_synopsis_section(out)?;
+    page.render_description_section(out)?;
+    page.render_options_section(out)?;
+    writeln!(out, ".SH COMMANDS")?;
+    for command in program.get_subcommands() {
+        man_command(command, out)?;
+    }
+    page.render_extra_section(out)?;
+    page.render_version_section(out)
+}
+
+/// A subsection for each command that does something, in place of a page of its own.
+fn man_command(command: &clap::Command, out: &mut dyn Write) -> io::Result<()> {
+    if !command.is_subcommand_required_set() {
+        let usage = command.clone().render_usage().to_string();
+        let usage = usage.trim_start_matches("Usage: ").lines().next().unwrap_or_default().to_owned();
+        writeln!(out, ".SS \"{}\"", usage.replace('-', "\\-"))?;
+        let page = clap_mangen::Man::new(command.clone());
+        let mut sections = Vec::new();
+        page.render_description_section(&mut sections)?;
+        page.render_options_section(&mut sections)?;
+        for line in String::from_utf8_lossy(&sections).lines().filter(|line| !line.starts_with(".SH")) {
+            writeln!(out, "{line}")?;
+        }
+    }
+    command.get_subcommands().try_for_each(|command| man_command(command, out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::error::ErrorKind> {
+        Cli::try_parse_from(line.split(' ')).map_err(|error| error.kind())
+    }
+
+    fn check(line: &str, expected: Command) {
+        assert_eq!(parse(line).map(|cli| cli.command), Ok(expected), "{line}");
+    }
+
+    fn check_wrong(line: &str) {
+        let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+        assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{line}: {error}");
+    }
+
+    fn client(command: ClientCommand) -> Command {
+        Command::Client(command)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_parsed() {
+        check("seatkeeper run", Command::Run);
+        check("seatkeeper check --connect", Command::Check { connect: true });
+        check("seatkeeper status", client(ClientCommand::Status));
+        check("seatkeeper verify --json", client(ClientCommand::Verify));
+        check("seatkeeper man", Command::Man);
+        check("seatkeeper completions bash", Command::Completions { shell: clap_complete::Shell::Bash });
+        check("seatkeeper explain alice", client(ClientCommand::Explain { user: "alice".to_owned() }));
+        let users = ["alice", "bob@example.org"].map(str::to_owned).to_vec();
+        let grant = SeatsCommand::Grant { users: users.clone() };
+        check("seatkeeper seats grant alice bob@example.org", client(ClientCommand::Seats(grant)));
+        let release = SeatsCommand::Release { users };
+        check("seatkeeper seats release alice bob@example.org", client(ClientCommand::Seats(release)));
+        let history = SeatsCommand::History { user: None, limit: 100 };
+        check("seatkeeper seats history", client(ClientCommand::Seats(history)));
+        let history = SeatsCommand::History { user: Some("alice".to_owned()), limit: 7 };
+        check("seatkeeper seats history alice --limit 7", client(ClientCommand::Seats(history)));
+    }
+
+    #[test]
+    fn users_takes_filters_and_an_order() {
+        check("seatkeeper users", client(ClientCommand::Users(UsersArgs::default())));
+        let args = UsersArgs {
+            seated: true,
+            unseated: false,
+            inactive: Some(Duration::from_secs(180 * 86_400)),
+            domain: Some("example.org".to_owned()),
+            sort: SortOrder::LastLogin,
+        };
+        let line = "seatkeeper users --seated --inactive 180d --domain example.org --sort last-login";
+        check(line, client(ClientCommand::Users(args)));
+        for sort in SortOrder::value_variants() {
+            let value = sort.to_possible_value().unwrap();
+            assert_eq!(value.get_name(), sort.as_str());
+        }
+    }
+
+    #[test]
+    fn sync_and_sync_approve_are_told_apart() {
+        let sync = |args| client(ClientCommand::Sync(args));
+        let corp = || Some("corp".to_owned());
+        check("seatkeeper sync", sync(SyncArgs::default()));
+        check("seatkeeper sync corp", sync(SyncArgs { directory: corp(), ..SyncArgs::default() }));
+        let args = SyncArgs { directory: corp(), full: true, dry_run: true, wait: true, action: None };
+        check("seatkeeper sync corp --full --dry-run --wait", sync(args));
+        let approve = |wait| SyncAction::Approve { directory: "corp".to_owned(), wait };
+        let args = |wait| SyncArgs { action: Some(approve(wait)), ..SyncArgs::default() };
+        check("seatkeeper sync approve corp", sync(args(false)));
+        check("seatkeeper sync approve corp --wait", sync(args(true)));
+        check("seatkeeper --json sync approve corp", sync(args(false)));
+        check("seatkeeper sync approve --json corp", sync(args(false)));
+        check("seatkeeper --config x.toml sync approve corp", sync(args(false)));
+        let named_approve = SyncArgs { directory: Some("approve".to_owned()), ..SyncArgs::default() };
+        check("seatkeeper sync -- approve", sync(named_approve));
+        check_wrong("seatkeeper sync approve");
+        check_wrong("seatkeeper sync corp approve corp");
+        check_wrong("seatkeeper sync --dry-run approve corp");
+        check_wrong("seatkeeper sync approve corp --dry-run");
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        for line in [
+            "seatkeeper --config x.toml --json status",
+            "seatkeeper status --json --config x.toml",
+            "seatkeeper --json seats history --config x.toml",
+        ] {
+            let cli = parse(line).unwrap();
+            assert_eq!((cli.config, cli.json), (PathBuf::from("x.toml"), true), "{line}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_usage_errors() {
+        check_wrong("seatkeeper");
+        check_wrong("seatkeeper dance");
+        check_wrong("seatkeeper users --seated --unseated");
+        check_wrong("seatkeeper users --inactive soon");
+        check_wrong("seatkeeper users --sort age");
+        check_wrong("seatkeeper seats");
+        check_wrong("seatkeeper seats grant");
+        check_wrong("seatkeeper seats release");
+        check_wrong("seatkeeper seats history --limit 0");
+        check_wrong("seatkeeper seats history --limit 10001");
+        check_wrong("seatkeeper explain");
+    }
+
+    #[test]
+    fn the_man_page_holds_every_command() {
+        let mut page = Vec::new();
+        man(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap().replace("\\-", "-");
+        for part in [
+            "SEATKEEPER_CONFIG",
+            "Exit codes: 0 done",
+            ".SS \"seatkeeper users [OPTIONS]\"",
+            "--inactive",
+            ".SS \"seatkeeper seats grant [OPTIONS] <USER>...\"",
+            ".SS \"seatkeeper sync [OPTIONS] [DIRECTORY]\"",
+            ".SS \"seatkeeper sync approve [OPTIONS] <DIRECTORY>\"",
+            "Change nothing, and say what a sync would do",
+        ] {
+            assert!(page.contains(part), "{part}:\n{page}");
+        }
+    }
+
+    #[test]
+    fn completions_are_made_for_every_shell() {
+        for shell in clap_complete::Shell::value_variants() {
+            let mut script = Vec::new();
+            completions(*shell, &mut script).unwrap();
+            let script = String::from_utf8(script).unwrap();
+            assert!(script.contains("approve") && script.contains("dry-run"), "{shell}");
+        }
+    }
+}
