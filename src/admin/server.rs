@@ -204,3 +204,6 @@ async fn verify(State(admin): State<Admin>, uri: Uri) -> Answer {
     })?;
     Ok(json(StatusCode::OK, &verification?))
 }
+
+#[cfg(test)]
+mod tests;
