@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use super::server::router;
+use super::server::routes;
 use crate::domain::admission::TakeOn;
 use crate::domain::name::{Domain, Name, StableId};
 use crate::domain::user::{Kind, Mapped};
+use crate::net::http::with_fallbacks;
 use crate::service::Service;
 use crate::service::Settings;
 use crate::service::answers::{DirectoryState, LossReport, SyncReport};
@@ -68,7 +69,7 @@ impl Fixture {
     }
 
     pub(super) fn router(&self) -> axum::Router {
-        router(self.service.admin())
+        with_fallbacks(routes(self.service.admin()))
     }
 
     /// Puts a directory on the board whose loop answers each command, `broken` with a failure and `held`
