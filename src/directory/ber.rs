@@ -13,8 +13,9 @@ const MAX_COOKIE_BYTES: usize = 64 * 1024;
 
 /// Universal tags.
 const INTEGER: u8 = 0x02;
-const OCTET_STRING: u8 = 0x04;
-const SEQUENCE: u8 = 0x30;
+pub(super) const OCTET_STRING: u8 = 0x04;
+pub(super) const ENUMERATED: u8 = 0x0a;
+pub(super) const SEQUENCE: u8 = 0x30;
 
 /// The value of a paging request (RFC 2696 section 2): `SEQUENCE { size INTEGER, cookie OCTET STRING }`.
 pub(super) fn paging_request(page_size: u32, cookie: &[u8]) -> Vec<u8> {
@@ -34,7 +35,7 @@ pub(super) fn paging_request(page_size: u32, cookie: &[u8]) -> Vec<u8> {
     value
 }
 
-fn push_element(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
+pub(super) fn push_element(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
     out.push(tag);
     let length = content.len().to_be_bytes();
     if content.len() < 0x80 {
@@ -63,8 +64,16 @@ pub(super) fn paging_cookie(value: &[u8]) -> Result<Vec<u8>, Malformed> {
     Ok(cookie.to_vec())
 }
 
+/// Takes one element off the front if it has this tag; else takes nothing.
+pub(super) fn optional(bytes: &[u8], wanted: u8) -> Result<(Option<&[u8]>, &[u8]), Malformed> {
+    if bytes.first() != Some(&wanted) {
+        return Ok((None, bytes));
+    }
+    element(bytes, wanted).map(|(content, rest)| (Some(content), rest))
+}
+
 /// Takes one element with a definite length off the front.
-fn element(bytes: &[u8], wanted: u8) -> Result<(&[u8], &[u8]), Malformed> {
+pub(super) fn element(bytes: &[u8], wanted: u8) -> Result<(&[u8], &[u8]), Malformed> {
     const TRUNCATED: Malformed = "the control's value is truncated";
     let (&[tag, first], mut rest) = bytes.split_first_chunk::<2>().ok_or(TRUNCATED)?;
     if tag != wanted {

@@ -25,6 +25,7 @@ pub mod file;
 mod guard;
 mod ldap;
 pub mod ldif;
+mod rfc4533;
 mod root_dse;
 mod sweep;
 mod tcp;

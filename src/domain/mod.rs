@@ -3,6 +3,7 @@
 //! `tests/tidy.rs` fails when a file here names a runtime, a store, a directory library or a clock.
 
 pub mod admission;
+pub mod course;
 pub mod directory;
 pub mod ldap_text;
 pub mod mapping;

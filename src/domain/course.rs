@@ -1,0 +1,267 @@
+//! The course of one directory's sync: a state machine of plain data, driven by what happened.
+//!
+//! It decides what to do next and never does it; the shell connects, reads and waits. From everywhere a
+//! failure leads to `backoff` and a tripped brake to `held`; both lead back to a run.
+
+use std::time::Duration;
+
+use super::sync::backoff;
+
+/// `[[directory.ldap]] sync`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Choice {
+    /// The best that the server offers.
+    #[default]
+    Auto,
+    /// Content synchronization, refresh and persist.
+    SyncRepl,
+    /// A paged search of everything, again and again.
+    Sweep,
+}
+
+/// How changes are found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mechanism {
+    /// Reading a file when it changed.
+    Ldif,
+    /// A paged search of everything.
+    Sweep,
+    /// RFC 4533, refresh and persist.
+    SyncRepl,
+}
+
+impl Mechanism {
+    /// The stable word in `status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mechanism::Ldif => "ldif",
+            Mechanism::Sweep => "sweep",
+            Mechanism::SyncRepl => "syncrepl",
+        }
+    }
+
+    /// Tells changes by itself as long as the connection stands.
+    pub fn follows(self) -> bool {
+        matches!(self, Mechanism::SyncRepl)
+    }
+}
+
+/// What a server can do, by its root DSE.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Offers {
+    /// The control of RFC 4533, on a server whose implementation of it is complete.
+    pub syncrepl: bool,
+}
+
+/// Chooses the mechanism, and says why.
+pub fn choose(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
+    match choice {
+        Choice::Sweep => (Mechanism::Sweep, "the configuration says so"),
+        Choice::SyncRepl => (Mechanism::SyncRepl, "the configuration says so"),
+        Choice::Auto if offers.syncrepl => (Mechanism::SyncRepl, "the server offers it"),
+        Choice::Auto => (Mechanism::Sweep, "the server offers no better one"),
+    }
+}
+
+/// Where a run begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// With the cookie in the store, or with everything where there is none.
+    Cookie,
+    /// With everything.
+    Everything,
+}
+
+/// One run: connect, refresh, and follow where the mechanism can.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// Where it begins.
+    pub start: Start,
+    /// The size of a held loss that an administrator let through.
+    pub approved: Option<u64>,
+}
+
+/// What the shell has to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Begin a run; end the one that follows, if there is one.
+    Run(Run),
+    /// Wait so long, then say [`Happened::Due`].
+    Wait(Duration),
+    /// Go on following; say [`Happened::Due`] when the next full sync is due.
+    Follow,
+    /// There is nothing to do: an approval came when nothing was held.
+    Nothing,
+}
+
+/// What happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Happened {
+    /// A refresh ended completely; the mechanism goes on following, or not.
+    Refreshed {
+        /// Changes come by themselves from now on.
+        follows: bool,
+    },
+    /// The brake tripped, with a loss of this size. Nothing was taken away, and no cookie was kept.
+    Held(u64),
+    /// The server wants the refresh to begin without a cookie.
+    RefreshRequired,
+    /// The run failed.
+    Failed,
+    /// The wait is over, or a full sync is due.
+    Due,
+    /// An administrator wants a sync now.
+    Asked {
+        /// Everything is to be read.
+        full: bool,
+    },
+    /// An administrator lets through what is held.
+    Approved,
+}
+
+/// Where a directory's sync stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// A run has begun, and its refresh has not ended yet.
+    Refreshing,
+    /// Changes come by themselves.
+    Following,
+    /// Between two runs.
+    Idle,
+    /// The brake holds back a loss of this size.
+    Held(u64),
+    /// The last run failed, as did so many before it in a row.
+    Backoff(u32),
+}
+
+/// The state machine.
+#[derive(Clone, Debug)]
+pub struct Course {
+    phase: Phase,
+    run: Run,
+    failures: u32,
+    held: Option<u64>,
+    poll_every: Duration,
+}
+
+impl Course {
+    /// A directory whose sync is about to begin, and the first thing to do.
+    pub fn begin(poll_every: Duration) -> (Course, Action) {
+        let run = Run { start: Start::Cookie, approved: None };
+        (Course { phase: Phase::Refreshing, run, failures: 0, held: None, poll_every }, Action::Run(run))
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Takes in what happened. `jitter`, from 0 to 1, spreads the wait after a failure.
+    pub fn on(&mut self, happened: Happened, jitter: f64) -> Action {
+        match happened {
+            Happened::Refreshed { follows } => {
+                self.failures = 0;
+                self.held = None;
+                self.phase = if follows { Phase::Following } else { Phase::Idle };
+                if follows { Action::Follow } else { Action::Wait(self.poll_every) }
+            }
+            Happened::Held(loss) => {
+                self.failures = 0;
+                self.held = Some(loss);
+                self.phase = Phase::Held(loss);
+                Action::Wait(self.poll_every)
+            }
+            // A server that refuses even the refresh from nothing is broken.
+            Happened::RefreshRequired if self.run.start == Start::Everything => self.fail(jitter),
+            Happened::RefreshRequired => self.start(Start::Everything, self.run.approved),
+            Happened::Failed => self.fail(jitter),
+            Happened::Due if self.phase == Phase::Following => self.start(Start::Everything, None),
+            Happened::Due => self.start(Start::Cookie, None),
+            Happened::Asked { full } => {
+                self.start(if full { Start::Everything } else { Start::Cookie }, None)
+            }
+            Happened::Approved => match self.held {
+                Some(loss) => self.start(self.run.start, Some(loss)),
+                None => Action::Nothing,
+            },
+        }
+    }
+
+    fn start(&mut self, start: Start, approved: Option<u64>) -> Action {
+        self.phase = Phase::Refreshing;
+        self.run = Run { start, approved };
+        Action::Run(self.run)
+    }
+
+    fn fail(&mut self, jitter: f64) -> Action {
+        self.failures = self.failures.saturating_add(1);
+        self.phase = Phase::Backoff(self.failures);
+        Action::Wait(backoff(self.failures, jitter))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLL: Duration = Duration::from_secs(60);
+    const FROM_COOKIE: Action = Action::Run(Run { start: Start::Cookie, approved: None });
+    const FROM_NOTHING: Action = Action::Run(Run { start: Start::Everything, approved: None });
+
+    /// Plays what happened, and looks at the last thing to do and the phase after it.
+    fn check(happened: &[Happened], action: Action, phase: Phase) {
+        let (mut course, mut last) = Course::begin(POLL);
+        for happened in happened {
+            last = course.on(*happened, 1.0);
+        }
+        assert_eq!((last, course.phase()), (action, phase), "{happened:?}");
+    }
+
+    #[test]
+    fn the_course_runs() {
+        use Happened::{Approved, Asked, Due, Failed, Held, RefreshRequired, Refreshed};
+        use Phase::{Backoff, Following, Idle, Refreshing};
+        let (swept, followed) = (Refreshed { follows: false }, Refreshed { follows: true });
+
+        check(&[], FROM_COOKIE, Refreshing);
+        check(&[swept], Action::Wait(POLL), Idle);
+        check(&[swept, Due], FROM_COOKIE, Refreshing);
+        check(&[followed], Action::Follow, Following);
+        check(&[followed, Due], FROM_NOTHING, Refreshing);
+        check(&[followed, Asked { full: false }], FROM_COOKIE, Refreshing);
+        check(&[swept, Asked { full: true }], FROM_NOTHING, Refreshing);
+
+        check(&[Failed], Action::Wait(Duration::from_secs(1)), Backoff(1));
+        check(&[Failed, Due, Failed], Action::Wait(Duration::from_secs(2)), Backoff(2));
+        check(&[followed, Failed, Due], FROM_COOKIE, Refreshing);
+        check(&[Failed, Due, followed, Failed], Action::Wait(Duration::from_secs(1)), Backoff(1));
+        check(&[Failed, Asked { full: false }], FROM_COOKIE, Refreshing);
+
+        check(&[RefreshRequired], FROM_NOTHING, Refreshing);
+        check(&[followed, RefreshRequired], FROM_NOTHING, Refreshing);
+        check(&[RefreshRequired, RefreshRequired], Action::Wait(Duration::from_secs(1)), Backoff(1));
+
+        check(&[Held(9)], Action::Wait(POLL), Phase::Held(9));
+        check(&[followed, Held(9), Due], FROM_COOKIE, Refreshing);
+        let approved = Action::Run(Run { start: Start::Cookie, approved: Some(9) });
+        check(&[Held(9), Approved], approved, Refreshing);
+        let approved = Action::Run(Run { start: Start::Everything, approved: Some(9) });
+        check(&[RefreshRequired, Held(9), Approved], approved, Refreshing);
+        check(&[swept, Approved], Action::Nothing, Idle);
+        // The loss is still known while a held directory fails; an approval need not wait for it.
+        check(
+            &[Held(9), Due, Failed, Approved],
+            Action::Run(Run { start: Start::Cookie, approved: Some(9) }),
+            Refreshing,
+        );
+    }
+
+    #[test]
+    fn the_mechanism_is_chosen() {
+        let offers = Offers { syncrepl: true };
+        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::SyncRepl);
+        assert_eq!(choose(Choice::Auto, Offers::default()).0, Mechanism::Sweep);
+        assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
+        assert_eq!(choose(Choice::SyncRepl, Offers::default()).0, Mechanism::SyncRepl);
+    }
+}
