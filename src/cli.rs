@@ -165,7 +165,7 @@ pub enum SeatsCommand {
 pub struct SyncArgs {
     /// The directory's name in the configuration; all of them by default.
     pub directory: Option<String>,
-    /// Read the whole directory. Every sync of this version does.
+    /// Read the whole directory, not only what changed.
     #[arg(long)]
     pub full: bool,
     /// Change nothing, and say what a sync would do.

@@ -115,7 +115,7 @@ impl Session<'_> {
         if let Some(SyncAction::Approve { directory, wait }) = &args.action {
             return self.sync_one(directory, &format!("approve?wait={wait}")).await;
         }
-        let request = format!("sync?dry_run={}&wait={}", args.dry_run, args.wait);
+        let request = format!("sync?full={}&dry_run={}&wait={}", args.full, args.dry_run, args.wait);
         let directories = match &args.directory {
             Some(directory) => vec![directory.clone()],
             None => self.directories().await?,

@@ -13,7 +13,7 @@ use crate::service::Settings;
 use crate::service::answers::{DirectoryState, LossReport, SyncReport};
 use crate::service::directories::{Board, DirectoryHandle, Progress, SyncCommand};
 use crate::service::listeners::ListenerBoard;
-use crate::store::{Policy, Store};
+use crate::store::{Changes, Checkpoint, Policy, Store};
 
 /// One directory `corp` of `example.org`, and two seats.
 pub(super) struct Fixture {
@@ -52,8 +52,9 @@ impl Fixture {
         }
         let all = Name::parse("all@example.org", None).unwrap();
         entries.push(Mapped { kind: Kind::List, addresses: vec![all], ..person(u32::MAX) });
-        store.upsert(directory, entries, Timestamp::now()).await.unwrap();
-        store.complete_sweep(directory, [].into(), Timestamp::now()).await.unwrap();
+        let checkpoint = Some(Checkpoint { cookie: None, skipped: Some([].into()) });
+        let changes = Changes { upserts: entries, removals: Vec::new(), checkpoint };
+        store.apply(directory, changes, Timestamp::now()).await.unwrap();
 
         let domain = Domain::parse("example.org").unwrap();
         let settings = Settings {
@@ -83,7 +84,7 @@ impl Fixture {
         tokio::spawn(async move {
             while let Some(command) = queue.recv().await {
                 let (dry_run, reply) = match command {
-                    SyncCommand::Sync { dry_run, reply } => (dry_run, reply),
+                    SyncCommand::Sync { dry_run, reply, .. } => (dry_run, reply),
                     SyncCommand::Approve { reply } => (false, reply),
                 };
                 let loss = LossReport { removed: 9, disabled: 0, people: 9, empty: true };

@@ -172,14 +172,16 @@ async fn history(State(admin): State<Admin>, uri: Uri) -> Answer {
 #[serde(deny_unknown_fields)]
 struct SyncQuery {
     #[serde(default)]
+    full: bool,
+    #[serde(default)]
     dry_run: bool,
     #[serde(default)]
     wait: bool,
 }
 
 async fn sync(State(admin): State<Admin>, name: Segment, uri: Uri) -> Answer {
-    let SyncQuery { dry_run, wait } = query(&uri)?;
-    Ok(report(admin.sync(&segment(name)?, dry_run, wait).await?))
+    let SyncQuery { full, dry_run, wait } = query(&uri)?;
+    Ok(report(admin.sync(&segment(name)?, full, dry_run, wait).await?))
 }
 
 #[derive(Deserialize)]

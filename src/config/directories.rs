@@ -17,6 +17,12 @@ const LDIF_POLL: Duration = Duration::from_secs(5);
 /// More often, a sweep would do nothing but load the directory.
 const MIN_POLL: Duration = Duration::from_secs(1);
 
+/// Time between two readings of everything, where changes come by themselves.
+const FULL_SYNC: Duration = Duration::from_secs(24 * 3600);
+
+/// More often, following changes would save nothing.
+const MIN_FULL_SYNC: Duration = Duration::from_secs(1);
+
 /// A directory's name stands in file names, log lines and URLs.
 const MAX_NAME: usize = 64;
 
@@ -61,7 +67,12 @@ fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirector
     let seat_limit = section.take("seat_limit", "50").and_then(|value| value.integer(0..=u64::MAX));
     let attributes = attributes(&mut section, is_ldap);
     let brake = brake(&mut section, is_ldap);
-    section.refuse("full_sync_every", "every sweep of this version is a full sync: write poll_every");
+    let full_sync_every = if is_ldap {
+        section.duration("full_sync_every", r#""24h""#, MIN_FULL_SYNC, FULL_SYNC)
+    } else {
+        section.refuse("full_sync_every", "a file is always read as a whole: write poll_every");
+        FULL_SYNC
+    };
     section.finish();
     Some(Directory {
         name: name?,
@@ -69,6 +80,7 @@ fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirector
         seat_limit,
         brake,
         poll_every,
+        full_sync_every,
         attributes,
         source: source?,
     })
@@ -207,12 +219,6 @@ pub(super) mod tests {
     fn unknown_keys() {
         ldap("pol_every = \"1m\"", &["6:1: unknown key `pol_every` = did you mean `poll_every`?"]);
         ldap(
-            "full_sync_every = \"24h\"",
-            &[
-                "6:1: unknown key `full_sync_every` = every sweep of this version is a full sync: write poll_every",
-            ],
-        );
-        ldap(
             "bind_password = \"hunter2\"",
             &[
                 "6:1: unknown key `bind_password` = write the password into a file that only the daemon can read, and name it: bind_password_file = \"…\"",
@@ -307,7 +313,9 @@ pub(super) mod tests {
             brake: Brake::default(),
             poll_every: Duration::from_secs(60),
             attributes: Attributes::default(),
+            full_sync_every: FULL_SYNC,
             source: Source::Ldap(LdapSource {
+                sync: crate::domain::course::Choice::Auto,
                 urls: vec![LdapUrl::parse("ldap://a").unwrap()],
                 base_dn: Dn::parse("dc=a").unwrap(),
                 bind: None,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::reader::{FileKind, Section, Text};
+use crate::domain::course::Choice;
 use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Source, Timeouts, Tls};
 use crate::domain::ldap_text::Dn;
 use crate::domain::mapping::Preset;
@@ -26,13 +27,23 @@ pub(super) fn source(section: &mut Section<'_>) -> Option<Source> {
     let preset = preset(section);
     let filter = section.take("filter", r#""(objectClass=inetOrgPerson)""#);
     let filter = filter.and_then(|value| value.text()).and_then(|text| text.filter());
-    sync(section);
+    let sync = sync(section);
     let page_size = section.take("page_size", "1000").and_then(|value| value.integer(1..=MAX_PAGE_SIZE));
     let page_size = page_size.and_then(|size| u32::try_from(size).ok()).unwrap_or(PAGE_SIZE);
     let tls = tls(section, &urls);
     let timeouts = timeouts(section);
     let urls = urls.into_iter().map(|(url, _)| url).collect::<Option<Vec<LdapUrl>>>()?;
-    Some(Source::Ldap(LdapSource { urls, base_dn: base_dn?, bind, preset, filter, tls, timeouts, page_size }))
+    Some(Source::Ldap(LdapSource {
+        urls,
+        base_dn: base_dn?,
+        bind,
+        sync: sync?,
+        preset,
+        filter,
+        tls,
+        timeouts,
+        page_size,
+    }))
 }
 
 fn url(text: &Text<'_>) -> Option<LdapUrl> {
@@ -81,17 +92,16 @@ fn preset(section: &mut Section<'_>) -> Option<Preset> {
     section.choice("preset", r#""openldap""#, &words, None)
 }
 
-/// Both mechanisms of this version mean a sweep.
-fn sync(section: &mut Section<'_>) {
-    let Some(text) = section.take("sync", r#""auto""#).and_then(|value| value.text()) else { return };
-    if matches!(text.text, "syncrepl" | "dirsync") {
-        text.wrong(
-            format!("`sync` can't be `{}` in this version", text.text),
-            "this version knows auto and sweep",
-        );
-    } else {
-        text.choice(&[("auto", ()), ("sweep", ())]);
+fn sync(section: &mut Section<'_>) -> Option<Choice> {
+    let Some(text) = section.take("sync", r#""auto""#).and_then(|value| value.text()) else {
+        return Some(Choice::Auto);
+    };
+    if text.text == "dirsync" {
+        let message = "`sync` can't be `dirsync` in this version";
+        text.wrong(message, "this version knows auto, syncrepl and sweep");
+        return None;
     }
+    text.choice(&[("auto", Choice::Auto), ("syncrepl", Choice::SyncRepl), ("sweep", Choice::Sweep)])
 }
 
 fn tls(section: &mut Section<'_>, urls: &[(Option<LdapUrl>, Text<'_>)]) -> Tls {
@@ -229,14 +239,10 @@ mod tests {
             &["6:10: `preset` can't be `active_directory` = did you mean \"active-directory\"?"],
         );
         ldap(
-            "sync = \"syncrepl\"",
-            &["6:8: `sync` can't be `syncrepl` in this version = this version knows auto and sweep"],
-        );
-        ldap(
             "sync = \"dirsync\"",
-            &["6:8: `sync` can't be `dirsync` in this version = this version knows auto and sweep"],
+            &["6:8: `sync` can't be `dirsync` in this version = this version knows auto, syncrepl and sweep"],
         );
-        ldap("sync = \"never\"", &["6:8: `sync` can't be `never` = write auto or sweep"]);
+        ldap("sync = \"never\"", &["6:8: `sync` can't be `never` = write auto, syncrepl or sweep"]);
         ldap("page_size = 0", &["6:13: `page_size` must be 1 to 100000 = write it like page_size = 1000"]);
         ldap("seat_limit = -5", &["6:14: `seat_limit` must be 0 or more = write it like seat_limit = 50"]);
         ldap("poll_every = \"999ms\"", &["6:14: `poll_every` is too short = write 1s or more"]);

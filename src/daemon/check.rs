@@ -7,7 +7,8 @@ use std::path::Path;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::sweep::{self, SweepError};
+use super::intake::SyncError;
+use super::source;
 use super::sync::sentence;
 use crate::config::Config;
 use crate::directory::{Connection, Event, file};
@@ -94,7 +95,7 @@ fn warnings(directory: &Directory) -> Option<String> {
     Some(format!("the bind password goes to {open} unencrypted: use ldaps:// or starttls = true"))
 }
 
-async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(), SweepError> {
+async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(), SyncError> {
     let (events, queue) = mpsc::channel(4);
     match &directory.source {
         Source::Ldif(ldif) => {
@@ -112,7 +113,7 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
             let rules = directory.rules(connection.server().preset);
             checked.server = Some(format!("{} ({})", connection.url(), connection.server().vendor));
             checked.preset = Some(rules.preset.as_str());
-            let filter = sweep::filter(ldap, rules.preset)?;
+            let filter = source::filter(ldap, rules.preset)?;
             let swept = async {
                 let events = events;
                 connection.sweep(&ldap.base_dn, &filter, &rules.attributes(), &events).await

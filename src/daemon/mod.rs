@@ -1,12 +1,15 @@
 //! The daemon: start, run, reload, drain.
 
 pub mod check;
+mod follow;
 mod housekeeping;
+mod intake;
 mod listeners;
-mod sweep;
+mod source;
 mod sync;
 mod systemd;
 mod telemetry;
+mod tell;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;

@@ -1,25 +1,27 @@
-//! The loop of one directory: sweep, wait, sweep again; sooner when asked, later after failures.
+//! The loop of one directory: it does what [`Course`] decides, and tells it what happened.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::sweep::{self, Mode, Seen, SweepError};
-use crate::directory::file;
-use crate::domain::directory::{Directory, Source};
-use crate::domain::sync::{Report, backoff};
+use super::follow::{Ended, Follower};
+use super::intake::{Intake, Mode, SyncError, held};
+use super::source::{Opened, Source};
+use crate::directory::{DirectoryError, Event};
+use crate::domain::course::{Action, Course, Happened, Phase, Run, Start};
+use crate::domain::directory::Directory;
+use crate::domain::sync::{Loss, Report, Window};
 use crate::service::answers::{DirectoryState, LossReport, SyncReport};
 use crate::service::directories::{Board, DirectoryHandle, Progress, SyncCommand};
-use crate::store::Store;
+use crate::store::{Cookie, Store};
 
 /// Requests that may wait for a loop: an administrator's, so a few.
 const COMMANDS: usize = 8;
-
-/// A file must look the same for this long before it is read: an export may still be writing it.
-const SETTLE: Duration = Duration::from_millis(500);
 
 type Reply = oneshot::Sender<Result<SyncReport, String>>;
 
@@ -27,13 +29,14 @@ type Reply = oneshot::Sender<Result<SyncReport, String>>;
 pub struct SyncLoop {
     directory: Directory,
     store: Store,
+    source: Source,
     progress: watch::Sender<Progress>,
     commands: mpsc::Receiver<SyncCommand>,
-    failures: u32,
-    first_url: usize,
-    fingerprint: Option<file::Fingerprint>,
-    /// The size of the loss that the brake holds back.
-    held: Option<u64>,
+    course: Course,
+    /// What was taken away in the last hour, where changes come by themselves.
+    window: Window,
+    /// Who waits for the end of the refresh.
+    reply: Option<Reply>,
 }
 
 impl SyncLoop {
@@ -47,192 +50,281 @@ impl SyncLoop {
             commands: sender,
         };
         board.insert(&directory.name, handle);
+        let (course, _) = Course::begin(directory.poll_every);
         SyncLoop {
+            source: Source::new(&directory),
             directory,
             store,
             progress,
             commands,
-            failures: 0,
-            first_url: 0,
-            fingerprint: None,
-            held: None,
+            course,
+            window: Window::default(),
+            reply: None,
         }
     }
 
-    /// Runs until `stop`. A sweep that is under way is dropped: it has taken nobody away.
+    /// Runs until `stop`. A refresh that is under way is dropped: it has taken nobody away.
     pub async fn run(mut self, stop: CancellationToken) {
-        stop.run_until_cancelled(self.follow()).await;
+        stop.run_until_cancelled(self.sync()).await;
     }
 
-    async fn follow(&mut self) {
-        let mut wait = self.sync(Mode::default(), None).await;
+    async fn sync(&mut self) -> Infallible {
+        let (course, mut action) = Course::begin(self.directory.poll_every);
+        self.course = course;
+        loop {
+            let happened = match action {
+                Action::Run(run) => self.carry_out(run).await,
+                Action::Wait(wait) => self.wait(wait).await,
+                // A run that follows ends with what happened, and a wait never ends in nothing.
+                Action::Follow | Action::Nothing => Happened::Due,
+            };
+            action = self.on(happened);
+        }
+    }
+
+    /// Asks the course, and shows where it stands.
+    fn on(&mut self, happened: Happened) -> Action {
+        let action = self.course.on(happened, fastrand::f64());
+        let phase = self.course.phase();
+        self.progress.send_modify(|progress| {
+            progress.state = match phase {
+                Phase::Refreshing => DirectoryState::Refreshing,
+                Phase::Following => DirectoryState::Following,
+                Phase::Idle => DirectoryState::Idle,
+                Phase::Held(_) => DirectoryState::Held,
+                Phase::Backoff(_) => DirectoryState::Backoff,
+            };
+        });
+        action
+    }
+
+    async fn wait(&mut self, wait: Duration) -> Happened {
+        let mut until = Instant::now() + wait;
         loop {
             tokio::select! {
                 command = self.commands.recv() => {
-                    // The board lets go of a loop only when it is stopped.
-                    let Some(command) = command else { return };
-                    wait = self.obey(command, wait).await;
-                }
-                () = tokio::time::sleep(wait) => {
-                    if self.is_due().await {
-                        wait = self.sync(Mode::default(), None).await;
+                    if let Some(happened) = self.obey(command).await {
+                        return happened;
                     }
                 }
+                () = tokio::time::sleep_until(until) => {
+                    // A file that did not change is not read again; it is looked at as often.
+                    if self.course.phase() != Phase::Idle || self.source.is_due(&self.directory).await {
+                        return Happened::Due;
+                    }
+                    until = Instant::now() + wait;
+                }
             }
         }
     }
 
-    async fn obey(&mut self, command: SyncCommand, wait: Duration) -> Duration {
+    /// What a command makes happen; `None` where the course is not touched.
+    async fn obey(&mut self, command: Option<SyncCommand>) -> Option<Happened> {
         match command {
-            SyncCommand::Sync { dry_run: true, reply } => {
-                let outcome = self.sweep(Mode { dry_run: true, approved: None }).await;
-                let report = outcome.map(|report| SyncReport::new(&self.directory.name, true, &report));
+            Some(SyncCommand::Sync { dry_run: true, reply, .. }) => {
+                let report = self.preview().await;
                 // Whoever asked may have gone.
                 let _ = reply.send(report);
-                wait
+                None
             }
-            SyncCommand::Sync { dry_run: false, reply } => self.sync(Mode::default(), Some(reply)).await,
-            SyncCommand::Approve { reply } => match self.held {
-                Some(loss) => {
-                    let name = &self.directory.name;
-                    info!(directory = name, loss, "An administrator let the held sync of {name} through.");
-                    self.sync(Mode { dry_run: false, approved: Some(loss) }, Some(reply)).await
-                }
-                None => {
-                    let _ = reply.send(Err(format!("nothing is held back in {}", self.directory.name)));
-                    wait
-                }
-            },
+            Some(SyncCommand::Sync { full, reply, .. }) => {
+                self.reply = Some(reply);
+                Some(Happened::Asked { full })
+            }
+            Some(SyncCommand::Approve { reply }) if self.course.is_held() => {
+                let name = &self.directory.name;
+                info!(directory = name, "An administrator let the held sync of {name} through.");
+                self.reply = Some(reply);
+                Some(Happened::Approved)
+            }
+            Some(SyncCommand::Approve { reply }) => {
+                let _ = reply.send(Err(format!("nothing is held back in {}", self.directory.name)));
+                None
+            }
+            // The board lets go of a loop only when it is stopped.
+            None => std::future::pending().await,
         }
     }
 
-    /// A file is read again only when it changed; a server has to be asked. After a failure both are due.
-    async fn is_due(&self) -> bool {
-        let Source::Ldif(ldif) = &self.directory.source else { return true };
-        if self.failures > 0 || self.fingerprint.is_none() {
-            return true;
-        }
-        let found = file::fingerprint(&ldif.file).ok();
-        if found == self.fingerprint {
-            return false;
-        }
-        tokio::time::sleep(SETTLE).await;
-        found == file::fingerprint(&ldif.file).ok()
+    async fn preview(&mut self) -> Result<SyncReport, String> {
+        let outcome = self.source.preview(&self.directory, &self.store).await;
+        let report = outcome.map_err(|error| sentence(&error))?;
+        Ok(SyncReport::new(&self.directory.name, true, &report))
     }
 
-    /// One sync with all that belongs to it; returns how long to wait for the next.
-    async fn sync(&mut self, mode: Mode, reply: Option<Reply>) -> Duration {
-        let outcome = self.sweep(mode).await;
-        let wait = match &outcome {
-            Ok(report) => {
-                self.failures = 0;
-                self.held = report.held.map(|loss| loss.total());
-                self.directory.poll_every
-            }
-            Err(_) => {
-                self.failures += 1;
-                backoff(self.failures, fastrand::f64())
-            }
-        };
-        self.tell(&outcome, wait);
-        if let Some(reply) = reply {
-            let report = outcome.map(|report| SyncReport::new(&self.directory.name, false, &report));
-            let _ = reply.send(report);
-        }
-        wait
-    }
-
-    async fn sweep(&mut self, mode: Mode) -> Result<Report, String> {
-        let before = self.progress.borrow().state;
+    /// One run, with all that belongs to it.
+    async fn carry_out(&mut self, run: Run) -> Happened {
         self.progress.send_modify(|progress| {
             progress.state = DirectoryState::Refreshing;
             progress.last_attempt = Some(Timestamp::now());
-            let mechanism = if matches!(self.directory.source, Source::Ldap(_)) { "sweep" } else { "ldif" };
-            progress.mechanism = Some(mechanism.to_owned());
         });
-        let outcome = sweep::run(&self.directory, &self.store, mode, self.first_url).await;
-        if mode.dry_run {
-            self.progress.send_modify(|progress| progress.state = before);
-            return outcome.map(|(report, _)| report).map_err(|error| sentence(&error));
-        }
-        match outcome {
-            Ok((report, Seen { server, url_index, fingerprint })) => {
-                self.first_url = url_index;
-                self.fingerprint = fingerprint;
-                self.progress.send_modify(|progress| progress.server = server);
-                Ok(report)
+        match self.refresh_and_follow(run).await {
+            Ok(happened) => happened,
+            Err(SyncError::Directory(DirectoryError::RefreshRequired { .. }) | SyncError::Gap)
+                if run.start != Start::Everything =>
+            {
+                let directory = &self.directory.name;
+                info!(directory, "The directory {directory} has to be read from the beginning.");
+                Happened::RefreshRequired
             }
             Err(error) => {
-                // A server may answer and yet fail in the middle each time: begin with the next one.
-                self.first_url = self.first_url.wrapping_add(1);
-                self.fingerprint = None;
-                Err(sentence(&error))
+                self.source.failed(&error);
+                self.tell_failure(&sentence(&error));
+                Happened::Failed
             }
         }
     }
 
-    fn tell(&self, outcome: &Result<Report, String>, wait: Duration) {
-        let directory = &self.directory.name;
-        match outcome {
-            Ok(report) => {
-                if report.held.is_none() {
-                    log_completed(directory, report);
+    async fn refresh_and_follow(&mut self, run: Run) -> Result<Happened, SyncError> {
+        let mut opened = self.source.open(&self.directory).await?;
+        self.progress.send_modify(|progress| {
+            progress.mechanism = Some(opened.mechanism.as_str().to_owned());
+            progress.mechanism_reason = Some(opened.reason.to_owned());
+            progress.server.clone_from(&opened.server);
+        });
+        let cookie = self.cookie(&opened, run.start)?;
+        let follows = opened.mechanism.follows();
+        let lost = if follows { self.window.lost(Timestamp::now()) } else { 0 };
+        let mode = Mode { dry_run: false, approved: run.approved, lost };
+        let directory = self.directory.clone();
+        let store = self.store.clone();
+        let mut intake = Intake::begin(&directory, opened.rules.clone(), &store, mode).await?;
+        let valid_for = opened.valid_for.clone();
+        let mut events = opened.start(&directory, cookie)?;
+        let (authority, bytes) = loop {
+            match events.recv().await {
+                Some(Event::EndRefresh(authority, cookie)) => break (authority, cookie),
+                Some(event) => {
+                    intake.take(event).await?;
+                    self.progress.send_modify(|progress| progress.seen = intake.seen());
                 }
-                self.progress.send_modify(|progress| {
-                    let is_held = report.held.is_some();
-                    progress.state = if is_held { DirectoryState::Held } else { DirectoryState::Idle };
-                    progress.held = report.held.map(LossReport::from);
-                    progress.last_error = None;
-                });
+                None => return Err(opened.error().await),
             }
-            Err(error) => {
-                let retry_s = wait.as_secs();
-                warn!(
-                    event = "sync_failed",
-                    directory,
-                    error,
-                    failures = self.failures,
-                    retry_s,
-                    "The sync of {directory} failed; nobody was removed."
-                );
-                self.progress.send_modify(|progress| {
-                    progress.state = DirectoryState::Backoff;
-                    progress.last_error = Some(error.clone());
-                });
+        };
+        let cookie = bytes.map(|bytes| Cookie { valid_for: valid_for.clone(), bytes });
+        let (report, place) = intake.end(authority, cookie).await?;
+        if let Some(loss) = held(&report) {
+            self.tell_held(&report);
+            return Ok(Happened::Held(loss));
+        }
+        if follows {
+            self.window.add(Timestamp::now(), report.disabled + report.removed);
+        }
+        self.source.succeeded(&opened);
+        self.tell_completed(&report);
+        if !follows {
+            return Ok(Happened::Refreshed { follows });
+        }
+        let _ = self.on(Happened::Refreshed { follows });
+        let mut follower = Follower::new(place, valid_for);
+        self.follow(&mut follower, &mut events, opened).await
+    }
+
+    /// Follows until something happens that ends the run.
+    async fn follow(
+        &mut self,
+        follower: &mut Follower<'_>,
+        events: &mut mpsc::Receiver<Event>,
+        mut opened: Opened,
+    ) -> Result<Happened, SyncError> {
+        let full_sync = Instant::now() + self.directory.full_sync_every;
+        let mut window = std::mem::take(&mut self.window);
+        // Never dropped before the end of the run: what it was writing would be missing, and a later cookie
+        // would cover it all the same.
+        let mut following = Box::pin(follower.run(events, &mut window));
+        let happened = loop {
+            tokio::select! {
+                ended = &mut following => match ended {
+                    Ok(Ended::Held(loss)) => {
+                        self.tell_loss(loss);
+                        break Ok(Happened::Held(loss.total()));
+                    }
+                    Ok(Ended::Driver) => break Err(opened.error().await),
+                    Err(error) => break Err(error),
+                },
+                command = self.commands.recv() => {
+                    if let Some(happened) = self.obey(command).await {
+                        break Ok(happened);
+                    }
+                }
+                () = tokio::time::sleep_until(full_sync) => break Ok(Happened::Due),
             }
+        };
+        drop(following);
+        self.window = window;
+        happened
+    }
+
+    /// The cookie in the store, where it is wanted and everything that it depends on is as it was.
+    fn cookie(&self, opened: &Opened, start: Start) -> Result<Option<Vec<u8>>, SyncError> {
+        if start == Start::Everything || !opened.mechanism.follows() {
+            return Ok(None);
+        }
+        let view = self.store.view();
+        let record = view.directories().find(|record| record.name == self.directory.name);
+        let cookie = record.map(|record| view.cookie(record.id)).transpose()?.flatten();
+        Ok(cookie.filter(|cookie| cookie.valid_for == opened.valid_for).map(|cookie| cookie.bytes))
+    }
+
+    fn answer(&mut self, report: Result<SyncReport, String>) {
+        if let Some(reply) = self.reply.take() {
+            // Whoever asked may have gone.
+            let _ = reply.send(report);
         }
     }
-}
 
-fn log_completed(directory: &str, report: &Report) {
-    let Report { added, changed, returned, disabled, removed, seen, skipped, .. } = report;
-    let skipped: u64 = skipped.values().sum();
-    if report.has_changes() {
-        info!(
-            event = "sync_completed",
-            directory,
-            seen,
-            added,
-            changed,
-            returned,
-            disabled,
-            removed,
-            skipped,
-            "The sync of {directory} is complete."
-        );
-    } else {
-        tracing::debug!(
-            event = "sync_completed",
-            directory,
-            seen,
-            skipped,
-            "The sync of {directory} is complete; nothing changed."
-        );
+    fn tell_completed(&mut self, report: &Report) {
+        let directory = &self.directory.name;
+        let Report { added, changed, returned, disabled, removed, seen, skipped, .. } = report;
+        let skipped: u64 = skipped.values().sum();
+        if report.has_changes() {
+            info!(
+                event = "sync_completed",
+                directory,
+                seen,
+                added,
+                changed,
+                returned,
+                disabled,
+                removed,
+                skipped,
+                "The sync of {directory} is complete."
+            );
+        } else {
+            debug!(
+                event = "sync_completed",
+                directory, seen, skipped, "The sync of {directory} is complete; nothing changed."
+            );
+        }
+        self.progress.send_modify(|progress| {
+            progress.held = None;
+            progress.last_error = None;
+        });
+        self.answer(Ok(SyncReport::new(&self.directory.name, false, report)));
+    }
+
+    fn tell_held(&mut self, report: &Report) {
+        self.progress.send_modify(|progress| {
+            progress.held = report.held.map(LossReport::from);
+            progress.last_error = None;
+        });
+        self.answer(Ok(SyncReport::new(&self.directory.name, false, report)));
+    }
+
+    fn tell_loss(&mut self, loss: Loss) {
+        self.progress.send_modify(|progress| progress.held = Some(LossReport::from(loss)));
+    }
+
+    fn tell_failure(&mut self, error: &str) {
+        let directory = &self.directory.name;
+        warn!(event = "sync_failed", directory, error, "The sync of {directory} failed; nobody was removed.");
+        self.progress.send_modify(|progress| progress.last_error = Some(error.to_owned()));
+        self.answer(Err(error.to_owned()));
     }
 }
 
 /// An error with its causes on one line.
-pub(super) fn sentence(error: &SweepError) -> String {
+pub(super) fn sentence(error: &SyncError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(source) = cause {

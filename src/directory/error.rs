@@ -51,6 +51,12 @@ pub enum DirectoryError {
         /// How.
         problem: ServerProblem,
     },
+    /// The cookie is too old, or newer than the server's data, as after a restore (RFC 4533 section 3.3.1).
+    #[error("{url}: the server cannot go on where we stopped: everything has to be read again")]
+    RefreshRequired {
+        /// The server.
+        url: LdapUrl,
+    },
     /// noSuchObject (RFC 4511 appendix A): deleted, mistyped or hidden, and never an empty directory.
     #[error("{url}: the base {base} does not exist, or the bind user may not see it")]
     NoSuchBase {

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc::Sender;
 
-use super::Event;
 use super::batch::Batch;
 use super::error::DirectoryError;
 use super::ldif::{LdifError, Reader};
+use super::{Authority, Event};
 
 /// Large enough that a read costs little beside the parsing.
 const BUFFER_BYTES: usize = 128 * 1024;
@@ -79,7 +79,9 @@ impl Reading {
             self.pass(&file, |entry| if batch.push(entry) { batch.blocking_flush(events) } else { Ok(()) })?;
         batch.blocking_flush(events)?;
         self.must_be(&file, before)?;
-        events.blocking_send(Event::EndRefresh).map_err(|_| DirectoryError::Abandoned)?;
+        events
+            .blocking_send(Event::EndRefresh(Authority::Everything, None))
+            .map_err(|_| DirectoryError::Abandoned)?;
         Ok(SweptFile { entries, fingerprint: before })
     }
 
@@ -154,7 +156,8 @@ mod tests {
         while let Some(event) = told.recv().await {
             match event {
                 Event::Upserts(batch) => entries += batch.len(),
-                Event::EndRefresh => has_end = true,
+                Event::EndRefresh(..) => has_end = true,
+                other => panic!("{other:?}"),
             }
             meanwhile();
         }

@@ -16,7 +16,7 @@ use super::guard::guarded;
 use super::root_dse::{self, Server};
 use super::sweep::{Job, Swept};
 use super::tls::{ADDRESS_PLACEHOLDER, Trust};
-use super::{Event, ber, tcp};
+use super::{Event, ber, syncrepl, tcp};
 use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts};
 use crate::domain::ldap_text::{Dn, Filter};
 use crate::domain::mapping::Entry;
@@ -121,6 +121,36 @@ impl Connection {
         let (session, swept) = guarded(job.run(session)).await.map_err(panicked)??;
         self.session = Some(session);
         Ok(swept)
+    }
+
+    /// Synchronizes by RFC 4533: tells what changed since `cookie`, or everything without one, then
+    /// [`Event::EndRefresh`], then every change as it happens. Returns only with an error, which is
+    /// [`DirectoryError::RefreshRequired`] where the cookie is of no use.
+    pub async fn follow(
+        mut self,
+        base: &Dn,
+        filter: &Filter,
+        attributes: &[&str],
+        cookie: Option<Vec<u8>>,
+        events: &Sender<Event>,
+    ) -> DirectoryError {
+        let Some(session) = self.session.take() else {
+            return DirectoryError::Lost { url: self.url, problem: ServerProblem::Unusable };
+        };
+        let job = syncrepl::Job {
+            url: self.url.clone(),
+            base: base.clone(),
+            filter: filter.clone(),
+            attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
+            cookie,
+            timeouts: self.timeouts,
+            events: events.clone(),
+        };
+        match guarded(job.run(session)).await {
+            Ok(Ok(never)) => match never {},
+            Ok(Err(error)) => error,
+            Err(_) => DirectoryError::Panicked { url: self.url },
+        }
     }
 
     /// Says good-bye to the server (RFC 4511 section 4.3), which keeps its log clean.

@@ -28,6 +28,7 @@ pub mod ldif;
 mod rfc4533;
 mod root_dse;
 mod sweep;
+mod syncrepl;
 mod tcp;
 mod tls;
 
@@ -38,13 +39,21 @@ pub use root_dse::Server;
 pub use sweep::Swept;
 
 use crate::domain::mapping::Entry;
+use crate::domain::name::StableId;
+pub use crate::domain::sync::Authority;
 
 /// What a driver tells of its directory.
 #[derive(Debug)]
 pub enum Event {
     /// Entries that exist, a bounded batch of them.
     Upserts(Vec<Entry>),
-    /// Everything that exists was told. Only now may what was not told be removed; a sweep that ends
-    /// without it removes nobody.
-    EndRefresh,
+    /// Entries that exist and did not change.
+    Present(Vec<StableId>),
+    /// Entries that are gone.
+    Deletes(Vec<StableId>),
+    /// The refresh is over. Only now may users be removed, as far as the authority goes; a refresh that ends
+    /// without it removes nobody. With a cookie the next one can begin here.
+    EndRefresh(Authority, Option<Vec<u8>>),
+    /// Every change up to here was told, and this cookie covers them.
+    Checkpoint(Vec<u8>),
 }

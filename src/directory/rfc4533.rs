@@ -10,8 +10,6 @@ use crate::domain::name::StableId;
 pub(super) const SYNC_REQUEST: &str = "1.3.6.1.4.1.4203.1.9.1.1";
 /// The control of an entry.
 pub(super) const SYNC_STATE: &str = "1.3.6.1.4.1.4203.1.9.1.2";
-/// The control of the end.
-pub(super) const SYNC_DONE: &str = "1.3.6.1.4.1.4203.1.9.1.3";
 /// The name of an intermediate message.
 pub(super) const SYNC_INFO: &str = "1.3.6.1.4.1.4203.1.9.1.4";
 
@@ -151,13 +149,6 @@ fn boolean(content: &[u8], default: bool) -> Result<(bool, &[u8]), Malformed> {
     Ok((value.map_or(default, |value| value != [0]), rest))
 }
 
-/// The cookie in the value of a done control.
-pub(super) fn done(value: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
-    let (content, _) = element(value, SEQUENCE)?;
-    let (cookie, _) = optional(content, OCTET_STRING)?;
-    Ok(cookie.map(<[u8]>::to_vec))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,7 +214,6 @@ mod tests {
         fn no_bytes_panic(bytes: Vec<u8>) {
             let _ = state(&bytes);
             let _ = info(&bytes);
-            let _ = done(&bytes);
         }
     }
 }

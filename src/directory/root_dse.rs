@@ -1,5 +1,7 @@
 //! What a server says of itself (RFC 4512 section 5.1).
 
+use super::rfc4533::SYNC_REQUEST;
+use crate::domain::course::Offers;
 use crate::domain::mapping::{Entry, Preset};
 
 /// A server, as its root DSE shows it.
@@ -11,6 +13,8 @@ pub struct Server {
     pub vendor: String,
     /// Answers in pages (RFC 2696). Assumed where the server does not tell what it supports.
     pub pages: bool,
+    /// How it can tell changes.
+    pub offers: Offers,
 }
 
 /// Operational attributes come only when they are asked for by name.
@@ -51,10 +55,14 @@ pub(super) fn server(root_dse: Option<&Entry>, configured: Option<Preset>) -> Se
             preset: configured.unwrap_or(Preset::OpenLdap),
             vendor: "a server that hides its root DSE".to_owned(),
             pages: true,
+            offers: Offers::default(),
         };
     };
     let preset = configured.unwrap_or_else(|| root_dse.preset());
-    Server { preset, vendor: root_dse.vendor(), pages: root_dse.pages() }
+    // 389 Directory Server shows the control as well, but leaves out deletions and attributes.
+    let syncrepl = preset == Preset::OpenLdap && root_dse.controls(SYNC_REQUEST);
+    let offers = Offers { syncrepl };
+    Server { preset, vendor: root_dse.vendor(), pages: root_dse.pages(), offers }
 }
 
 struct RootDse<'a>(&'a Entry);
@@ -123,7 +131,11 @@ impl RootDse<'_> {
     }
 
     fn pages(&self) -> bool {
-        !self.has("supportedControl") || self.values("supportedControl").any(|oid| oid == PAGED_RESULTS)
+        !self.has("supportedControl") || self.controls(PAGED_RESULTS)
+    }
+
+    fn controls(&self, oid: &str) -> bool {
+        self.values("supportedControl").any(|known| known == oid)
     }
 }
 

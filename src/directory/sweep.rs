@@ -12,7 +12,7 @@ use tokio::sync::mpsc::Sender;
 use super::batch::Batch;
 use super::error::{DirectoryError, LdapResult, ServerProblem, clean};
 use super::ldap::Session;
-use super::{Event, ber};
+use super::{Authority, Event, ber};
 use crate::domain::directory::{LdapUrl, Timeouts};
 use crate::domain::ldap_text::{Dn, Filter};
 
@@ -89,7 +89,10 @@ impl Job {
             stream = self.request(&mut session, &cookie).await?;
         }
         batch.flush(&self.events).await?;
-        self.events.send(Event::EndRefresh).await.map_err(|_| DirectoryError::Abandoned)?;
+        self.events
+            .send(Event::EndRefresh(Authority::Everything, None))
+            .await
+            .map_err(|_| DirectoryError::Abandoned)?;
         Ok((session, swept))
     }
 

@@ -120,7 +120,11 @@ impl Job {
             match info {
                 SyncInfo::NewCookie(_) => {}
                 SyncInfo::IdSet { deletes, ids, .. } => {
-                    if deletes { told.deleted.extend(ids) } else { told.present.extend(ids) }
+                    if deletes {
+                        told.deleted.extend(ids)
+                    } else {
+                        told.present.extend(ids)
+                    }
                 }
                 SyncInfo::RefreshPresent { cookie, done } => {
                     told.present_ended = true;

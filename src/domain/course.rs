@@ -156,6 +156,11 @@ impl Course {
         self.phase
     }
 
+    /// Whether the brake holds something back that can be approved.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Takes in what happened. `jitter`, from 0 to 1, spreads the wait after a failure.
     pub fn on(&mut self, happened: Happened, jitter: f64) -> Action {
         match happened {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::course::Choice;
 use super::ldap_text::{Dn, Filter};
 use super::mapping::{Preset, Rules};
 use super::name::Domain;
@@ -22,6 +23,8 @@ pub struct Directory {
     pub brake: Brake,
     /// Time between two sweeps, or between two looks at the file.
     pub poll_every: Duration,
+    /// Time between two readings of everything, where changes come by themselves.
+    pub full_sync_every: Duration,
     /// Attributes chosen instead of the preset's.
     pub attributes: Attributes,
     /// Where the entries come from.
@@ -64,6 +67,8 @@ pub struct LdapSource {
     pub base_dn: Dn,
     /// `None` binds anonymously.
     pub bind: Option<SimpleBind>,
+    /// How changes are found.
+    pub sync: Choice,
     /// `None` finds out from the root DSE.
     pub preset: Option<Preset>,
     /// `None` takes the preset's.

@@ -153,8 +153,9 @@ pub fn map_entry(entry: &Entry, rules: &Rules) -> Result<Mapped, Skip> {
     })
 }
 
-/// The raw bytes of objectGUID; the 16 bytes that the hexadecimal text of the others stands for.
-fn stable_id(entry: &Entry, preset: Preset) -> Option<StableId> {
+/// The id of an entry: the raw bytes of objectGUID, or the 16 bytes that the hexadecimal text of the others
+/// stands for.
+pub fn stable_id(entry: &Entry, preset: Preset) -> Option<StableId> {
     preset.id_attributes().iter().find_map(|name| {
         let value = entry.values(name).next()?;
         if *name == OBJECT_GUID {

@@ -1,8 +1,10 @@
 //! What a directory's answer means for the mirror: additions and changes at once, removals and disables
 //! only at the end of a complete sweep, and only as many as the brake lets through.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::user::{Kind, Mapped, User, UserKey};
 
@@ -80,6 +82,43 @@ pub fn compare(stored: Option<&User>, mapped: &Mapped) -> Change {
     }
 }
 
+/// What may be concluded at the end of a refresh.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Authority {
+    /// Everything that exists was told: what was not told is gone.
+    Everything,
+    /// What is gone was named: what was not told is unchanged.
+    Named,
+}
+
+/// What was taken away in the last hour, to the minute: the brake of a directory that is followed.
+#[derive(Clone, Debug, Default)]
+pub struct Window {
+    /// At most sixty minutes, the oldest first.
+    minutes: VecDeque<(i64, u64)>,
+}
+
+impl Window {
+    /// How many users were removed or disabled in the hour before `now`.
+    pub fn lost(&mut self, now: Timestamp) -> u64 {
+        let minute = now.as_second().div_euclid(60);
+        while self.minutes.front().is_some_and(|(at, _)| *at <= minute - 60) {
+            self.minutes.pop_front();
+        }
+        self.minutes.iter().map(|(_, lost)| lost).sum()
+    }
+
+    /// Counts what was taken away now.
+    pub fn add(&mut self, now: Timestamp, lost: u64) {
+        let minute = now.as_second().div_euclid(60);
+        match self.minutes.back_mut() {
+            // A clock that was set back adds to the latest minute.
+            Some((at, sum)) if *at >= minute => *sum += lost,
+            _ => self.minutes.push_back((minute, lost)),
+        }
+    }
+}
+
 /// What to do with one entry of a running sweep.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
@@ -93,7 +132,7 @@ pub enum Step {
 ///
 /// The stamp is a set of the keys seen, kept in memory and dropped with the sweep, and not a number
 /// in each record, so that a sweep that changes nothing writes nothing.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sweep {
     people: u64,
     allowance: u64,
@@ -103,6 +142,8 @@ pub struct Sweep {
     disabled: u64,
     /// At most `allowance` of them: with one more the brake trips, and none of them is needed.
     deferred: Vec<Mapped>,
+    /// Users whom the directory named as gone.
+    named: KeySet,
 }
 
 /// How a complete sweep ends.
@@ -118,17 +159,20 @@ pub enum Verdict {
 }
 
 impl Sweep {
-    /// Starts a sweep of a directory with `people` living people. `approved` is the size of the held
-    /// loss that an administrator let through: as many may go, but not more than they were shown.
-    pub fn new(brake: &Brake, people: u64, approved: Option<u64>) -> Sweep {
+    /// Starts a sweep of a directory with `people` living people, of whom `lost` were taken away before in
+    /// the same hour. `approved` is the size of the held loss that an administrator let through: as many may
+    /// go, but not more than they were shown.
+    pub fn new(brake: &Brake, people: u64, lost: u64, approved: Option<u64>) -> Sweep {
+        let allowance = brake.allowance(people + lost).saturating_sub(lost);
         Sweep {
             people,
-            allowance: brake.allowance(people).max(approved.unwrap_or(0)),
+            allowance: allowance.max(approved.unwrap_or(0)),
             approved: approved.is_some(),
             seen: KeySet::default(),
             people_seen: 0,
             disabled: 0,
             deferred: Vec::new(),
+            named: KeySet::default(),
         }
     }
 
@@ -162,6 +206,24 @@ impl Sweep {
         self.seen.insert(key);
     }
 
+    /// Takes in a user of whom the directory told that they are there, unchanged.
+    pub fn observe_present(&mut self, key: UserKey, kind: Kind) {
+        if kind == Kind::Person {
+            self.people_seen += 1;
+        }
+        self.seen.insert(key);
+    }
+
+    /// Notes that the directory named a user as gone. One whom it tells again later is not.
+    pub fn name_gone(&mut self, key: UserKey) {
+        self.named.insert(key);
+    }
+
+    /// The users who were named as gone and not seen.
+    pub fn named_gone(&self) -> impl Iterator<Item = UserKey> + '_ {
+        self.named.iter().filter(|key| !self.has_seen(*key))
+    }
+
     /// Whether the sweep saw this user.
     pub fn has_seen(&self, key: UserKey) -> bool {
         self.seen.contains(key)
@@ -172,20 +234,22 @@ impl Sweep {
         std::mem::take(&mut self.deferred)
     }
 
-    /// Ends a complete sweep. `unseen` are the living users of the directory whom it did not see; an
-    /// incomplete sweep is dropped instead, and takes nothing away.
+    /// Ends a complete sweep. `gone` are the living users of the directory whom it did not see, or, with
+    /// [`Authority::Named`], only those who were named; an incomplete sweep is dropped instead, and takes
+    /// nothing away.
     pub fn conclude<E>(
         &self,
-        unseen: impl Iterator<Item = Result<(UserKey, Kind), E>>,
+        authority: Authority,
+        gone: impl Iterator<Item = Result<(UserKey, Kind), E>>,
     ) -> Result<Verdict, E> {
         let mut removed = Vec::new();
         let mut loss = Loss {
             removed: 0,
             disabled: self.disabled,
             people: self.people,
-            empty: self.people > 0 && self.people_seen == 0,
+            empty: authority == Authority::Everything && self.people > 0 && self.people_seen == 0,
         };
-        for user in unseen {
+        for user in gone {
             let (key, kind) = user?;
             if kind == Kind::Person {
                 loss.removed += 1;
@@ -216,6 +280,12 @@ impl KeySet {
         let is_new = self.words[word] & bit == 0;
         self.words[word] |= bit;
         is_new
+    }
+
+    fn iter(&self) -> impl Iterator<Item = UserKey> + '_ {
+        let bits = |word: u64| (0..64).filter(move |bit| word & (1 << bit) != 0);
+        let words = self.words.iter().zip(0u64..);
+        words.flat_map(move |(word, at)| bits(*word).map(move |bit| UserKey(at * 64 + bit)))
     }
 
     fn contains(&self, UserKey(key): UserKey) -> bool {
@@ -293,7 +363,7 @@ mod tests {
 
     /// A sweep over `people` users of which the first `seen` are still there, the first `disabled` disabled.
     fn sweep(brake: &Brake, people: u8, seen: u8, disabled: u8, approved: Option<u64>) -> (Verdict, usize) {
-        let mut sweep = Sweep::new(brake, people.into(), approved);
+        let mut sweep = Sweep::new(brake, people.into(), 0, approved);
         for id in 0..seen {
             let entry = Mapped { enabled: id >= disabled, ..mapped(id) };
             let _ = sweep.observe(Some((UserKey(id.into()), &user(id))), entry.clone());
@@ -304,7 +374,7 @@ mod tests {
             .filter(|key| !sweep.has_seen(*key))
             .map(|key| Ok::<_, ()>((key, Kind::Person)))
             .collect();
-        let verdict = sweep.conclude(unseen.into_iter()).unwrap();
+        let verdict = sweep.conclude(Authority::Everything, unseen.into_iter()).unwrap();
         (verdict, sweep.take_deferred().len())
     }
 
@@ -353,6 +423,36 @@ mod tests {
     fn an_approval_covers_what_was_shown_and_no_more() {
         check(50, 30, 0, Some(20), true);
         check(50, 29, 0, Some(20), false);
+    }
+
+    #[test]
+    fn what_was_lost_in_the_hour_counts() {
+        let at = |minute: i64| Timestamp::from_second(minute * 60).unwrap();
+        let mut window = Window::default();
+        window.add(at(0), 2);
+        window.add(at(0), 1);
+        window.add(at(30), 4);
+        assert_eq!(window.lost(at(59)), 7);
+        assert_eq!(window.lost(at(60)), 4);
+        assert_eq!(window.lost(at(90)), 0);
+
+        let brake = Brake { max_removals_percent: 10, min_removals: 3, max_removals: 8 };
+        let gone = |count: u64| (0..count).map(|id| Ok::<_, ()>((UserKey(id), Kind::Person)));
+        let verdict = |lost, count| {
+            Sweep::new(&brake, 50 - lost, lost, None).conclude(Authority::Named, gone(count)).unwrap()
+        };
+        assert!(matches!(verdict(3, 2), Verdict::Proceed { .. }));
+        assert!(matches!(verdict(3, 3), Verdict::Held(_)));
+    }
+
+    #[test]
+    fn who_is_named_and_told_again_is_not_gone() {
+        let mut sweep = Sweep::new(&Brake::default(), 3, 0, None);
+        for id in [1, 64, 200] {
+            sweep.name_gone(UserKey(id));
+        }
+        sweep.saw(UserKey(64));
+        assert_eq!(sweep.named_gone().collect::<Vec<_>>(), [UserKey(1), UserKey(200)]);
     }
 
     #[test]

@@ -206,14 +206,16 @@ impl Admin {
         }
     }
 
-    /// Syncs a directory now. `wait` returns its report; else it only begins.
+    /// Syncs a directory now; `full` reads everything. `wait` returns its report; else it only begins.
     pub async fn sync(
         &self,
         directory: &str,
+        full: bool,
         dry_run: bool,
         wait: bool,
     ) -> Result<Option<SyncReport>, AdminError> {
-        self.ask_directory(directory, wait || dry_run, |reply| SyncCommand::Sync { dry_run, reply }).await
+        self.ask_directory(directory, wait || dry_run, |reply| SyncCommand::Sync { full, dry_run, reply })
+            .await
     }
 
     /// Lets a braked sync through: a sweep runs now, and may take away as much as was held back.
@@ -273,6 +275,8 @@ fn directory_status(
         domain: domain.to_owned(),
         state: progress.state,
         mechanism: progress.mechanism,
+        mechanism_reason: progress.mechanism_reason,
+        seen: progress.seen,
         server: progress.server,
         users: census.people,
         seats_used: census.seats,

@@ -83,8 +83,12 @@ pub struct DirectoryStatus {
     pub state: DirectoryState,
     /// How changes are found; `null` until the first attempt.
     pub mechanism: Option<String>,
+    /// Why in this way.
+    pub mechanism_reason: Option<String>,
     /// The server's product, where it said.
     pub server: Option<String>,
+    /// While it is `refreshing`: entries seen so far.
+    pub seen: u64,
     /// Living users.
     pub users: u64,
     /// Seats that they hold.
@@ -113,7 +117,9 @@ pub enum DirectoryState {
     Starting,
     /// Reading the directory.
     Refreshing,
-    /// Between two sweeps.
+    /// Changes come by themselves.
+    Following,
+    /// Between two syncs.
     Idle,
     /// The brake tripped.
     Held,
@@ -127,6 +133,7 @@ impl DirectoryState {
         match self {
             DirectoryState::Starting => "starting",
             DirectoryState::Refreshing => "refreshing",
+            DirectoryState::Following => "following",
             DirectoryState::Idle => "idle",
             DirectoryState::Held => "held",
             DirectoryState::Backoff => "backoff",

@@ -15,8 +15,12 @@ pub struct Progress {
     pub state: DirectoryState,
     /// How changes are found.
     pub mechanism: Option<String>,
+    /// Why in this way.
+    pub mechanism_reason: Option<String>,
     /// The server's product.
     pub server: Option<String>,
+    /// Entries that the refresh has seen so far.
+    pub seen: u64,
     /// When the last sync began.
     pub last_attempt: Option<Timestamp>,
     /// Why it failed, if it did.
@@ -30,7 +34,9 @@ impl Default for Progress {
         Progress {
             state: DirectoryState::Starting,
             mechanism: None,
+            mechanism_reason: None,
             server: None,
+            seen: 0,
             last_attempt: None,
             last_error: None,
             held: None,
@@ -43,6 +49,8 @@ impl Default for Progress {
 pub enum SyncCommand {
     /// Sync now, or only say what a sync would do.
     Sync {
+        /// Read everything, not only what changed.
+        full: bool,
         /// Change nothing.
         dry_run: bool,
         /// Where the outcome goes: an error is a sentence.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{DirectoryRecord, StoreError};
+use super::{Cookie, DirectoryRecord, StoreError};
 use crate::domain::name::{Name, StableId};
 use crate::domain::seats::{
     LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat, Service, TakenBy,
@@ -354,6 +354,18 @@ pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryReco
     })
 }
 
+pub(super) fn encode_cookie(cookie: &Cookie) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    encoder.text(&cookie.valid_for);
+    encoder.bytes(&cookie.bytes);
+    encoder.0
+}
+
+pub(super) fn decode_cookie(bytes: &[u8]) -> Result<Cookie, StoreError> {
+    let mut decoder = Decoder::new(bytes, "cookies")?;
+    Ok(Cookie { valid_for: decoder.text()?.to_owned(), bytes: decoder.bytes()?.to_vec() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -417,6 +429,7 @@ mod tests {
             let _ = decode_refusals(&bytes);
             let _ = decode_ledger_event(&bytes);
             let _ = decode_directory("demo", &bytes);
+            let _ = decode_cookie(&bytes);
         }
     }
 
@@ -438,6 +451,8 @@ mod tests {
         }
         let refusals = Refusals { first: at, last: at, count: u64::MAX, reason: "exhausted".into() };
         assert_eq!(decode_refusals(&encode_refusals(&refusals)).unwrap(), refusals);
+        let cookie = Cookie { valid_for: "syncrepl ou=people".to_owned(), bytes: vec![0, 255, 7] };
+        assert_eq!(decode_cookie(&encode_cookie(&cookie)).unwrap(), cookie);
         let login = LastLogin { at, service: imap };
         assert_eq!(decode_last_login(&encode_last_login(&login)).unwrap(), login);
     }

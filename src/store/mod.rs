@@ -22,13 +22,13 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use verify::Finding;
 pub use view::{ReadView, UserDetails};
-pub use writer::{Entombed, Preview};
+pub use writer::Preview;
 
 use crate::domain::admission::{Decision, Request, TakeOn};
 use crate::domain::name::Name;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
 use crate::domain::sync::{Change, Report};
-use crate::domain::user::{Census, DirectoryId, Mapped, UserKey};
+use crate::domain::user::{Census, DirectoryId, Kind, Mapped, UserKey};
 use writer::Command;
 
 /// The number in the file that says how its tables are laid out.
@@ -168,6 +168,55 @@ pub struct Upserted {
     pub clashes: Vec<Clash>,
 }
 
+/// A user who became a tombstone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entombed {
+    /// The name shown.
+    pub name: Name,
+    /// Person or not.
+    pub kind: Kind,
+    /// A seat is kept for the grace period.
+    pub keeps_seat: bool,
+}
+
+/// Where a directory can be asked to go on, and under which circumstances the answer would be right.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cookie {
+    /// Everything that the cookie depends on: with anything else it is worthless.
+    pub valid_for: String,
+    /// The server's bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// A bounded part of a sync, written in one transaction.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Changes {
+    /// Entries to write.
+    pub upserts: Vec<Mapped>,
+    /// Users to make tombstones of.
+    pub removals: Vec<UserKey>,
+    /// Set when everything up to here is known.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// The mirror agrees with the directory.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Checkpoint {
+    /// Where to go on; `None` forgets the one before.
+    pub cookie: Option<Cookie>,
+    /// Entries skipped, by reason, where everything was read.
+    pub skipped: Option<BTreeMap<&'static str, u64>>,
+}
+
+/// What became of [`Changes`], in their order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Applied {
+    /// One for each entry.
+    pub upserted: Vec<Upserted>,
+    /// One for each user who lived.
+    pub entombed: Vec<Entombed>,
+}
+
 /// What the writer and the readers share.
 struct Shared {
     view: RwLock<Arc<ReadView>>,
@@ -288,29 +337,14 @@ impl Store {
         self.ask(|reply| Command::Directory { name: name.to_owned(), reply }).await
     }
 
-    /// Writes entries. Keep the batch short: logins wait for its transaction.
-    pub async fn upsert(
+    /// Writes a part of a sync. Keep it short: logins wait for its transaction.
+    pub async fn apply(
         &self,
         directory: DirectoryId,
-        batch: Vec<Mapped>,
+        changes: Changes,
         now: Timestamp,
-    ) -> Result<Vec<Upserted>, StoreError> {
-        self.ask(|reply| Command::Upsert { directory, batch, now, reply }).await
-    }
-
-    /// Makes tombstones. Keep the batch short.
-    pub async fn entomb(&self, keys: Vec<UserKey>, now: Timestamp) -> Result<Vec<Entombed>, StoreError> {
-        self.ask(|reply| Command::Entomb { keys, now, reply }).await
-    }
-
-    /// Stamps the end of a complete sweep.
-    pub async fn complete_sweep(
-        &self,
-        directory: DirectoryId,
-        skipped: BTreeMap<&'static str, u64>,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.ask(|reply| Command::CompleteSweep { directory, skipped, now, reply }).await
+    ) -> Result<Applied, StoreError> {
+        self.ask(|reply| Command::Apply { directory, changes, now, reply }).await
     }
 
     /// Forgets tombstones made at or before `cutoff`, at most `limit`, and releases their seats.

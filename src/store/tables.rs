@@ -38,6 +38,9 @@ pub(super) const LEDGER_BY_USER: TableDefinition<'static, (u64, u64), ()> =
 /// Time of removal (milliseconds) and user key of each tombstone, so that the expired ones are found first.
 pub(super) const TOMBSTONES: TableDefinition<'static, (i64, u64), ()> = TableDefinition::new("tombstones");
 
+/// Directory number to the cookie of its last checkpoint.
+pub(super) const COOKIES: TableDefinition<'static, u32, &[u8]> = TableDefinition::new("cookies");
+
 /// Directories by number, few enough to be kept decoded.
 pub(super) type Directories = BTreeMap<DirectoryId, DirectoryRecord>;
 

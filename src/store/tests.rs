@@ -126,8 +126,14 @@ async fn login(store: &Store, who: &str) -> &'static str {
     store.admit(name(who), LOGIN, at(0)).await.unwrap().decision.code()
 }
 
+async fn entomb(store: &Store, directory: DirectoryId, key: UserKey, second: i64) {
+    let changes = Changes { removals: vec![key], ..Changes::default() };
+    assert_eq!(store.apply(directory, changes, at(second)).await.unwrap().entombed.len(), 1);
+}
+
 async fn upsert(store: &Store, directory: DirectoryId, entry: Mapped, second: i64) -> Upserted {
-    store.upsert(directory, vec![entry], at(second)).await.unwrap().pop().unwrap()
+    let changes = Changes { upserts: vec![entry], ..Changes::default() };
+    store.apply(directory, changes, at(second)).await.unwrap().upserted.pop().unwrap()
 }
 
 #[test]
@@ -160,7 +166,7 @@ fn a_tombstone_gives_its_names_to_the_living() {
     with_store(10, async |store, directory| {
         let old = upsert(store, directory, mapped(1, &["a@x.org"]), 0).await;
         assert_eq!(login(store, "a@x.org").await, "granted");
-        store.entomb(vec![old.key], at(1)).await.unwrap();
+        entomb(store, directory, old.key, 1).await;
         assert_eq!(login(store, "a@x.org").await, "removed");
 
         // Created again under the same address: another id, so neither the seat nor the history.
@@ -173,7 +179,7 @@ fn a_tombstone_gives_its_names_to_the_living() {
         // The old one comes back: it keeps the seat, and waits for its name.
         upsert(store, directory, mapped(1, &["a@x.org"]), 3).await;
         assert_eq!(store.view().find(&name("a@x.org")).unwrap(), Some(new.key));
-        store.entomb(vec![new.key], at(4)).await.unwrap();
+        entomb(store, directory, new.key, 4).await;
         assert_eq!(store.view().find(&name("a@x.org")).unwrap(), Some(old.key));
         assert_eq!(login(store, "a@x.org").await, "held");
     });
@@ -185,7 +191,7 @@ fn a_removed_user_keeps_the_seat_for_the_grace_period() {
         let user = upsert(store, directory, mapped(1, &["a@x.org"]), 0).await;
         upsert(store, directory, mapped(2, &["b@x.org"]), 0).await;
         assert_eq!(login(store, "a@x.org").await, "granted");
-        store.entomb(vec![user.key], at(10)).await.unwrap();
+        entomb(store, directory, user.key, 10).await;
         assert_eq!(store.purge(at(9), at(20), 100).await.unwrap(), []);
         assert_eq!(login(store, "b@x.org").await, "exhausted");
         let released = store.purge(at(10), at(20), 100).await.unwrap();
@@ -240,7 +246,7 @@ fn a_preview_changes_nothing() {
             upsert(store, directory, mapped(id, &[&format!("u{id}@x.org")]), 0).await;
             assert_eq!(login(store, &format!("u{id}@x.org")).await, "granted");
         }
-        let mut sweep = Sweep::new(&Brake::default(), 4, None);
+        let mut sweep = Sweep::new(&Brake::default(), 4, 0, None);
         let mut writes = Vec::new();
         let disabled = Mapped { enabled: false, ..mapped(1, &["u1@x.org"]) };
         for entry in [disabled, mapped(2, &["new@x.org"]), mapped(3, &["u3@x.org"]), mapped(9, &["u9@x.org"])]
@@ -475,7 +481,8 @@ async fn apply_to_store(store: &Store, op: &Op, directories: [DirectoryId; 2]) -
         }
         Op::Disappear(user) => {
             if let Some(key) = key(user) {
-                store.entomb(vec![key], at(0)).await.unwrap();
+                let changes = Changes { removals: vec![key], ..Changes::default() };
+                store.apply(directory(user), changes, at(0)).await.unwrap();
             }
         }
         Op::GraceEnds => {

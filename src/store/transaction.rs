@@ -7,10 +7,13 @@ use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::codec;
 use super::tables::{
-    CLAIMS, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES,
+    CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES,
     REFUSALS, SEATS, TOMBSTONES, USERS, look_up_in_fields,
 };
-use super::{Admitted, Clash, DirectoryRecord, Policy, Released, StoreError, Upserted};
+use super::{
+    Admitted, Applied, Changes, Checkpoint, Clash, DirectoryRecord, Entombed, Policy, Released, StoreError,
+    Upserted,
+};
 use crate::domain::admission::{Decision, Request, decide};
 use crate::domain::name::Name;
 use crate::domain::seats::{LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat};
@@ -31,6 +34,7 @@ pub(super) struct Transaction<'t> {
     ledger: Table<'t, u64, &'static [u8]>,
     ledger_by_user: Table<'t, (u64, u64), ()>,
     tombstones: Table<'t, (i64, u64), ()>,
+    cookies: Table<'t, u32, &'static [u8]>,
     directories: Directories,
     changed_directories: BTreeSet<DirectoryId>,
     is_dirty: bool,
@@ -58,6 +62,7 @@ impl<'t> Transaction<'t> {
             ledger: txn.open_table(LEDGER)?,
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
             tombstones: txn.open_table(TOMBSTONES)?,
+            cookies: txn.open_table(COOKIES)?,
             directories,
             changed_directories: BTreeSet::new(),
             is_dirty: false,
@@ -296,12 +301,8 @@ impl<'t> Transaction<'t> {
 
     /// Makes a tombstone. The seat stays until [`Transaction::purge`].
     ///
-    /// Returns the name shown and whether a seat is kept; `None` where there is no living user.
-    pub(super) fn entomb(
-        &mut self,
-        key: UserKey,
-        at: Timestamp,
-    ) -> Result<Option<(Name, Kind, bool)>, StoreError> {
+    /// `None` where there is no living user.
+    pub(super) fn entomb(&mut self, key: UserKey, at: Timestamp) -> Result<Option<Entombed>, StoreError> {
         let Some(old) = self.user(key)?.filter(User::is_living) else { return Ok(None) };
         let shown = self.shown_name(key, &old)?;
         let tombstone = User { removed_at: Some(at), ..old.clone() };
@@ -320,7 +321,8 @@ impl<'t> Transaction<'t> {
                 self.names.insert(name.as_str(), heir.0)?;
             }
         }
-        Ok(Some((shown, old.mapped.kind, self.seat(key)?.is_some())))
+        let keeps_seat = self.seat(key)?.is_some();
+        Ok(Some(Entombed { name: shown, kind: old.mapped.kind, keeps_seat }))
     }
 
     /// Forgets up to `limit` tombstones made at or before `cutoff`, their seats released first.
@@ -358,20 +360,50 @@ impl<'t> Transaction<'t> {
         Ok(())
     }
 
-    /// Stamps the end of a complete sweep.
-    pub(super) fn complete_sweep(
+    /// Writes a bounded part of a sync, its checkpoint with it.
+    pub(super) fn apply(
         &mut self,
         directory: DirectoryId,
-        skipped: &std::collections::BTreeMap<&'static str, u64>,
-        at: Timestamp,
-    ) {
-        if let Some(record) = self.directories.get_mut(&directory) {
-            record.generation += 1;
-            record.last_success = Some(at);
-            record.skipped = skipped.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect();
-            self.changed_directories.insert(directory);
-            self.is_dirty = true;
+        changes: &Changes,
+        now: Timestamp,
+    ) -> Result<Applied, StoreError> {
+        let mut applied = Applied::default();
+        for mapped in &changes.upserts {
+            applied.upserted.push(self.upsert(directory, mapped, now)?);
         }
+        for key in &changes.removals {
+            applied.entombed.extend(self.entomb(*key, now)?);
+        }
+        if let Some(checkpoint) = &changes.checkpoint {
+            self.checkpoint(directory, checkpoint, now)?;
+        }
+        Ok(applied)
+    }
+
+    fn checkpoint(
+        &mut self,
+        directory: DirectoryId,
+        checkpoint: &Checkpoint,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        match &checkpoint.cookie {
+            Some(cookie) => {
+                self.cookies.insert(directory.0, codec::encode_cookie(cookie).as_slice())?;
+            }
+            None => {
+                self.cookies.remove(directory.0)?;
+            }
+        }
+        if let Some(record) = self.directories.get_mut(&directory) {
+            record.last_success = Some(now);
+            if let Some(skipped) = &checkpoint.skipped {
+                record.generation += 1;
+                record.skipped = skipped.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect();
+            }
+            self.changed_directories.insert(directory);
+        }
+        self.is_dirty = true;
+        Ok(())
     }
 
     /// Writes coalesced last logins and refusals of users who still exist.

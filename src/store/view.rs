@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
 
 use super::tables::{
-    CLAIMS, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, NAMES, REFUSALS,
-    SEATS, TOMBSTONES, USERS, look_up_in_fields,
+    CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, NAMES,
+    REFUSALS, SEATS, TOMBSTONES, USERS, look_up_in_fields,
 };
-use super::{Clash, DirectoryRecord, Policy, StoreError, codec};
+use super::{Clash, Cookie, DirectoryRecord, Policy, StoreError, codec};
 use crate::domain::admission::View;
 use crate::domain::name::{Name, StableId};
 use crate::domain::seats::{LastLogin, LedgerEvent, Refusals, Seat};
@@ -31,6 +31,7 @@ pub struct ReadView {
     pub(super) ledger: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) ledger_by_user: ReadOnlyTable<(u64, u64), ()>,
     pub(super) tombstones: ReadOnlyTable<(i64, u64), ()>,
+    cookies: ReadOnlyTable<u32, &'static [u8]>,
 }
 
 /// A user with all that the store knows of them.
@@ -73,6 +74,7 @@ impl ReadView {
             ledger: txn.open_table(LEDGER)?,
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
             tombstones: txn.open_table(TOMBSTONES)?,
+            cookies: txn.open_table(COOKIES)?,
         })
     }
 
@@ -84,6 +86,34 @@ impl ReadView {
     /// Every directory that was ever mapped.
     pub fn directories(&self) -> impl Iterator<Item = &DirectoryRecord> {
         self.directories.values()
+    }
+
+    /// The cookie of a directory's last checkpoint.
+    pub fn cookie(&self, DirectoryId(directory): DirectoryId) -> Result<Option<Cookie>, StoreError> {
+        self.cookies.get(directory)?.map(|bytes| codec::decode_cookie(bytes.value())).transpose()
+    }
+
+    /// Those of the users who live.
+    pub fn living<'a>(
+        &'a self,
+        keys: impl Iterator<Item = UserKey> + 'a,
+    ) -> impl Iterator<Item = Result<(UserKey, Kind), StoreError>> + 'a {
+        keys.filter_map(move |key| match self.user_head(key) {
+            Ok(Some(head)) if head.removed_at.is_none() => Some(Ok((key, head.kind))),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        })
+    }
+
+    /// The key of the living user under this stable id.
+    pub fn living_by_id(
+        &self,
+        directory: DirectoryId,
+        id: &StableId,
+    ) -> Result<Option<(UserKey, Kind)>, StoreError> {
+        let Some(key) = self.key_by_id(directory, id)? else { return Ok(None) };
+        let head = self.user_head(key)?.filter(|head| head.removed_at.is_none());
+        Ok(head.map(|head| (key, head.kind)))
     }
 
     /// Seats taken.

@@ -4,7 +4,6 @@
 //! transaction, commits, publishes the new view, and only then answers them: concurrent grants share a
 //! commit, and no answer is given before its change is on disk (group commit).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,11 +12,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::transaction::Transaction;
 use super::view::{ReadView, unseen};
-use super::{Admitted, Policy, Released, Shared, StoreError, Upserted};
+use super::{Admitted, Applied, Changes, Entombed, Policy, Released, Shared, StoreError, Upserted};
 use crate::domain::admission::Request;
 use crate::domain::name::Name;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
-use crate::domain::sync::{Change, Report, Sweep, Verdict};
+use crate::domain::sync::{Authority, Change, Report, Sweep, Verdict};
 use crate::domain::user::{DirectoryId, Kind, Mapped, UserKey};
 
 /// Commands that may wait. A mail server opens some twenty connections, so this is far more than can
@@ -38,17 +37,8 @@ pub(super) enum Command {
     Release { key: UserKey, reason: ReleaseReason, now: Timestamp, reply: Reply<Option<Released>> },
     /// Find or make the number of a directory.
     Directory { name: String, reply: Reply<DirectoryId> },
-    /// Write a bounded batch of entries.
-    Upsert { directory: DirectoryId, batch: Vec<Mapped>, now: Timestamp, reply: Reply<Vec<Upserted>> },
-    /// Make tombstones of a bounded batch of users.
-    Entomb { keys: Vec<UserKey>, now: Timestamp, reply: Reply<Vec<Entombed>> },
-    /// Stamp the end of a complete sweep.
-    CompleteSweep {
-        directory: DirectoryId,
-        skipped: BTreeMap<&'static str, u64>,
-        now: Timestamp,
-        reply: Reply<()>,
-    },
+    /// Write a bounded part of a sync.
+    Apply { directory: DirectoryId, changes: Changes, now: Timestamp, reply: Reply<Applied> },
     /// Forget tombstones made at or before `cutoff`, at most `limit` of them.
     Purge { cutoff: Timestamp, now: Timestamp, limit: usize, reply: Reply<Vec<Released>> },
     /// Write coalesced last logins and refusals.
@@ -57,17 +47,6 @@ pub(super) enum Command {
     Preview { preview: Box<Preview>, reply: Reply<Report> },
     /// Show that the writer is alive.
     Ping { reply: Reply<()> },
-}
-
-/// A user who became a tombstone.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entombed {
-    /// The name shown.
-    pub name: Name,
-    /// Person or not.
-    pub kind: Kind,
-    /// A seat is kept for the grace period.
-    pub keeps_seat: bool,
 }
 
 /// A sweep whose entries were collected instead of written.
@@ -163,23 +142,8 @@ fn apply(
         }
         Command::Release { key, reason, now, reply } => answer(reply, transaction.release(key, reason, now)?),
         Command::Directory { name, reply } => answer(reply, transaction.directory(&name)?),
-        Command::Upsert { directory, batch, now, reply } => {
-            let written: Result<_, _> =
-                batch.iter().map(|mapped| transaction.upsert(directory, mapped, now)).collect();
-            answer(reply, written?)
-        }
-        Command::Entomb { keys, now, reply } => {
-            let mut entombed = Vec::new();
-            for key in keys {
-                if let Some((name, kind, keeps_seat)) = transaction.entomb(key, now)? {
-                    entombed.push(Entombed { name, kind, keeps_seat });
-                }
-            }
-            answer(reply, entombed)
-        }
-        Command::CompleteSweep { directory, skipped, now, reply } => {
-            transaction.complete_sweep(directory, &skipped, now);
-            answer(reply, ())
+        Command::Apply { directory, changes, now, reply } => {
+            answer(reply, transaction.apply(directory, &changes, now)?)
         }
         Command::Purge { cutoff, now, limit, reply } => answer(reply, transaction.purge(cutoff, now, limit)?),
         Command::RecordActivity { logins, refusals, reply } => {
@@ -208,7 +172,8 @@ fn preview_in(txn: &WriteTransaction, preview: Preview) -> Result<Report, StoreE
         sweep.saw(upserted.key);
         upserted.count_in(&mut report);
     }
-    let verdict = sweep.conclude(unseen(&transaction, directory, |key| sweep.has_seen(key))?)?;
+    let verdict =
+        sweep.conclude(Authority::Everything, unseen(&transaction, directory, |key| sweep.has_seen(key))?)?;
     match verdict {
         Verdict::Held(loss) => report.held = Some(loss),
         Verdict::Proceed { removed } => {
@@ -216,14 +181,23 @@ fn preview_in(txn: &WriteTransaction, preview: Preview) -> Result<Report, StoreE
                 transaction.upsert(directory, mapped, now)?.count_in(&mut report);
             }
             for key in removed {
-                if let Some((_, Kind::Person, keeps_seat)) = transaction.entomb(key, now)? {
-                    report.removed += 1;
-                    report.seats_released_after_grace += u64::from(keeps_seat);
+                if let Some(entombed) = transaction.entomb(key, now)? {
+                    entombed.count_in(&mut report);
                 }
             }
         }
     }
     Ok(report)
+}
+
+impl Entombed {
+    /// Adds one removed user to a report. Only people are counted.
+    pub fn count_in(&self, report: &mut Report) {
+        if self.kind == Kind::Person {
+            report.removed += 1;
+            report.seats_released_after_grace += u64::from(self.keeps_seat);
+        }
+    }
 }
 
 impl Upserted {

@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem, Swept};
+use seatkeeper::domain::course::Choice;
 use seatkeeper::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
 use seatkeeper::domain::ldap_text::{Dn, Filter};
 use seatkeeper::domain::mapping::{Entry, Preset};
@@ -22,6 +23,7 @@ fn source(slapd: &Slapd) -> LdapSource {
             dn: Dn::parse(slapd.bind_dn()).unwrap(),
             password_file: slapd.password_file(),
         }),
+        sync: Choice::Sweep,
         preset: None,
         filter: None,
         tls: Tls::default(),
@@ -78,7 +80,8 @@ async fn sweep_on(
                     assert!(!batch.is_empty() && batch.len() <= 500, "{}", batch.len());
                     entries.extend(batch);
                 }
-                Event::EndRefresh => has_end = true,
+                Event::EndRefresh(..) => has_end = true,
+                other => panic!("a sweep does not tell {other:?}"),
             }
             count += 1;
             meanwhile(count);

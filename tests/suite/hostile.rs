@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem};
+use seatkeeper::domain::course::Choice;
 use seatkeeper::domain::directory::{LdapSource, LdapUrl, Timeouts, Tls};
 use seatkeeper::domain::ldap_text::{Dn, Filter};
 use tokio::sync::mpsc;
@@ -90,6 +91,7 @@ fn source(url: LdapUrl) -> LdapSource {
         urls: vec![url],
         base_dn: Dn::parse("dc=x").unwrap(),
         bind: None,
+        sync: Choice::Sweep,
         preset: None,
         filter: None,
         tls: Tls::default(),
@@ -109,7 +111,8 @@ async fn sweep(source: &LdapSource) -> (Result<u64, DirectoryError>, usize, bool
     while let Some(event) = receiver.recv().await {
         match event {
             Event::Upserts(batch) => entries += batch.len(),
-            Event::EndRefresh => has_end = true,
+            Event::EndRefresh(..) => has_end = true,
+            other => panic!("a sweep does not tell {other:?}"),
         }
     }
     (result.map(|swept| swept.entries), entries, has_end)

@@ -18,6 +18,8 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         domain: "example.org".to_owned(),
         state: DirectoryState::Idle,
         mechanism: Some("sweep".to_owned()),
+        mechanism_reason: None,
+        seen: 0,
         server: None,
         users: 12,
         seats_used: 3,

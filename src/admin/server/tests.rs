@@ -159,7 +159,7 @@ async fn wrong_requests_are_problems() {
         ("GET /v1/status?x=1", 400, "unknown field `x`"),
         ("GET /v1/history?limit=10001", 400, "at most 10000"),
         ("GET /v1/history?limit=-1", 400, "limit"),
-        ("POST /v1/directories/corp/sync?full=true", 400, "unknown field `full`"),
+        ("POST /v1/directories/corp/sync?whole=true", 400, "unknown field `whole`"),
         ("POST /v1/directories/corp/approve?dry_run=true", 400, "unknown field `dry_run`"),
         ("PUT /v1/seats/u1?x=1", 400, "unknown field `x`"),
         ("GET /v1/seats/u1", 405, "does not take GET"),

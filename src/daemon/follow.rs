@@ -1,0 +1,124 @@
+//! After the refresh: changes are written as they come, a transaction for each group that a cookie covers.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::intake::{Place, SyncError, WRITE_BATCH};
+use super::tell;
+use crate::directory::Event;
+use crate::domain::mapping::{map_entry, stable_id};
+use crate::domain::name::StableId;
+use crate::domain::sync::{Change, Loss, Window, compare};
+use crate::domain::user::{Kind, Mapped};
+use crate::store::{Changes, Checkpoint, Cookie};
+
+/// Names of lost users that the log of a tripped brake shows.
+const LOSSES_SHOWN: usize = 5;
+
+/// Why following ended.
+pub(super) enum Ended {
+    /// The driver has nothing more to tell: its error says why.
+    Driver,
+    /// The brake tripped; the cookie stands where it stood.
+    Held(Loss),
+}
+
+/// Writes the changes of one directory.
+pub(super) struct Follower<'a> {
+    place: Place<'a>,
+    /// What the cookies depend on.
+    valid_for: String,
+    /// What was told and is not written yet: the last word on each id, `None` where it is gone.
+    pending: BTreeMap<StableId, Option<Mapped>>,
+}
+
+impl<'a> Follower<'a> {
+    pub(super) fn new(place: Place<'a>, valid_for: String) -> Follower<'a> {
+        Follower { place, valid_for, pending: BTreeMap::new() }
+    }
+
+    /// Follows until the driver ends or the brake trips. May be dropped: what it has not written is told
+    /// again, since its cookie is not kept.
+    pub(super) async fn run(
+        &mut self,
+        events: &mut mpsc::Receiver<Event>,
+        window: &mut Window,
+    ) -> Result<Ended, SyncError> {
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Upserts(entries) => {
+                    for entry in &entries {
+                        match map_entry(entry, &self.place.rules) {
+                            Ok(mapped) => drop(self.pending.insert(mapped.id.clone(), Some(mapped))),
+                            // It can no longer be mapped, which is like being gone.
+                            Err(_) => {
+                                let id = stable_id(entry, self.place.rules.preset);
+                                self.pending.extend(id.map(|id| (id, None)));
+                            }
+                        }
+                    }
+                }
+                Event::Deletes(ids) => self.pending.extend(ids.into_iter().map(|id| (id, None))),
+                Event::Checkpoint(bytes) => {
+                    // A burst shares transactions: what has been told already joins this one.
+                    let has_more = !events.is_empty() && self.pending.len() < WRITE_BATCH;
+                    if !has_more && let Some(loss) = self.write(bytes, window).await? {
+                        return Ok(Ended::Held(loss));
+                    }
+                }
+                Event::Present(_) | Event::EndRefresh(..) => {}
+            }
+        }
+        Ok(Ended::Driver)
+    }
+
+    /// Asks the brake, then writes; the loss where it trips.
+    async fn write(&mut self, cookie: Vec<u8>, window: &mut Window) -> Result<Option<Loss>, SyncError> {
+        let now = Timestamp::now();
+        let Place { directory, id, store, .. } = &self.place;
+        let view = store.view();
+        let record = view.directories().find(|record| record.id == *id);
+        let mut loss = Loss { people: record.map_or(0, |record| record.census.people), ..Loss::default() };
+        let cookie = Some(Cookie { valid_for: self.valid_for.clone(), bytes: cookie });
+        let checkpoint = Some(Checkpoint { cookie, skipped: None });
+        let mut changes = Changes { checkpoint, ..Changes::default() };
+        let mut examples = Vec::new();
+        for (stable_id, mapped) in std::mem::take(&mut self.pending) {
+            let stored = view.user_by_id(*id, &stable_id)?;
+            let stored = stored.as_ref().map(|(key, user)| (*key, user));
+            let lost = match mapped {
+                Some(mapped) => {
+                    let change = compare(stored.map(|(_, user)| user), &mapped);
+                    if change != Change::Unchanged {
+                        changes.upserts.push(mapped);
+                    }
+                    loss.disabled += u64::from(change == Change::Disabled);
+                    change == Change::Disabled
+                }
+                None => match stored.filter(|(_, user)| user.is_living()) {
+                    Some((key, user)) => {
+                        changes.removals.push(key);
+                        let is_person = user.mapped.kind == Kind::Person;
+                        loss.removed += u64::from(is_person);
+                        is_person
+                    }
+                    None => false,
+                },
+            };
+            if let (true, Some((key, _))) = (lost && examples.len() < LOSSES_SHOWN, stored) {
+                examples.extend(view.name_of(key)?.map(|name| name.to_string()));
+            }
+        }
+        let before = window.lost(now);
+        if loss.total() > 0 && before + loss.total() > directory.brake.allowance(loss.people + before) {
+            tell::brake_tripped(&directory.name, loss, &examples.join(" "));
+            return Ok(Some(loss));
+        }
+        let applied = store.apply(*id, changes, now).await?;
+        window.add(now, loss.total());
+        tell::applied(&directory.name, &store.view(), &applied, false);
+        Ok(None)
+    }
+}

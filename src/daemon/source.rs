@@ -1,0 +1,229 @@
+//! Opening a directory: which server, which mechanism, and the driver that tells its events.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::intake::{Intake, Mode, SyncError};
+use crate::directory::{Connection, DirectoryError, Event, file};
+use crate::domain::course::{Choice, Mechanism, choose};
+use crate::domain::directory::{Directory, LdapSource, Source as Configured};
+use crate::domain::ldap_text::Filter;
+use crate::domain::mapping::{Preset, Rules};
+use crate::domain::sync::Report;
+use crate::store::Store;
+
+/// Batches of entries between the driver and the mapping; the driver stops reading when they are full.
+const EVENT_QUEUE: usize = 4;
+
+/// A file must look the same for this long before it is read: an export may still be writing it.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Raised when the meaning of a cookie's data changes: older cookies are not used then.
+const DRIVER_VERSION: u32 = 1;
+
+/// unavailableCriticalExtension (RFC 4511 appendix A): the database has no sync provider.
+const UNAVAILABLE_EXTENSION: u32 = 12;
+
+/// What is remembered of a directory between two runs.
+pub(super) struct Source {
+    first_url: usize,
+    fingerprint: Option<file::Fingerprint>,
+    /// Set when the server showed the control of RFC 4533 and then refused to work with it.
+    syncrepl_refused: Option<&'static str>,
+}
+
+/// A directory that was opened.
+pub(super) struct Opened {
+    pub(super) mechanism: Mechanism,
+    /// Why this one.
+    pub(super) reason: &'static str,
+    pub(super) server: Option<String>,
+    pub(super) rules: Rules,
+    /// Everything that a cookie of this run depends on.
+    pub(super) valid_for: String,
+    connection: Option<Connection>,
+    driver: Option<AbortOnDropHandle<Result<Option<file::Fingerprint>, DirectoryError>>>,
+    url_index: usize,
+    fingerprint: Option<file::Fingerprint>,
+}
+
+impl Source {
+    pub(super) fn new(_: &Directory) -> Source {
+        Source { first_url: 0, fingerprint: None, syncrepl_refused: None }
+    }
+
+    /// Connects to the first server that answers, and chooses the mechanism.
+    pub(super) async fn open(&self, directory: &Directory) -> Result<Opened, SyncError> {
+        let ldap = match &directory.source {
+            Configured::Ldif(_) => {
+                return Ok(Opened {
+                    mechanism: Mechanism::Ldif,
+                    reason: "it is a file",
+                    server: None,
+                    rules: directory.rules(Preset::Ldif),
+                    valid_for: String::new(),
+                    connection: None,
+                    driver: None,
+                    url_index: 0,
+                    fingerprint: None,
+                });
+            }
+            Configured::Ldap(ldap) => ldap,
+        };
+        let connection = Connection::open(ldap, self.first_url).await?;
+        let server = connection.server();
+        let (mechanism, reason) = match (ldap.sync, self.syncrepl_refused) {
+            (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal),
+            (choice, _) => choose(choice, server.offers),
+        };
+        let rules = directory.rules(server.preset);
+        Ok(Opened {
+            mechanism,
+            reason,
+            server: Some(server.vendor.clone()),
+            valid_for: valid_for(ldap, &rules, mechanism, connection.url().to_string())?,
+            rules,
+            url_index: connection.url_index(),
+            connection: Some(connection),
+            driver: None,
+            fingerprint: None,
+        })
+    }
+
+    /// A file is read again only when it changed; a server has to be asked.
+    pub(super) async fn is_due(&self, directory: &Directory) -> bool {
+        let Configured::Ldif(ldif) = &directory.source else { return true };
+        let found = file::fingerprint(&ldif.file).ok();
+        if found == self.fingerprint && found.is_some() {
+            return false;
+        }
+        tokio::time::sleep(SETTLE).await;
+        found == file::fingerprint(&ldif.file).ok()
+    }
+
+    /// Remembers who answered.
+    pub(super) fn succeeded(&mut self, opened: &Opened) {
+        self.first_url = opened.url_index;
+        self.fingerprint = opened.fingerprint;
+    }
+
+    /// A server may answer and yet fail in the middle each time: the next one is tried first. One that only
+    /// pretends to know RFC 4533 is swept from now on.
+    pub(super) fn failed(&mut self, error: &SyncError) {
+        self.fingerprint = None;
+        match error {
+            SyncError::Directory(DirectoryError::Refused { result, .. })
+                if result.code == UNAVAILABLE_EXTENSION =>
+            {
+                self.syncrepl_refused = Some("the server offers syncrepl, but not for this base");
+            }
+            SyncError::Directory(DirectoryError::SizeLimit { .. }) if self.syncrepl_refused.is_none() => {
+                self.syncrepl_refused = Some("the server's size limit leaves no room for syncrepl");
+            }
+            _ => self.first_url = self.first_url.wrapping_add(1),
+        }
+    }
+
+    /// What a sweep would do now, on a connection of its own.
+    pub(super) async fn preview(&self, directory: &Directory, store: &Store) -> Result<Report, SyncError> {
+        let mut opened = self.open(directory).await?;
+        if opened.mechanism != Mechanism::Ldif {
+            opened.mechanism = Mechanism::Sweep;
+        }
+        let mode = Mode { dry_run: true, ..Mode::default() };
+        let mut intake = Intake::begin(directory, opened.rules.clone(), store, mode).await?;
+        let mut events = opened.start(directory, None)?;
+        loop {
+            match events.recv().await {
+                Some(Event::EndRefresh(authority, _)) => return Ok(intake.end(authority, None).await?.0),
+                Some(event) => intake.take(event).await?,
+                None => return Err(opened.error().await),
+            }
+        }
+    }
+}
+
+impl Opened {
+    /// Starts the driver; it ends with this value.
+    pub(super) fn start(
+        &mut self,
+        directory: &Directory,
+        cookie: Option<Vec<u8>>,
+    ) -> Result<mpsc::Receiver<Event>, SyncError> {
+        let (events, queue) = mpsc::channel(EVENT_QUEUE);
+        let driver = match (&directory.source, self.connection.take()) {
+            (Configured::Ldif(ldif), _) => {
+                let path = ldif.file.clone();
+                // What is noticed now is at worst older than what is read.
+                self.fingerprint = file::fingerprint(&path).ok();
+                tokio::spawn(
+                    async move { file::sweep(&path, &events).await.map(|swept| Some(swept.fingerprint)) },
+                )
+            }
+            (Configured::Ldap(ldap), Some(mut connection)) => {
+                let filter = filter(ldap, self.rules.preset)?;
+                let (base, rules, mechanism) = (ldap.base_dn.clone(), self.rules.clone(), self.mechanism);
+                tokio::spawn(async move {
+                    let attributes = rules.attributes();
+                    if mechanism.follows() {
+                        return Err(connection.follow(&base, &filter, &attributes, cookie, &events).await);
+                    }
+                    connection.sweep(&base, &filter, &attributes, &events).await?;
+                    connection.close().await;
+                    Ok(None)
+                })
+            }
+            (Configured::Ldap(_), None) => return Err(SyncError::Interrupted),
+        };
+        self.driver = Some(AbortOnDropHandle::new(driver));
+        Ok(queue)
+    }
+
+    /// Why the driver ended.
+    pub(super) async fn error(&mut self) -> SyncError {
+        match self.driver.take() {
+            Some(driver) => match driver.await {
+                Ok(Ok(_)) => SyncError::Incomplete,
+                Ok(Err(error)) => error.into(),
+                Err(_) => SyncError::Interrupted,
+            },
+            None => SyncError::Incomplete,
+        }
+    }
+}
+
+/// The configured filter, or the preset's.
+pub(super) fn filter(ldap: &LdapSource, preset: Preset) -> Result<Filter, SyncError> {
+    match &ldap.filter {
+        Some(filter) => Ok(filter.clone()),
+        None => {
+            let text = preset.default_filter();
+            Filter::parse(text).map_err(|error| SyncError::Filter(text, error))
+        }
+    }
+}
+
+/// A cookie is worth something only for the same server, base, filter, bind DN, attributes and driver.
+fn valid_for(
+    ldap: &LdapSource,
+    rules: &Rules,
+    mechanism: Mechanism,
+    url: String,
+) -> Result<String, SyncError> {
+    let bind = ldap.bind.as_ref().map_or("", |bind| bind.dn.as_str());
+    let attributes = rules.attributes().join(",");
+    let parts = [
+        mechanism.as_str(),
+        &DRIVER_VERSION.to_string(),
+        &url,
+        ldap.base_dn.as_str(),
+        filter(ldap, rules.preset)?.as_str(),
+        bind,
+        &attributes,
+        rules.preset.as_str(),
+    ]
+    .join("\n");
+    Ok(parts)
+}
