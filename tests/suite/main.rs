@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod crash;
 mod directory;
 mod hostile;
+mod seats;
 mod support;
