@@ -1,4 +1,67 @@
-//! Seatkeeper.
+//! Seatkeeper: directory sync and seat licensing for mail servers.
+//!
+//! A mail product is licensed by the mailbox. This daemon maps every user of a directory into a store of
+//! its own, gives a seat to whoever logs in for the first time, and refuses new ones when all seats are
+//! taken, while those who hold one go on working. Mail servers ask it over protocols that they speak.
+//!
+//! # The map
+//!
+//! ```text
+//! main ─ cli          what was typed, and the exit code
+//!   │
+//! daemon              start, sync loops, reload, drain; the only one that knows everybody
+//!   ├── config        TOML -> checked values, or mistakes with their place
+//!   ├── directory     LDAP servers and LDIF files -> entries (the only module that names ldap3)
+//!   ├── front         one file a protocol: parse -> Ask -> Verdict -> render
+//!   ├── admin         the API on the control socket, and its client, the command line
+//!   │     └── net     sockets, the accept loop, HTTP; shared by front and admin
+//!   └── service       the handles `Admission` and `Admin`: all that front and admin may call
+//!         └── store   tables, read views, the one writer (the only module that names redb)
+//! domain              the rules, which everybody above uses and which use nobody
+//! ```
+//!
+//! | to find | look in |
+//! | --- | --- |
+//! | who may come in, and why not | [`domain::admission::decide`] |
+//! | how an entry becomes a user | [`domain::mapping`] |
+//! | what a sweep may take away | [`domain::sync`] |
+//! | how a seat is granted and made durable | `store::transaction`, `store::writer` |
+//! | what a login goes through | [`service::Admission::admit`] |
+//! | what a change in a directory goes through | `daemon::sweep` |
+//! | what can be typed | [`cli`] |
+//! | what can be configured | [`config`], and `config/seatkeeper.toml` |
+//!
+//! # A login, end to end
+//!
+//! A front end parses the request and calls [`service::Admission::admit`]. It takes the view of the store
+//! that was published last and asks [`domain::admission::decide`]. A holder is answered at once; the time
+//! of the login is collected and written within [`service::FLUSH_EVERY`]. If a seat would be taken, the
+//! writer asks `decide` again, inside its transaction, and the answer is given after the commit. Requests
+//! that wait meanwhile share the next commit.
+//!
+//! # A change in a directory, end to end
+//!
+//! A driver in [`directory`] tells batches of entries through a bounded channel. `daemon::sweep` maps
+//! them, compares them with the view, and sends those that differ to the writer in short transactions.
+//! Entries that would take something away are held back. When the driver has told everything, and only
+//! then, the brake judges what is missing and what is held back, and all of it is applied, or none.
+//!
+//! # Invariants
+//!
+//! 1. **Never oversold.** A seat is inserted in one place, `Transaction::grant`, after `decide` in the
+//!    same transaction; there is one writer.
+//! 2. **Granted means durable.** The writer answers after the commit, and publishes the new view before.
+//! 3. **A holder enters.** `decide` looks at the limit only after it has looked for a seat.
+//! 4. **Mapping never depends on seats.** `daemon::sweep` does not know the limit.
+//! 5. **An error is not an empty directory.** Only [`directory::Event::EndRefresh`] lets a sweep remove.
+//! 6. **Identity is the stable id.** User keys are never used twice; names only lead to keys.
+//! 7. **An outage never looks like a refusal**: no decision is an error of the protocol, never a verdict.
+//! 8. **Everything is bounded**: each queue, body, batch, wait and count has a named constant that says why.
+//!
+//! # Absences
+//!
+//! The domain reads no clock and does no I/O. Front ends see neither the store nor a directory. Directories
+//! see no store. `tests/tidy.rs` fails when one of these is no longer true.
 
 pub mod admin;
 pub mod cli;

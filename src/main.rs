@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use seatkeeper::cli::{self, Cli, Command, Exit};
 use seatkeeper::config::{self, Config, ConfigError};
-use seatkeeper::daemon;
+use seatkeeper::{admin, daemon};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -15,9 +15,13 @@ fn main() -> ExitCode {
         Ok(exit) => exit,
         // Whoever reads our output may stop when they have seen enough.
         Err(error) if is_broken_pipe(&error) => Exit::Done,
+        Err(error) if error.is::<ConfigError>() => {
+            complain(&error.to_string());
+            Exit::Configuration
+        }
         Err(error) => {
-            complain(&format!("{error:#}"));
-            if error.is::<ConfigError>() { Exit::Configuration } else { Exit::Failed }
+            complain(&format!("seatkeeper: {error:#}"));
+            Exit::Failed
         }
     };
     exit.into()
@@ -30,7 +34,11 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Check { connect } => return check(&cli.config, *connect, cli.json, &mut out),
         Command::Completions { shell } => cli::completions(*shell, &mut out)?,
         Command::Man => cli::man(&mut out)?,
-        Command::Client(_) => anyhow::bail!("not yet"),
+        Command::Client(command) => {
+            let socket = config::load_for_client(&cli.config)?.control_socket;
+            let mut err = io::stderr();
+            return Ok(block_on(admin::run(command, &socket, cli.json, &mut out, &mut err))?);
+        }
     }
     Ok(Exit::Done)
 }

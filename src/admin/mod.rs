@@ -1,11 +1,24 @@
 //! The administration API on the control socket, and the command line as its client.
 
+pub mod client;
+mod command;
+#[cfg(test)]
+mod fixture;
+mod output;
 pub mod server;
 mod stream;
 
+pub use command::run;
+
 use serde::{Deserialize, Serialize};
 
-use crate::service::answers::HistoryLine;
+use crate::service::answers::{HistoryLine, UserLine};
+
+/// `GET /v1/users`.
+#[derive(Clone, PartialEq, Eq, Deserialize, Debug)]
+struct Users {
+    users: Vec<UserLine>,
+}
 
 /// `GET /v1/history`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{History, Started, stream};
-use crate::net::http::{json, with_fallbacks};
+use crate::net::http::json;
 use crate::net::problem::Problem;
 use crate::service::answers::SyncReport;
 use crate::service::{Admin, AdminError, UserQuery, UserSort};
@@ -24,10 +24,14 @@ const HISTORY_DEFAULT: usize = 100;
 /// Ledger lines in one answer at most: it is built in memory, some 200 bytes each.
 const HISTORY_MAX: usize = 10_000;
 
-/// The routes of the control socket. Serve them without a deadline: a sync may be waited for.
-pub fn router(admin: Admin) -> Router {
+/// The state on one page: the part of the API that listeners show to everybody.
+pub fn status_route(admin: Admin) -> Router {
+    Router::new().route("/v1/status", get(status)).with_state(admin)
+}
+
+/// The whole API, without fallbacks. Serve it without a deadline: a sync may be waited for.
+pub fn routes(admin: Admin) -> Router {
     let routes = Router::new()
-        .route("/v1/status", get(status))
         .route("/v1/users", get(users))
         .route("/v1/users/{address}", get(explain))
         .route("/v1/seats/{address}", put(grant).delete(release))
@@ -35,7 +39,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/directories/{name}/sync", post(sync))
         .route("/v1/directories/{name}/approve", post(approve))
         .route("/v1/verify", get(verify));
-    with_fallbacks(routes.with_state(admin))
+    routes.with_state(admin.clone()).merge(status_route(admin))
 }
 
 type Answer = Result<Response<Body>, Problem>;
@@ -204,3 +208,6 @@ async fn verify(State(admin): State<Admin>, uri: Uri) -> Answer {
     })?;
     Ok(json(StatusCode::OK, &verification?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,3 +135,29 @@ impl HttpBody for Pieces {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn body(pieces: Vec<Piece>) -> Result<Bytes, CutShort> {
+        let (sender, rest) = mpsc::channel(8);
+        for piece in pieces {
+            sender.send(piece).await.unwrap();
+        }
+        drop(sender);
+        let whole = Pieces { first: Some(Bytes::from_static(b"a")), rest }.collect().await;
+        whole.map(http_body_util::Collected::to_bytes)
+    }
+
+    #[tokio::test]
+    async fn only_a_list_with_its_end_is_whole() {
+        let b = || Piece::Bytes(Bytes::from_static(b"b"));
+        assert_eq!(body(vec![b(), Piece::End]).await.unwrap(), "ab");
+        assert!(body(vec![b()]).await.unwrap_err().to_string().contains("its reader is gone"));
+        let failed = Piece::Failed(CutShort("the disk".to_owned()));
+        assert!(body(vec![b(), failed]).await.unwrap_err().to_string().contains("the disk"));
+    }
+}

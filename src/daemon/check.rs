@@ -154,7 +154,11 @@ impl Checked {
     pub fn write(&self, connected: bool, out: &mut dyn Write) -> io::Result<()> {
         let seats = self.seats.map_or("no licence".to_owned(), |seats| format!("{seats} seats"));
         let (directories, listeners) = (self.directories.len(), self.listeners);
-        writeln!(out, "{}: correct; {seats}, {directories} directories, {listeners} listeners", self.config)?;
+        writeln!(
+            out,
+            "{}: correct; {seats}, directories: {directories}, listeners: {listeners}",
+            self.config
+        )?;
         for directory in &self.directories {
             directory.write(connected, out)?;
         }

@@ -12,7 +12,7 @@ use tracing::info;
 use crate::admin;
 use crate::config::{Bind, Listener, ListenerKind};
 use crate::front;
-use crate::net::http;
+use crate::net::http::{self, with_fallbacks};
 use crate::net::serve::serve;
 use crate::net::socket::{BindError, Socket};
 use crate::service::Service;
@@ -59,7 +59,8 @@ impl Listeners {
     /// Serves the administration API on the control socket.
     pub async fn serve_control(&self, bind: &Bind) -> Result<(), BindError> {
         let socket = Socket::bind(bind, CONTROL_MODE).await?;
-        let router = admin::server::router(self.service.admin());
+        let checks = front::http::routes(self.service.admission());
+        let router = with_fallbacks(checks.merge(admin::server::routes(self.service.admin())));
         let (_, max_connections) = watch::channel(CONTROL_CONNECTIONS);
         let connections = Arc::new(AtomicUsize::new(0));
         let stop = self.stop.clone();
@@ -121,10 +122,11 @@ impl Listeners {
     }
 
     fn router(&self, kind: ListenerKind) -> Router {
-        match kind {
-            ListenerKind::Http => front::http::router(self.service.admission(), self.service.admin()),
-            ListenerKind::DovecotPolicy => front::dovecot_policy::router(self.service.admission()),
-        }
+        let (admission, admin) = (self.service.admission(), self.service.admin());
+        with_fallbacks(match kind {
+            ListenerKind::Http => front::http::routes(admission).merge(admin::server::status_route(admin)),
+            ListenerKind::DovecotPolicy => front::dovecot_policy::routes(admission),
+        })
     }
 
     /// Waits until every listener has ended and its connections are drained.

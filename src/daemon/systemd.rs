@@ -56,22 +56,10 @@ pub async fn watch(store: Store, admin: Admin) {
         if watchdog.is_some() {
             notify(&[NotifyState::Watchdog]);
         }
-        let line = status_line(&admin).await;
+        let line = admin.headline().unwrap_or_else(|error| error.to_string());
         if line != told {
             notify(&[NotifyState::Status(&line)]);
             told = line;
         }
     }
-}
-
-async fn status_line(admin: &Admin) -> String {
-    let Ok(status) = admin.status().await else { return "the state cannot be read".to_owned() };
-    let states: Vec<String> = status
-        .directories
-        .iter()
-        .filter(|directory| directory.configured)
-        .map(|directory| format!("{} {}", directory.name, directory.state.as_str()))
-        .collect();
-    let seats = &status.seats;
-    format!("{} of {} seats taken; {}", seats.used, seats.limit, states.join(", "))
 }

@@ -4,7 +4,7 @@
 //! server down instead of filling memory:
 //!
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
-//! - [`file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
+//! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
 //!
 //! **[`Event::EndRefresh`] is the only word that lets users be removed**, and it is sent in one place
 //! each: after the last page of a search that the server called a success, and after the end of a file

@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use super::admit;
 use crate::domain::admission::Operation;
-use crate::net::http::{json, read_body, with_fallbacks};
+use crate::net::http::{json, read_body};
 use crate::net::problem::Problem;
 use crate::service::answers::Verdict;
 use crate::service::{Admission, Ask};
 
-/// The routes of the listener.
-pub fn router(admission: Admission) -> Router {
-    with_fallbacks(Router::new().route("/", post(policy)).with_state(admission))
+/// The routes, without fallbacks.
+pub fn routes(admission: Admission) -> Router {
+    Router::new().route("/", post(policy)).with_state(admission)
 }
 
 /// What Dovecot sends. Which attributes there are is configured on its side, so unknown ones are ignored.

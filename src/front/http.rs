@@ -1,4 +1,4 @@
-//! `[[listen.http]]`: `/v1/check`, `/v1/status`, `/healthz`, `/readyz`.
+//! `[[listen.http]]`: `/v1/check`, `/healthz`, `/readyz`. The control socket has them too.
 
 use std::net::IpAddr;
 
@@ -11,25 +11,17 @@ use serde::Deserialize;
 
 use super::{admit, unavailable};
 use crate::domain::admission::Operation;
-use crate::net::http::{json, read_body, with_fallbacks};
+use crate::net::http::{json, read_body};
 use crate::net::problem::Problem;
-use crate::service::{Admin, Admission, Ask};
+use crate::service::{Admission, Ask};
 
-/// What the handlers hold.
-#[derive(Clone)]
-struct Handles {
-    admission: Admission,
-    admin: Admin,
-}
-
-/// The routes of the listener.
-pub fn router(admission: Admission, admin: Admin) -> Router {
-    let routes = Router::new()
+/// The routes, without fallbacks.
+pub fn routes(admission: Admission) -> Router {
+    Router::new()
         .route("/v1/check", post(check))
-        .route("/v1/status", get(status))
         .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz));
-    with_fallbacks(routes.with_state(Handles { admission, admin }))
+        .route("/readyz", get(readyz))
+        .with_state(admission)
 }
 
 /// The body of `POST /v1/check`.
@@ -61,7 +53,7 @@ fn parse(body: &Bytes) -> Result<CheckRequest, Problem> {
     Ok(request)
 }
 
-async fn check(State(handles): State<Handles>, request: Request) -> Result<Response<Body>, Problem> {
+async fn check(State(admission): State<Admission>, request: Request) -> Result<Response<Body>, Problem> {
     let body = read_body(request.into_body()).await?;
     let request = parse(&body)?;
     let ask = Ask {
@@ -74,19 +66,12 @@ async fn check(State(handles): State<Handles>, request: Request) -> Result<Respo
         },
         client: request.client_ip,
     };
-    let verdict = admit(&handles.admission, &ask).await?;
+    let verdict = admit(&admission, &ask).await?;
     Ok(json(StatusCode::OK, &verdict))
 }
 
-async fn status(State(handles): State<Handles>) -> Result<Response<Body>, Problem> {
-    match handles.admin.status().await {
-        Ok(status) => Ok(json(StatusCode::OK, &status)),
-        Err(error) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
-    }
-}
-
-async fn readyz(State(handles): State<Handles>) -> Result<&'static str, Problem> {
-    handles.admission.readiness().map(|()| "ready\n").map_err(|error| unavailable(&error))
+async fn readyz(State(admission): State<Admission>) -> Result<&'static str, Problem> {
+    admission.readiness().map(|()| "ready\n").map_err(|error| unavailable(&error))
 }
 
 #[cfg(test)]

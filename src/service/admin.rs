@@ -93,6 +93,17 @@ impl Admin {
             .map_err(|error| AdminError::BadName(name.to_owned(), error))
     }
 
+    /// One line for a service manager: seats, and what each directory is doing.
+    pub fn headline(&self) -> Result<String, AdminError> {
+        let used = self.0.store.view().seats_used()?;
+        let limit = self.0.store.policy().seat_limit.unwrap_or(0);
+        let mut line = format!("{used} of {limit} seats taken");
+        for (name, handle) in self.0.board.all() {
+            line.push_str(&format!("; {name} {}", handle.progress.borrow().state.as_str()));
+        }
+        Ok(line)
+    }
+
     /// The whole state on one page.
     pub async fn status(&self) -> Result<Status, AdminError> {
         let view = self.fresh_view().await?;

@@ -1,0 +1,219 @@
+//! What each command asks the daemon, and what it shows of the answer.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use axum::http::{Method, StatusCode};
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+
+use super::client::{self, Client, ClientError, Response, encode};
+use super::{History, Users, output};
+use crate::cli::{ClientCommand, Exit, SeatsCommand, SyncAction, SyncArgs, UsersArgs};
+use crate::service::answers::{Explanation, Status, SyncReport, Verification};
+
+/// Runs a command against the daemon behind a control socket.
+///
+/// What was asked for goes to `out`: text for people, or with `json` one compact document a line, as the API
+/// answered it. What went wrong goes to `err`. A reader of `out` that goes away is no failure.
+pub async fn run(
+    command: &ClientCommand,
+    socket: &Path,
+    json: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Exit {
+    let mut session = Session { client: Client::new(socket), json, out, err, worst: Exit::Done };
+    match session.run(command).await {
+        Ok(()) => session.worst,
+        Err(Trouble::Client(error)) => {
+            session.complain(&error.to_string());
+            error.exit()
+        }
+        Err(Trouble::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => session.worst,
+        Err(Trouble::Output(error)) => {
+            session.complain(&format!("cannot write: {error}"));
+            Exit::Failed
+        }
+    }
+}
+
+/// Why a command stops.
+enum Trouble {
+    Client(ClientError),
+    Output(io::Error),
+}
+
+impl From<ClientError> for Trouble {
+    fn from(error: ClientError) -> Trouble {
+        Trouble::Client(error)
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Trouble {
+        Trouble::Output(error)
+    }
+}
+
+struct Session<'a> {
+    client: Client,
+    json: bool,
+    out: &'a mut dyn Write,
+    err: &'a mut dyn Write,
+    /// How the command ends, where one part of it failed and the others went on.
+    worst: Exit,
+}
+
+impl Session<'_> {
+    async fn run(&mut self, command: &ClientCommand) -> Result<(), Trouble> {
+        let now = Timestamp::now();
+        match command {
+            ClientCommand::Status => {
+                let answer = self.get("/v1/status").await?;
+                self.show(&answer, |status: &Status| output::status(status, now))
+            }
+            ClientCommand::Users(args) => {
+                let answer = self.get(&users_path(args)).await?;
+                self.show(&answer, |Users { users }: &Users| output::users(users, now))
+            }
+            ClientCommand::Explain { user } => {
+                let answer = self.get(&format!("/v1/users/{}", encode(user))).await?;
+                self.show(&answer, |explanation: &Explanation| output::explanation(explanation, now))
+            }
+            ClientCommand::Seats(SeatsCommand::Grant { users }) => self.change(Method::PUT, users).await,
+            ClientCommand::Seats(SeatsCommand::Release { users }) => self.change(Method::DELETE, users).await,
+            ClientCommand::Seats(SeatsCommand::History { user, limit }) => {
+                let of_user = user.as_ref().map(|user| format!("&user={}", encode(user)));
+                let path = format!("/v1/history?limit={limit}{}", of_user.unwrap_or_default());
+                let answer = self.get(&path).await?;
+                self.show(&answer, |History { history }: &History| output::history(history, now))
+            }
+            ClientCommand::Sync(args) => self.sync(args).await,
+            ClientCommand::Verify => self.verify().await,
+        }
+    }
+
+    async fn get(&self, path: &str) -> Result<Response, ClientError> {
+        self.client.request(Method::GET, path).await
+    }
+
+    /// Each user by itself: what one is refused does not stop the next.
+    async fn change(&mut self, method: Method, users: &[String]) -> Result<(), Trouble> {
+        for user in users {
+            let path = format!("/v1/seats/{}", encode(user));
+            match self.client.request(method.clone(), &path).await {
+                Ok(answer) => self.show(&answer, output::change)?,
+                Err(ClientError::Refused(refusal)) => self.refused(&refusal)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn sync(&mut self, args: &SyncArgs) -> Result<(), Trouble> {
+        if let Some(SyncAction::Approve { directory, wait }) = &args.action {
+            return self.sync_one(directory, &format!("approve?wait={wait}")).await;
+        }
+        let request = format!("sync?dry_run={}&wait={}", args.dry_run, args.wait);
+        let directories = match &args.directory {
+            Some(directory) => vec![directory.clone()],
+            None => self.directories().await?,
+        };
+        for directory in &directories {
+            self.sync_one(directory, &request).await?;
+        }
+        Ok(())
+    }
+
+    async fn directories(&mut self) -> Result<Vec<String>, Trouble> {
+        let status: Status = self.client.decode(&self.get("/v1/status").await?)?;
+        let configured = status.directories.into_iter().filter(|directory| directory.configured);
+        let names: Vec<String> = configured.map(|directory| directory.name).collect();
+        if names.is_empty() && !self.json {
+            writeln!(self.out, "no directory is configured")?;
+        }
+        Ok(names)
+    }
+
+    async fn sync_one(&mut self, directory: &str, request: &str) -> Result<(), Trouble> {
+        let path = format!("/v1/directories/{}/{request}", encode(directory));
+        let answer = match self.client.request_within(Method::POST, &path, client::SYNC).await {
+            Ok(answer) => answer,
+            Err(ClientError::Refused(refusal)) => return self.refused(&refusal),
+            Err(error) => return Err(error.into()),
+        };
+        if answer.status == StatusCode::ACCEPTED {
+            if self.json {
+                return self.show_json(&answer.bytes);
+            }
+            return Ok(writeln!(self.out, "{}: started", output::clean(directory))?);
+        }
+        let report: SyncReport = self.client.decode(&answer)?;
+        if report.held.is_some() && !report.dry_run {
+            self.worst = Exit::Failed;
+        }
+        self.show(&answer, output::report)
+    }
+
+    async fn verify(&mut self) -> Result<(), Trouble> {
+        let answer = self.get("/v1/verify").await?;
+        let verification: Verification = self.client.decode(&answer)?;
+        if !verification.clean {
+            self.worst = Exit::Failed;
+        }
+        self.show(&answer, output::verification)
+    }
+
+    /// Shows an answer: as it came, or as a page.
+    fn show<T: DeserializeOwned>(
+        &mut self,
+        answer: &Response,
+        page: impl FnOnce(&T) -> String,
+    ) -> Result<(), Trouble> {
+        if self.json {
+            return self.show_json(&answer.bytes);
+        }
+        let page = page(&self.client.decode(answer)?);
+        self.out.write_all(page.as_bytes())?;
+        Ok(self.out.flush()?)
+    }
+
+    fn show_json(&mut self, document: &[u8]) -> Result<(), Trouble> {
+        self.out.write_all(document)?;
+        self.out.write_all(b"\n")?;
+        Ok(self.out.flush()?)
+    }
+
+    /// One part of a command that has several was refused. With `--json` each part has its line in `out`.
+    fn refused(&mut self, refusal: &client::Refusal) -> Result<(), Trouble> {
+        self.worst = Exit::Failed;
+        if self.json {
+            return self.show_json(&refusal.body);
+        }
+        self.complain(&refusal.detail);
+        Ok(())
+    }
+
+    fn complain(&mut self, text: &str) {
+        // There is nowhere else to say that this failed.
+        let _ = writeln!(self.err, "seatkeeper: {}", output::clean(text));
+    }
+}
+
+fn users_path(args: &UsersArgs) -> String {
+    let mut path = format!("/v1/users?sort={}", args.sort.as_str());
+    if args.seated || args.unseated {
+        path += if args.seated { "&seated=true" } else { "&seated=false" };
+    }
+    if let Some(inactive) = args.inactive {
+        path += &format!("&inactive={}s", inactive.as_secs());
+    }
+    if let Some(domain) = &args.domain {
+        path += &format!("&domain={}", encode(domain));
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests;

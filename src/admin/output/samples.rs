@@ -1,0 +1,47 @@
+//! Answers for the tests of the pages.
+
+use jiff::Timestamp;
+
+use crate::service::answers::{
+    DirectoryState, DirectoryStatus, LicenseStatus, SeatsStatus, Status, UsersStatus,
+};
+
+/// So many seconds after noon of 1 March 2026, which is when the tests take place.
+pub(crate) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_772_366_400 + second).unwrap()
+}
+
+/// A directory that works.
+pub(crate) fn directory(name: &str) -> DirectoryStatus {
+    DirectoryStatus {
+        name: name.to_owned(),
+        domain: "example.org".to_owned(),
+        state: DirectoryState::Idle,
+        mechanism: Some("sweep".to_owned()),
+        server: None,
+        users: 12,
+        seats_used: 3,
+        seat_limit: None,
+        last_attempt: Some(at(-300)),
+        last_success: Some(at(-300)),
+        last_error: None,
+        skipped: [].into(),
+        held: None,
+        configured: true,
+    }
+}
+
+/// A daemon that works, with one directory.
+pub(crate) fn status() -> Status {
+    Status {
+        version: "0.1.0".to_owned(),
+        started: at(-3 * 3600),
+        ready: true,
+        license: LicenseStatus { state: "active".to_owned(), seats: 25, components: Vec::new() },
+        seats: SeatsStatus { limit: 25, used: 3, free: 22, over_limit: false },
+        users: UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 1, tombstoned: 0 },
+        directories: vec![directory("corp")],
+        clashes: Vec::new(),
+        listeners: Vec::new(),
+    }
+}

@@ -1,0 +1,245 @@
+//! `status`.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+
+use super::sync::{loss, skipped};
+use super::{Columns, clean, count, list, relative};
+use crate::service::answers::{
+    DirectoryState, DirectoryStatus, LicenseStatus, SeatsStatus, Status, UsersStatus,
+};
+
+/// The whole state on one page.
+pub(crate) fn status(status: &Status, now: Timestamp) -> String {
+    let readiness = if status.ready { "ready" } else { "not ready: a directory was never mapped yet" };
+    let started = relative(now, status.started);
+    let mut page = format!("Seatkeeper {}, started {started}, {readiness}\n\n", clean(&status.version));
+    for (label, text) in [
+        ("Licence", license(&status.license)),
+        ("Seats", seats(&status.seats, &status.license)),
+        ("Users", users(&status.users)),
+    ] {
+        let _ = writeln!(page, "{label:<9}{}", clean(&text));
+    }
+    page.push_str(&directories(&status.directories, now));
+    if !status.clashes.is_empty() {
+        page.push_str("\nNames that two users claim:\n");
+    }
+    for clash in &status.clashes {
+        let line = format!("{}: {} has it, {} is mapped without it", clash.name, clash.owner, clash.claimant);
+        let _ = writeln!(page, "  {}", clean(&line));
+    }
+    if !status.listeners.is_empty() {
+        let columns = Columns { header: ["LISTENER", "BIND", "CONNECTIONS"], right: &[2] };
+        page.push('\n');
+        page += &columns.lines(&status.listeners, |listener| {
+            [listener.kind.clone(), listener.bind.clone(), listener.connections.to_string()]
+        });
+    }
+    page
+}
+
+fn license(license: &LicenseStatus) -> String {
+    if license.state == "missing" {
+        return "missing: nobody new gets a seat; write seats into [license]".to_owned();
+    }
+    let components = match license.components.as_slice() {
+        [] => String::new(),
+        components => format!("with {}", components.join(" and ")),
+    };
+    list([license.state.clone(), count(license.seats, "seat"), components])
+}
+
+fn seats(seats: &SeatsStatus, license: &LicenseStatus) -> String {
+    let SeatsStatus { limit, used, free, over_limit } = *seats;
+    if license.state == "missing" {
+        return format!("{used} used");
+    }
+    if over_limit {
+        let over = used.saturating_sub(limit);
+        return format!(
+            "{used} used of {limit}: {over} MORE THAN THE LICENCE HAS; holders go on, nobody new gets one"
+        );
+    }
+    match free {
+        0 => format!("{used} used of {limit}, NONE FREE: nobody new gets one"),
+        free => format!("{used} used of {limit}, {free} free"),
+    }
+}
+
+fn users(users: &UsersStatus) -> String {
+    let some = |number: u64, what: &str| {
+        if number > 0 { format!("{number} {what}") } else { String::new() }
+    };
+    list([
+        format!("{} mapped", users.mapped),
+        some(users.local, "local"),
+        some(users.imported, "imported"),
+        some(users.disabled, "disabled"),
+        some(users.tombstoned, "removed and in their grace period"),
+    ])
+}
+
+fn directories(directories: &[DirectoryStatus], now: Timestamp) -> String {
+    if directories.is_empty() {
+        return "\nNo directory is configured.\n".to_owned();
+    }
+    let columns = Columns {
+        header: ["DIRECTORY", "DOMAIN", "STATE", "MECHANISM", "USERS", "SEATS", "LAST SUCCESS"],
+        right: &[4, 5],
+    };
+    let dash = || "-".to_owned();
+    let table = columns.lines(directories, |directory| {
+        let state = if directory.configured { directory.state.as_str() } else { "not configured" };
+        [
+            directory.name.clone(),
+            if directory.domain.is_empty() { dash() } else { directory.domain.clone() },
+            state.to_owned(),
+            directory.mechanism.clone().unwrap_or_else(dash),
+            directory.users.to_string(),
+            match directory.seat_limit {
+                Some(limit) => format!("{}/{limit}", directory.seats_used),
+                None => directory.seats_used.to_string(),
+            },
+            directory.last_success.map_or_else(|| "never".to_owned(), |at| relative(now, at)),
+        ]
+    });
+    let notes: String = directories.iter().flat_map(|directory| notes(directory, now)).collect();
+    let gap = if notes.is_empty() { "" } else { "\n" };
+    format!("\n{table}{gap}{notes}")
+}
+
+/// What does not fit into a column.
+fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
+    let name = &directory.name;
+    let mut notes = Vec::new();
+    if let Some(held) = &directory.held {
+        let held = loss(held);
+        notes.push(format!("the brake holds back {held}; if that is right: seatkeeper sync approve {name}"));
+    }
+    if let Some(error) = &directory.last_error {
+        let tried = directory.last_attempt.map_or_else(String::new, |at| format!(" {}", relative(now, at)));
+        let again = if directory.state == DirectoryState::Backoff { "; it will be tried again" } else { "" };
+        notes.push(format!("the last sync{tried} failed: {error}{again}"));
+    }
+    if !directory.skipped.is_empty() {
+        notes.push(skipped(&directory.skipped));
+    }
+    if !directory.configured {
+        notes.push("its users stay as they were; nothing in the configuration maps them".to_owned());
+    }
+    notes.iter().map(|note| format!("{}\n", clean(&format!("{name}: {note}")))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{at, directory, status as sample};
+    use super::*;
+    use crate::service::answers::{ClashStatus, ListenerStatus, LossReport};
+
+    #[track_caller]
+    fn check(value: &Status, expected: &str) {
+        let page = status(value, at(0));
+        assert_eq!(page, expected, "\n{page}");
+    }
+
+    #[test]
+    fn a_quiet_day() {
+        let listeners = vec![ListenerStatus {
+            kind: "http".to_owned(),
+            bind: "127.0.0.1:8460".to_owned(),
+            connections: 2,
+        }];
+        check(
+            &Status { listeners, ..sample() },
+            "Seatkeeper 0.1.0, started 3 h ago, ready\n\
+             \n\
+             Licence  active, 25 seats\n\
+             Seats    3 used of 25, 22 free\n\
+             Users    12 mapped, 1 disabled\n\
+             \n\
+             DIRECTORY  DOMAIN       STATE  MECHANISM  USERS  SEATS  LAST SUCCESS\n\
+             corp       example.org  idle   sweep         12      3  5 min ago\n\
+             \n\
+             LISTENER  BIND            CONNECTIONS\n\
+             http      127.0.0.1:8460            2\n",
+        );
+    }
+
+    #[test]
+    fn a_bad_day() {
+        let held = LossReport { removed: 9, disabled: 1, people: 12, empty: false };
+        let directories = vec![
+            DirectoryStatus {
+                state: DirectoryState::Held,
+                seat_limit: Some(50),
+                held: Some(held),
+                skipped: [("no_id".to_owned(), 2), ("no_name".to_owned(), 1)].into(),
+                ..directory("corp")
+            },
+            DirectoryStatus {
+                state: DirectoryState::Backoff,
+                mechanism: None,
+                last_success: None,
+                last_error: Some("ldap.example.org: \u{1b}refused".to_owned()),
+                ..directory("lab")
+            },
+            DirectoryStatus { domain: String::new(), configured: false, ..directory("old") },
+        ];
+        let clashes = vec![ClashStatus {
+            name: "x@example.org".to_owned(),
+            owner: "a@example.org".to_owned(),
+            claimant: "b@example.org".to_owned(),
+        }];
+        let seats = SeatsStatus { limit: 25, used: 30, free: 0, over_limit: true };
+        let users = UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 0, tombstoned: 4 };
+        check(
+            &Status { ready: false, seats, users, directories, clashes, ..sample() },
+            "Seatkeeper 0.1.0, started 3 h ago, not ready: a directory was never mapped yet\n\
+             \n\
+             Licence  active, 25 seats\n\
+             Seats    30 used of 25: 5 MORE THAN THE LICENCE HAS; holders go on, nobody new gets one\n\
+             Users    12 mapped, 4 removed and in their grace period\n\
+             \n\
+             DIRECTORY  DOMAIN       STATE           MECHANISM  USERS  SEATS  LAST SUCCESS\n\
+             corp       example.org  held            sweep         12   3/50  5 min ago\n\
+             lab        example.org  backoff         -             12      3  never\n\
+             old        -            not configured  sweep         12      3  5 min ago\n\
+             \n\
+             corp: the brake holds back 9 removals and 1 disabling of 12 users; if that is right: seatkeeper sync approve corp\n\
+             corp: 3 entries skipped: no_id 2, no_name 1\n\
+             lab: the last sync 5 min ago failed: ldap.example.org: \u{fffd}refused; it will be tried again\n\
+             old: its users stay as they were; nothing in the configuration maps them\n\
+             \n\
+             Names that two users claim:\n  \
+             x@example.org: a@example.org has it, b@example.org is mapped without it\n",
+        );
+    }
+
+    #[test]
+    fn a_new_daemon_without_a_licence() {
+        let license = LicenseStatus { state: "missing".to_owned(), seats: 0, components: Vec::new() };
+        let seats = SeatsStatus { limit: 0, used: 0, free: 0, over_limit: false };
+        let users = UsersStatus { total: 0, mapped: 0, local: 0, imported: 0, disabled: 0, tombstoned: 0 };
+        check(
+            &Status { started: at(0), license, seats, users, directories: Vec::new(), ..sample() },
+            "Seatkeeper 0.1.0, started just now, ready\n\
+             \n\
+             Licence  missing: nobody new gets a seat; write seats into [license]\n\
+             Seats    0 used\n\
+             Users    0 mapped\n\
+             \n\
+             No directory is configured.\n",
+        );
+    }
+
+    #[test]
+    fn the_last_seat_is_told() {
+        let count = SeatsStatus { limit: 25, used: 25, free: 0, over_limit: false };
+        assert_eq!(seats(&count, &sample().license), "25 used of 25, NONE FREE: nobody new gets one");
+        let components = vec!["archive".to_owned(), "activesync".to_owned()];
+        let with_components = LicenseStatus { components, ..sample().license };
+        assert_eq!(license(&with_components), "active, 25 seats, with archive and activesync");
+    }
+}

@@ -1,0 +1,180 @@
+//! What a sync did or would do, and what `verify` found.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::{clean, count, list};
+use crate::service::answers::{LossReport, SyncReport, Verification};
+
+/// One sync, or a dry run.
+pub(crate) fn report(report: &SyncReport) -> String {
+    let name = clean(&report.directory);
+    let mut lines = vec![format!("{}: {}", entries(report.seen, "read"), changes(report))];
+    lines.extend(seats(report));
+    if !report.skipped.is_empty() {
+        lines.push(skipped(&report.skipped));
+    }
+    lines.extend(report.held.as_ref().map(|held| {
+        let held = loss(held);
+        if report.dry_run {
+            return format!("the brake would hold back {held}");
+        }
+        format!("the brake holds back {held}; if that is right: seatkeeper sync approve {name}")
+    }));
+    let outcome = match (report.dry_run, report.held.is_some()) {
+        (true, _) => "dry run, nothing was changed; a sync would do this:",
+        (false, false) => "synced",
+        (false, true) => "synced, except for what the brake holds back",
+    };
+    let mut page = format!("{name}: {outcome}\n");
+    for line in lines {
+        let _ = writeln!(page, "  {}", clean(&line));
+    }
+    page
+}
+
+fn changes(report: &SyncReport) -> String {
+    let some = |number: u64, what: &str| {
+        if number > 0 { format!("{number} {what}") } else { String::new() }
+    };
+    let changes = list([
+        some(report.added, "added"),
+        some(report.changed, "changed"),
+        some(report.returned, "returned"),
+        some(report.disabled, "disabled"),
+        some(report.removed, "removed"),
+    ]);
+    match (changes.is_empty(), report.dry_run) {
+        (false, _) => changes,
+        (true, false) => "nothing changed".to_owned(),
+        (true, true) => "nothing to change".to_owned(),
+    }
+}
+
+fn seats(report: &SyncReport) -> Vec<String> {
+    let released = if report.dry_run { "would be released" } else { "released" };
+    let mut lines = Vec::new();
+    if report.seats_released > 0 {
+        lines.push(format!("{} {released}, of disabled users", count(report.seats_released, "seat")));
+    }
+    if report.seats_released_after_grace > 0 {
+        let seats = count(report.seats_released_after_grace, "seat");
+        let when = "when the grace period of removed users ends";
+        let released = if report.dry_run { "would be released" } else { "will be released" };
+        lines.push(format!("{seats} {released} {when}"));
+    }
+    lines
+}
+
+fn entries(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 entry {what}") } else { format!("{number} entries {what}") }
+}
+
+/// Entries that were not mapped, with the reasons.
+pub(super) fn skipped(skipped: &BTreeMap<String, u64>) -> String {
+    let reasons = list(skipped.iter().map(|(reason, number)| format!("{reason} {number}")));
+    format!("{}: {reasons}", entries(skipped.values().sum(), "skipped"))
+}
+
+/// What the brake holds back.
+pub(super) fn loss(loss: &LossReport) -> String {
+    let some = |number: u64, noun: &str| (number > 0).then(|| count(number, noun));
+    let parts: Vec<String> =
+        [some(loss.removed, "removal"), some(loss.disabled, "disabling")].into_iter().flatten().collect();
+    let found_nobody = if loss.empty { " (the directory showed nobody at all)" } else { "" };
+    format!("{} of {}{found_nobody}", parts.join(" and "), count(loss.people, "user"))
+}
+
+/// `verify`.
+pub(crate) fn verification(verification: &Verification) -> String {
+    if verification.clean {
+        return "all invariants hold\n".to_owned();
+    }
+    verification.findings.iter().map(|finding| format!("{}\n", clean(finding))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> SyncReport {
+        SyncReport {
+            directory: "corp".to_owned(),
+            dry_run: false,
+            seen: 12,
+            added: 0,
+            changed: 0,
+            returned: 0,
+            disabled: 0,
+            removed: 0,
+            skipped: BTreeMap::new(),
+            seats_released: 0,
+            seats_released_after_grace: 0,
+            held: None,
+        }
+    }
+
+    #[track_caller]
+    fn check(value: &SyncReport, expected: &str) {
+        assert_eq!(report(value), expected);
+    }
+
+    #[test]
+    fn reports_of_syncs() {
+        check(&sample(), "corp: synced\n  12 entries read: nothing changed\n");
+        let busy = SyncReport {
+            added: 3,
+            changed: 1,
+            returned: 1,
+            disabled: 1,
+            removed: 2,
+            skipped: [("no_id".to_owned(), 1)].into(),
+            seats_released: 1,
+            seats_released_after_grace: 2,
+            ..sample()
+        };
+        check(
+            &busy,
+            "corp: synced\n  \
+             12 entries read: 3 added, 1 changed, 1 returned, 1 disabled, 2 removed\n  \
+             1 seat released, of disabled users\n  \
+             2 seats will be released when the grace period of removed users ends\n  \
+             1 entry skipped: no_id 1\n",
+        );
+        check(
+            &SyncReport { dry_run: true, ..busy },
+            "corp: dry run, nothing was changed; a sync would do this:\n  \
+             12 entries read: 3 added, 1 changed, 1 returned, 1 disabled, 2 removed\n  \
+             1 seat would be released, of disabled users\n  \
+             2 seats would be released when the grace period of removed users ends\n  \
+             1 entry skipped: no_id 1\n",
+        );
+    }
+
+    #[test]
+    fn reports_of_held_syncs() {
+        let held = Some(LossReport { removed: 12, disabled: 0, people: 12, empty: true });
+        check(
+            &SyncReport { seen: 0, held, ..sample() },
+            "corp: synced, except for what the brake holds back\n  \
+             0 entries read: nothing changed\n  \
+             the brake holds back 12 removals of 12 users (the directory showed nobody at all); \
+             if that is right: seatkeeper sync approve corp\n",
+        );
+        let held = Some(LossReport { removed: 4, disabled: 1, people: 12, empty: false });
+        check(
+            &SyncReport { seen: 1, dry_run: true, held, ..sample() },
+            "corp: dry run, nothing was changed; a sync would do this:\n  \
+             1 entry read: nothing to change\n  \
+             the brake would hold back 4 removals and 1 disabling of 12 users\n",
+        );
+    }
+
+    #[test]
+    fn findings_are_listed() {
+        let clean = Verification { clean: true, findings: Vec::new() };
+        assert_eq!(verification(&clean), "all invariants hold\n");
+        let findings = vec!["one".to_owned(), "t\two".to_owned()];
+        assert_eq!(verification(&Verification { clean: false, findings }), "one\nt\u{fffd}wo\n");
+    }
+}
