@@ -17,7 +17,7 @@ fn staff(numbers: std::ops::Range<u32>, disabled: &[u32]) -> String {
 /// A daemon over a file, with keys of its directory.
 fn daemon(seats: u64, ldif: &str, keys: &str) -> Daemon {
     let mut settings = Settings::ldif(seats, ldif);
-    settings.tables = settings.tables.replace("\"1s\"", "\"1h\"") + keys;
+    settings.tables += keys;
     Daemon::start(settings)
 }
 

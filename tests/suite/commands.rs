@@ -102,7 +102,7 @@ fn check_connect_fails_where_a_directory_cannot_be_read() {
     check(good + &tls, &["corp: error: ", &ca_file.display().to_string()]);
 }
 
-/// The way of an administrator: what `tests/run.sh` and the documentation tell to type.
+/// The way of an administrator.
 #[test]
 fn the_commands_ask_the_running_daemon() {
     let mut daemon = Daemon::start(Settings::ldif(1, &people(0..3)));

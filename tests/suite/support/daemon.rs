@@ -77,10 +77,10 @@ impl Settings {
     }
 }
 
-/// A directory in a file, looked at every second.
+/// A directory in a file, read only when asked for.
 pub(crate) fn ldif_directory(name: &str, domain: &str, file: &str) -> String {
     format!(
-        "[[directory.ldif]]\nname = \"{name}\"\ndomain = \"{domain}\"\nfile = \"{file}\"\npoll_every = \"1s\"\n"
+        "[[directory.ldif]]\nname = \"{name}\"\ndomain = \"{domain}\"\nfile = \"{file}\"\npoll_every = \"1h\"\n"
     )
 }
 
