@@ -15,4 +15,5 @@ mod outage;
 mod reload;
 mod seats;
 mod support;
+mod syncrepl;
 mod wire;

@@ -444,8 +444,10 @@ pub(crate) fn seatkeeper(config: &Path, arguments: &[&str]) -> Output {
 
 /// Every directory was read to its end, and none is being read.
 fn is_settled(status: &Value) -> bool {
-    let is_idle = |directory: &Value| directory["state"] == "idle" || directory["configured"] == false;
-    status["ready"] == true && status["directories"].as_array().unwrap().iter().all(is_idle)
+    let is_at_rest = |directory: &Value| {
+        matches!(directory["state"].as_str(), Some("idle" | "following")) || directory["configured"] == false
+    };
+    status["ready"] == true && status["directories"].as_array().unwrap().iter().all(is_at_rest)
 }
 
 /// A directory's part of the status.

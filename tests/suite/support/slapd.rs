@@ -89,14 +89,11 @@ impl Slapd {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("db")).unwrap();
         fs::write(dir.path().join("slapd.conf"), configuration(dir.path(), &options)).unwrap();
-        fs::write(dir.path().join("data.ldif"), skeleton() + &options.data).unwrap();
         let password_file = dir.path().join("bind.password");
         fs::write(&password_file, format!("{BIND_PASSWORD}\n")).unwrap();
         fs::set_permissions(&password_file, fs::Permissions::from_mode(0o600)).unwrap();
         certify(dir.path(), &options.certificate_names);
-        let mut load = installed("slapadd", "slapd");
-        load.arg("-q").arg("-f").arg(dir.path().join("slapd.conf"));
-        run(load.arg("-l").arg(dir.path().join("data.ldif")), "");
+        load(dir.path(), &options.data);
         let mut slapd = Slapd { dir, ports: free_ports(), process: None };
         for _ in 0..PORT_ATTEMPTS {
             if slapd.launch() {
@@ -181,6 +178,15 @@ impl Slapd {
     pub(crate) fn restart(&mut self) {
         self.kill();
         assert!(self.launch(), "slapd does not start again:\n{}", self.log());
+    }
+
+    /// Puts other data in the place of all that there was, as restoring a backup does, and starts again.
+    pub(crate) fn restore(&mut self, data: &str) {
+        self.kill();
+        fs::remove_dir_all(self.dir.path().join("db")).unwrap();
+        fs::create_dir(self.dir.path().join("db")).unwrap();
+        load(self.dir.path(), data);
+        self.restart();
     }
 
     /// Other limits, access rules or overlays on the same data: a restart. The data and the certificate
@@ -288,6 +294,14 @@ fn skeleton() -> String {
          userPassword: {BIND_PASSWORD}\n\n\
          dn: {PEOPLE}\nobjectClass: organizationalUnit\nou: people\n\n"
     )
+}
+
+/// Fills the empty database.
+fn load(dir: &Path, data: &str) {
+    fs::write(dir.join("data.ldif"), skeleton() + data).unwrap();
+    let mut load = installed("slapadd", "slapd");
+    load.arg("-q").arg("-f").arg(dir.join("slapd.conf"));
+    run(load.arg("-l").arg(dir.join("data.ldif")), "");
 }
 
 fn configuration(dir: &Path, options: &Options) -> String {
