@@ -11,6 +11,7 @@ packages=(
     slapd ldap-utils                         # the directory
     dovecot-imapd dovecot-pop3d dovecot-ldap # the mail server, which checks passwords at the directory
     systemd                                  # systemd-analyze judges the unit
+    strace                                   # holds up a write, as a disk that hangs
     curl jq                                  # what an administrator has at hand
     procps                                   # kill, ps
     wrk                                      # load, for the benches
