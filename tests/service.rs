@@ -3,6 +3,8 @@
 #![expect(clippy::expect_used, reason = "a test may panic")]
 #![expect(clippy::print_stderr, reason = "a failed test shows the logs")]
 
+#[path = "service/booted.rs"]
+mod booted;
 #[path = "service/notify.rs"]
 mod notify;
 
