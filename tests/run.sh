@@ -4,15 +4,18 @@
 # What it does to the machine: nothing, when the packages are there. Otherwise it says which it installs and
 # installs them with apt-get (with sudo, when not root), without the recommended ones. Their services are neither
 # started nor restarted meanwhile, and those of newly installed servers are disabled, since the tests start
-# servers of their own, on loopback and in scratch directories, and end them.
+# servers of their own, on loopback and in scratch directories, and end them. Those that boot a systemd, in
+# namespaces of its own, take root.
 set -euo pipefail
 
 packages=(
     slapd ldap-utils                         # the directory
     dovecot-imapd dovecot-pop3d dovecot-ldap # the mail server, which checks passwords at the directory
-    systemd                                  # systemd-analyze judges the unit
+    systemd                                  # judges the unit, and runs it
+    util-linux mount                         # unshare, nsenter: systemd in namespaces of its own
+    strace                                   # holds up a write, as a disk that hangs
     curl jq                                  # what an administrator has at hand
-    procps                                   # kill, ps
+    procps                                   # kill, pkill, ps
     wrk                                      # load, for the benches
 )
 # Package and service, for what would be started at the next boot.

@@ -37,7 +37,8 @@ use telemetry::LevelHandle;
 /// The store's file in the state directory.
 const STORE_FILE: &str = "seatkeeper.redb";
 
-/// All of the drain: listeners take the most of it. systemd kills after ten seconds.
+/// All of the drain: listeners take the most of it. The daemon is gone after ten seconds, before systemd's
+/// patience ends (`TimeoutStopSec=`).
 const SHUTDOWN: Duration = Duration::from_secs(9);
 
 /// Runs the daemon until a signal ends it.

@@ -2,14 +2,15 @@
 //!
 //! Without systemd (`NOTIFY_SOCKET` is not set) each of these does nothing.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::time::MissedTickBehavior;
-use tracing::error;
+use tracing::{error, info};
 
 use crate::service::Admin;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How often the status line is looked at.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -38,7 +39,8 @@ pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// Feeds the watchdog, as long as the writer answers, and keeps the status line true. Never returns.
+/// Feeds the watchdog, as long as the writer answers, and keeps the status line true. Returns when the
+/// store takes no more changes.
 pub async fn watch(store: Store, admin: Admin) {
     let watchdog = sd_notify::watchdog_enabled();
     // Twice in the interval, as sd_watchdog_enabled(3) asks.
@@ -48,10 +50,8 @@ pub async fn watch(store: Store, admin: Admin) {
     let mut told = String::new();
     loop {
         ticks.tick().await;
-        let answers = tokio::time::timeout(every, store.ping()).await;
-        if !matches!(answers, Ok(Ok(()))) {
-            error!("The store's writer does not answer; systemd will start the daemon again.");
-            continue;
+        if answer(&store, every).await.is_err() {
+            return;
         }
         if watchdog.is_some() {
             notify(&[NotifyState::Watchdog]);
@@ -62,4 +62,16 @@ pub async fn watch(store: Store, admin: Admin) {
             told = line;
         }
     }
+}
+
+/// Waits for the writer to answer, however long: a late answer is one, and what is too late systemd decides.
+async fn answer(store: &Store, patience: Duration) -> Result<(), StoreError> {
+    let mut ping = pin!(store.ping());
+    if let Ok(answer) = tokio::time::timeout(patience, &mut ping).await {
+        return answer;
+    }
+    error!("The store's writer does not answer; the watchdog is not fed until it does.");
+    ping.await?;
+    info!("The store's writer answers again.");
+    Ok(())
 }
