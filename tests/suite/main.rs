@@ -2,6 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod brake;
+mod crash;
 mod directory;
 mod hostile;
+mod identity;
+mod ldif;
+mod outage;
+mod seats;
 mod support;
