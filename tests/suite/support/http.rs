@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 client over TCP or a Unix socket, which can also speak raw bytes.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -142,14 +142,6 @@ impl Client {
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)
-    }
-
-    /// Says that nothing more will be sent.
-    pub(crate) fn finish(&mut self) -> io::Result<()> {
-        match self.stream.get_ref() {
-            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
-        }
     }
 
     /// Whether the server closed the connection, after nothing more.
