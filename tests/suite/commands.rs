@@ -49,7 +49,7 @@ fn a_wrong_configuration_ends_with_78_and_shows_every_mistake() {
 fn check_looks_at_the_configuration_alone() {
     let daemon = Daemon::prepare(&Settings::ldif(25, &people(0..3)));
     let (out, _) = check_code(&daemon.command(&["check"]), 0);
-    assert!(out.contains("correct; 25 seats, 1 directories, 2 listeners"), "{out}");
+    assert!(out.contains("correct; 25 seats, directories: 1, listeners: 2"), "{out}");
     assert!(!daemon.path("state").exists());
 }
 
@@ -100,4 +100,33 @@ fn check_connect_fails_where_a_directory_cannot_be_read() {
     let ca_file = slapd.other_ca_file();
     let tls = format!("[directory.ldap.tls]\nca_file = {ca_file:?}\nstarttls = true\n");
     check(good + &tls, &["corp: error: ", &ca_file.display().to_string()]);
+}
+
+/// The way of an administrator: what `tests/run.sh` and the documentation tell to type.
+#[test]
+fn the_commands_ask_the_running_daemon() {
+    let mut daemon = Daemon::start(Settings::ldif(1, &people(0..3)));
+    daemon.expect("u1", "granted");
+    daemon.expect("u2", "exhausted");
+    let (out, _) = check_code(&daemon.command(&["status", "--json"]), 0);
+    let status: Value = serde_json::from_str(&out).unwrap();
+    let seats = json!({ "limit": 1, "used": 1, "free": 0, "over_limit": false });
+    assert_eq!((&status["seats"], &status["users"]["total"]), (&seats, &3.into()));
+    check_code(&daemon.command(&["seats", "grant", "u2"]), 1);
+    check_code(&daemon.command(&["explain", "nobody"]), 1);
+    let (out, _) = check_code(&daemon.command(&["seats", "release", "u1"]), 0);
+    assert!(out.contains("u1@example.org"), "{out}");
+    daemon.expect("u2", "granted");
+    let (out, _) = check_code(&daemon.command(&["explain", "u1"]), 0);
+    assert!(out.contains("All mailbox licenses are in use"), "{out}");
+    daemon.write(crate::support::daemon::LDIF, &people(0..4));
+    check_code(&daemon.command(&["sync", "people", "--wait"]), 0);
+    assert_eq!(daemon.status()["users"]["total"], 4);
+    check_code(&daemon.command(&["verify"]), 0);
+
+    assert!(daemon.terminate().0.success());
+    for command in [&["status"][..], &["explain", "u1"], &["seats", "history"], &["verify"]] {
+        let (_, err) = check_code(&daemon.command(command), 69);
+        assert!(err.contains("control.sock"), "{err}");
+    }
 }

@@ -105,7 +105,7 @@ fn a_server_killed_in_the_middle_of_a_sweep_removes_nobody() {
     let daemon = Daemon::start(Settings { seats: 3, tables, ..Settings::default() });
     daemon.expect("u1", "granted");
 
-    for bytes in [2_000, 200_000] {
+    for bytes in [300_000, 2_000] {
         relay.cut_after(bytes);
         thread::scope(|scope| {
             let sync = scope.spawn(|| daemon.sync("corp"));
@@ -128,20 +128,44 @@ fn a_server_killed_in_the_middle_of_a_sweep_removes_nobody() {
     }
 }
 
+/// With small pages the server sends ten entries before the error, with large ones none.
 #[test]
 fn a_size_limit_of_ten_removes_nobody() {
     let options = Options { data: people(0..30), ..Options::default() };
-    let mut slapd = Slapd::start(options.clone());
-    let daemon = Daemon::start(Settings::ldap(3, &slapd, &no_brake("ldap")));
+    for page_size in [5, 1000] {
+        let mut slapd = Slapd::start(options.clone());
+        let keys = format!("page_size = {page_size}\n") + &no_brake("ldap");
+        let daemon = Daemon::start(Settings::ldap(3, &slapd, &keys));
+        daemon.expect("u1", "granted");
+        slapd.reconfigure(&Options { limits: "size=10".to_owned(), ..options.clone() });
+        let error = daemon.sync("corp").unwrap_err();
+        assert!(error.contains("size limit"), "{error}");
+        assert_untouched(&daemon, 30);
+        assert_backs_off(&daemon, &["lift its size limits for the bind user"]);
+        slapd.reconfigure(&options);
+        daemon.wait_for("the directory to recover", |status| directory(status, "corp")["state"] == "idle");
+        assert_untouched(&daemon, 30);
+    }
+}
+
+#[test]
+fn a_server_that_hangs_holds_up_neither_a_login_nor_the_end() {
+    let slapd = Slapd::start(Options { data: people(0..10), ..Options::default() });
+    let mut daemon = Daemon::start(Settings::ldap(3, &slapd, ""));
     daemon.expect("u1", "granted");
-    slapd.reconfigure(&Options { limits: "size=10".to_owned(), ..options.clone() });
-    let error = daemon.sync("corp").unwrap_err();
-    assert!(error.contains("size limit"), "{error}");
-    assert_untouched(&daemon, 30);
-    assert_backs_off(&daemon, &["lift its size limits for the bind user"]);
-    slapd.reconfigure(&options);
-    daemon.wait_for("the directory to recover", |status| directory(status, "corp")["state"] == "idle");
-    assert_untouched(&daemon, 30);
+    slapd.stop();
+    assert_eq!(daemon.api("POST", "/v1/directories/corp/sync").status, 202);
+    daemon.wait_for("the sweep", |status| directory(status, "corp")["state"] == "refreshing");
+    daemon.expect("u2", "granted");
+    daemon.reload().unwrap();
+    assert_untouched(&daemon, 10);
+    let (status, took) = daemon.terminate();
+    assert_eq!(status.code(), Some(0), "{}", daemon.log());
+    assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+    slapd.resume();
+    daemon.restart();
+    daemon.sync("corp").unwrap();
+    assert_untouched(&daemon, 10);
 }
 
 #[test]

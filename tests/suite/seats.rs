@@ -104,6 +104,26 @@ fn an_administrator_grants_through_the_same_gate_and_releases() {
 }
 
 #[test]
+fn mail_takes_a_seat_only_where_it_may() {
+    let deliver = |daemon: &Daemon, user: &str| {
+        let body = serde_json::json!({ "user": user, "operation": "delivery" }).to_string();
+        daemon.http().ask("POST", "/v1/check", &body).unwrap().json()["decision"].clone()
+    };
+    let mut settings = Settings::ldif(2, &people(0..4));
+    let mut daemon = Daemon::start(settings.clone());
+    daemon.expect("u1", "granted");
+    assert_eq!((deliver(&daemon, "u1"), deliver(&daemon, "u2")), ("held".into(), "not_seated".into()));
+    assert!(daemon.explain("u2")["seat"].is_null());
+
+    settings.tables += "[seats]\ntake_on = [\"login\", \"delivery\"]\n";
+    daemon.configure(&settings);
+    daemon.reload().unwrap();
+    assert_eq!((deliver(&daemon, "u2"), deliver(&daemon, "u3")), ("granted".into(), "exhausted".into()));
+    daemon.expect("u2", "held");
+    assert_eq!(daemon.seats_used(), 2);
+}
+
+#[test]
 fn a_domain_has_its_own_cap_inside_the_licence() {
     let branch =
         people(0..5).replace("example.org", "branch.example.org").replace("-0000-4000", "-0001-4000");
