@@ -10,6 +10,7 @@ set -euo pipefail
 
 packages=(
     slapd ldap-utils                         # the directory
+    389-ds-base libnss3-tools openssl        # another directory, and what makes its certificate store
     dovecot-imapd dovecot-pop3d dovecot-ldap # the mail server, which checks passwords at the directory
     systemd                                  # judges the unit, and runs it
     util-linux mount                         # unshare, nsenter: systemd in namespaces of its own

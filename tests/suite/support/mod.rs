@@ -4,6 +4,7 @@
 
 pub(crate) mod daemon;
 pub(crate) mod dovecot;
+pub(crate) mod ds389;
 pub(crate) mod http;
 pub(crate) mod slapd;
 

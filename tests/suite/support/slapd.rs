@@ -33,12 +33,12 @@ pub(crate) const SUFFIX: &str = "dc=example,dc=org";
 pub(crate) const PEOPLE: &str = "ou=people,dc=example,dc=org";
 
 const ROOT_DN: &str = "cn=root,dc=example,dc=org";
-const ROOT_PASSWORD: &str = "root-secret";
-const BIND_DN: &str = "cn=reader,dc=example,dc=org";
-const BIND_PASSWORD: &str = "reader-secret";
+pub(super) const ROOT_PASSWORD: &str = "root-secret";
+pub(super) const BIND_DN: &str = "cn=reader,dc=example,dc=org";
+pub(super) const BIND_PASSWORD: &str = "reader-secret";
 
 /// Another process may take a port between our closing and the server's opening of it.
-const PORT_ATTEMPTS: usize = 5;
+pub(super) const PORT_ATTEMPTS: usize = 5;
 
 /// How a server is set up.
 #[derive(Clone, Debug)]
@@ -78,9 +78,9 @@ pub(crate) struct Slapd {
 }
 
 #[derive(Clone, Copy)]
-struct Ports {
-    ldap: u16,
-    ldaps: u16,
+pub(super) struct Ports {
+    pub(super) ldap: u16,
+    pub(super) ldaps: u16,
 }
 
 impl Slapd {
@@ -200,16 +200,7 @@ impl Slapd {
     /// SIGSTOP: connections open and nothing is answered. Returns when every thread has stopped.
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
-        let process = self.process.as_ref().expect("slapd is not running");
-        let threads = format!("/proc/{}/task", process.id());
-        wait_for("slapd to stop", || {
-            // proc_pid_stat(5): the state follows the name in parentheses.
-            let is_stopped = |thread: fs::DirEntry| {
-                let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-                stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-            };
-            fs::read_dir(&threads).unwrap().flatten().all(is_stopped).then_some(())
-        });
+        wait_until_stopped(self.process.as_ref().expect("slapd is not running"));
     }
 
     /// SIGCONT.
@@ -324,7 +315,7 @@ fn configuration(dir: &Path, options: &Options) -> String {
 }
 
 /// Two private authorities, and a certificate of the first one.
-fn certify(dir: &Path, names: &[String]) {
+pub(super) fn certify(dir: &Path, names: &[String]) {
     let ca = authority();
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &ca).unwrap();
@@ -340,19 +331,32 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-fn free_ports() -> Ports {
+pub(super) fn free_ports() -> Ports {
     // Both are open at once, so that they differ.
     let [ldap, ldaps] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [ldap, ldaps] = [ldap, ldaps].map(|listener| listener.local_addr().unwrap().port());
     Ports { ldap, ldaps }
 }
 
-fn group(process: &Child) -> Pid {
+/// Waits until every thread has obeyed SIGSTOP.
+pub(super) fn wait_until_stopped(process: &Child) {
+    let threads = format!("/proc/{}/task", process.id());
+    wait_for("a server to stop", || {
+        // proc_pid_stat(5): the state follows the name in parentheses.
+        let is_stopped = |thread: fs::DirEntry| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        fs::read_dir(&threads).unwrap().flatten().all(is_stopped).then_some(())
+    });
+}
+
+pub(super) fn group(process: &Child) -> Pid {
     Pid::from_child(process)
 }
 
 /// A program of a Debian package; fails with what to install.
-fn installed(program: &str, package: &str) -> Command {
+pub(super) fn installed(program: &str, package: &str) -> Command {
     let found = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"]
         .iter()
         .map(|dir| Path::new(dir).join(program))
@@ -362,7 +366,7 @@ fn installed(program: &str, package: &str) -> Command {
 }
 
 /// Runs a program to its end; fails with what it printed.
-fn run(command: &mut Command, input: &str) -> Output {
+pub(super) fn run(command: &mut Command, input: &str) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
