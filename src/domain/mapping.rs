@@ -275,7 +275,7 @@ fn addresses(entry: &Entry, rules: &Rules) -> Vec<Name> {
         match text.split_once(':') {
             Some((prefix, address)) if prefix.eq_ignore_ascii_case("smtp") => {
                 if prefix == "SMTP" {
-                    primary = Name::parse(address, Some(&rules.domain)).ok();
+                    primary = Name::parse(address.trim(), Some(&rules.domain)).ok();
                 }
                 push_name(&mut names, address, &rules.domain);
             }
@@ -293,7 +293,8 @@ fn push_name(names: &mut Vec<Name>, text: &str, domain: &Domain) {
     if names.len() >= MAX_NAMES {
         return;
     }
-    if let Ok(name) = Name::parse(text, Some(domain))
+    // Some directories hold values with a line break at the end, which is a slip and no attack.
+    if let Ok(name) = Name::parse(text.trim(), Some(domain))
         && !names.contains(&name)
     {
         names.push(name);
@@ -494,7 +495,7 @@ mod tests {
                 login,
                 ("mail", b"old@example.org"),
                 ("proxyAddresses", b"smtp:second@example.org"),
-                ("proxyAddresses", b"SMTP:first@example.org"),
+                ("proxyAddresses", b"SMTP:first@example.org\r\n"),
                 ("proxyAddresses", b"x500:/o=Example"),
             ],
         )

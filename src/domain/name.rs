@@ -35,17 +35,19 @@ impl Name {
 
     /// Takes what somebody typed, adds `@domain` where there is none, and normalises it.
     pub fn parse(raw: &str, default_domain: Option<&Domain>) -> Result<Name, NameError> {
-        let raw = raw.trim();
-        if raw.is_empty() {
+        let trimmed = raw.trim();
+        if trimmed.is_empty() {
             return Err(NameError::Empty);
         }
         // Checked before normalising, so that a hostile length costs nothing.
-        if raw.len() > Name::MAX_BYTES {
+        if trimmed.len() > Name::MAX_BYTES {
             return Err(NameError::TooLong);
         }
+        // At the ends too: nobody types a line break, and whoever sends one is not asking for this user.
         if raw.chars().any(char::is_control) {
             return Err(NameError::Control);
         }
+        let raw = trimmed;
         let mut text = fold(raw);
         match text.rsplit_once('@') {
             Some((local, domain)) if local.is_empty() || domain.is_empty() => {
@@ -201,6 +203,8 @@ mod tests {
         check("   ", Err(NameError::Empty));
         check("a\r\nb", Err(NameError::Control));
         check("a\0", Err(NameError::Control));
+        check("a\r\n", Err(NameError::Control));
+        check("\ta", Err(NameError::Control));
         check("@example.org", Err(NameError::EmptyPart));
         check("alice@", Err(NameError::EmptyPart));
         check(&"x".repeat(400), Err(NameError::TooLong));

@@ -2,6 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod brake;
+mod commands;
+mod crash;
 mod directory;
 mod hostile;
+mod identity;
+mod ldif;
+mod lifecycle;
+mod mail;
+mod outage;
+mod reload;
+mod seats;
 mod support;
+mod wire;

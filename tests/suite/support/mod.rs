@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test uses the part that it needs")]
 
+pub(crate) mod daemon;
+pub(crate) mod dovecot;
+pub(crate) mod http;
 pub(crate) mod slapd;
 
 use std::time::{Duration, Instant};

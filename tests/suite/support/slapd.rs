@@ -15,6 +15,7 @@ use std::fs;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -89,7 +90,9 @@ impl Slapd {
         fs::create_dir(dir.path().join("db")).unwrap();
         fs::write(dir.path().join("slapd.conf"), configuration(dir.path(), &options)).unwrap();
         fs::write(dir.path().join("data.ldif"), skeleton() + &options.data).unwrap();
-        fs::write(dir.path().join("bind.password"), format!("{BIND_PASSWORD}\n")).unwrap();
+        let password_file = dir.path().join("bind.password");
+        fs::write(&password_file, format!("{BIND_PASSWORD}\n")).unwrap();
+        fs::set_permissions(&password_file, fs::Permissions::from_mode(0o600)).unwrap();
         certify(dir.path(), &options.certificate_names);
         let mut load = installed("slapadd", "slapd");
         load.arg("-q").arg("-f").arg(dir.path().join("slapd.conf"));
@@ -178,6 +181,14 @@ impl Slapd {
     pub(crate) fn restart(&mut self) {
         self.kill();
         assert!(self.launch(), "slapd does not start again:\n{}", self.log());
+    }
+
+    /// Other limits, access rules or overlays on the same data: a restart. The data and the certificate
+    /// stay as they are.
+    pub(crate) fn reconfigure(&mut self, options: &Options) {
+        self.kill();
+        fs::write(self.dir.path().join("slapd.conf"), configuration(self.dir.path(), options)).unwrap();
+        self.restart();
     }
 
     /// SIGSTOP: connections open and nothing is answered. Returns when every thread has stopped.
