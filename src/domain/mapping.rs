@@ -324,16 +324,18 @@ const RESOURCE_RECIPIENTS: [u64; 9] =
 
 /// The decisive classes, the first table that matches wins. An entry of another class is taken for a
 /// person: a schema of one's own is common, and mapping too much costs no seat.
-const CLASSES: [(&[&str], Result<Kind, Skip>); 6] = [
+const CLASSES: [(&[&str], Result<Kind, Skip>); 7] = [
     (&["computer", "msDS-ManagedServiceAccount", "ipaHost", "ipaService", "ipHost"], Err(Skip::NotAUser)),
     (&["room", "device", "calendarResource", "calResource", "icsCalendarResource"], Ok(Kind::Resource)),
-    (&["person", "inetOrgPerson", "posixAccount", "account", "inetUser", "user"], Ok(Kind::Person)),
+    (&["inetOrgPerson", "posixAccount", "account", "inetUser", "user"], Ok(Kind::Person)),
+    // Before `person`, of which it is a kind in Active Directory.
+    (&["contact"], Ok(Kind::Contact)),
+    (&["person"], Ok(Kind::Person)),
     (&["nisMailAlias", "mailGroup", "rfc822MailGroup", "distributionList"], Ok(Kind::List)),
     (
         &["groupOfNames", "groupOfUniqueNames", "groupOfURLs", "groupOfMembers", "posixGroup", "group"],
         Ok(Kind::Group),
     ),
-    (&["contact"], Ok(Kind::Contact)),
 ];
 
 /// Entries that only hold others together, or describe the directory itself.
@@ -504,6 +506,9 @@ mod tests {
         assert_eq!(mapped.addresses.len(), 3);
         let room = map(Preset::ActiveDirectory, &[guid, user, login, ("msExchRecipientTypeDetails", b"16")]);
         assert_eq!(room.unwrap().kind, Kind::Resource);
+        let person = ("objectClass", b"person".as_slice());
+        let contact = [guid, person, ("objectClass", b"contact"), ("mail", b"c@example.com")];
+        assert_eq!(map(Preset::ActiveDirectory, &contact).unwrap().kind, Kind::Contact);
         let computer = [guid, user, ("objectClass", b"computer".as_slice()), login];
         assert_eq!(map(Preset::ActiveDirectory, &computer), Err(Skip::NotAUser));
     }
