@@ -9,6 +9,9 @@ set -euo pipefail
 
 packages=(
     slapd ldap-utils                         # the directory
+    samba samba-ad-provision ldb-tools       # a domain controller,
+    samba-dsdb-modules samba-vfs-modules     # with what it loads,
+    iproute2                                 # and the loopback of a network of its own
     dovecot-imapd dovecot-pop3d dovecot-ldap # the mail server, which checks passwords at the directory
     systemd                                  # systemd-analyze judges the unit
     curl jq                                  # what an administrator has at hand
@@ -16,7 +19,7 @@ packages=(
     wrk                                      # load, for the benches
 )
 # Package and service, for what would be started at the next boot.
-servers=(slapd:slapd dovecot-core:dovecot)
+servers=(slapd:slapd dovecot-core:dovecot samba:samba-ad-dc samba:smbd samba:nmbd)
 
 say() { printf 'tests/run.sh: %s\n' "$*" >&2; }
 

@@ -194,16 +194,7 @@ impl Slapd {
     /// SIGSTOP: connections open and nothing is answered. Returns when every thread has stopped.
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
-        let process = self.process.as_ref().expect("slapd is not running");
-        let threads = format!("/proc/{}/task", process.id());
-        wait_for("slapd to stop", || {
-            // proc_pid_stat(5): the state follows the name in parentheses.
-            let is_stopped = |thread: fs::DirEntry| {
-                let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-                stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-            };
-            fs::read_dir(&threads).unwrap().flatten().all(is_stopped).then_some(())
-        });
+        wait_until_stopped(self.process.as_ref().expect("slapd is not running"));
     }
 
     /// SIGCONT.
@@ -310,7 +301,7 @@ fn configuration(dir: &Path, options: &Options) -> String {
 }
 
 /// Two private authorities, and a certificate of the first one.
-fn certify(dir: &Path, names: &[String]) {
+pub(super) fn certify(dir: &Path, names: &[String]) {
     let ca = authority();
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &ca).unwrap();
@@ -333,12 +324,25 @@ fn free_ports() -> Ports {
     Ports { ldap, ldaps }
 }
 
-fn group(process: &Child) -> Pid {
+/// Waits until every thread has obeyed SIGSTOP.
+pub(super) fn wait_until_stopped(process: &Child) {
+    let threads = format!("/proc/{}/task", process.id());
+    wait_for("a server to stop", || {
+        // proc_pid_stat(5): the state follows the name in parentheses.
+        let is_stopped = |thread: fs::DirEntry| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        fs::read_dir(&threads).unwrap().flatten().all(is_stopped).then_some(())
+    });
+}
+
+pub(super) fn group(process: &Child) -> Pid {
     Pid::from_child(process)
 }
 
 /// A program of a Debian package; fails with what to install.
-fn installed(program: &str, package: &str) -> Command {
+pub(super) fn installed(program: &str, package: &str) -> Command {
     let found = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"]
         .iter()
         .map(|dir| Path::new(dir).join(program))
@@ -348,7 +352,7 @@ fn installed(program: &str, package: &str) -> Command {
 }
 
 /// Runs a program to its end; fails with what it printed.
-fn run(command: &mut Command, input: &str) -> Output {
+pub(super) fn run(command: &mut Command, input: &str) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
