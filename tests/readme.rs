@@ -1,5 +1,7 @@
 //! The README's transcript, typed as it stands there, gives the answers that it shows.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;

@@ -1,6 +1,11 @@
 //! An entry of a directory becomes a user, or is skipped for a stated reason.
 
 use super::name::{Domain, Name, StableId};
+pub use super::preset::Preset;
+use super::preset::{
+    CLASSES, CONTAINERS, NS_ACCOUNT_LOCK, OBJECT_GUID, PWD_ACCOUNT_LOCKED_TIME, RECIPIENT_TYPE,
+    RESOURCE_RECIPIENTS, USER_ACCOUNT_CONTROL,
+};
 use super::user::{Kind, Mapped};
 
 /// An entry as a directory holds it: values are bytes, since objectGUID and photos are no text.
@@ -42,92 +47,6 @@ impl Entry {
         self.texts(name).next()
     }
 }
-
-/// Which server's conventions an entry follows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Preset {
-    /// OpenLDAP.
-    OpenLdap,
-    /// 389 Directory Server.
-    Ds389,
-    /// FreeIPA, which is 389-ds with a schema of its own.
-    FreeIpa,
-    /// Active Directory, Samba AD DC among it.
-    ActiveDirectory,
-    /// A file, exported from any of them: whatever id and flag an entry has is used.
-    Ldif,
-}
-
-impl Preset {
-    /// The word in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Preset::OpenLdap => "openldap",
-            Preset::Ds389 => "389ds",
-            Preset::FreeIpa => "freeipa",
-            Preset::ActiveDirectory => "active-directory",
-            Preset::Ldif => "ldif",
-        }
-    }
-
-    /// Finds people, and not the machines that Active Directory files under `user`.
-    pub fn default_filter(self) -> &'static str {
-        match self {
-            Preset::OpenLdap | Preset::Ds389 => "(objectClass=inetOrgPerson)",
-            Preset::FreeIpa => "(objectClass=posixAccount)",
-            Preset::ActiveDirectory => "(&(objectClass=user)(!(objectClass=computer)))",
-            Preset::Ldif => "(objectClass=*)",
-        }
-    }
-
-    /// Attributes that hold login names.
-    pub fn default_login(self) -> &'static [&'static str] {
-        match self {
-            Preset::OpenLdap | Preset::Ds389 | Preset::FreeIpa => &["uid"],
-            Preset::ActiveDirectory => &["sAMAccountName", "userPrincipalName"],
-            Preset::Ldif => &["uid", "sAMAccountName", "userPrincipalName"],
-        }
-    }
-
-    /// Attributes that hold mail addresses.
-    pub fn default_mail(self) -> &'static [&'static str] {
-        match self {
-            Preset::OpenLdap | Preset::Ds389 | Preset::FreeIpa => &["mail"],
-            Preset::ActiveDirectory | Preset::Ldif => &["mail", "proxyAddresses"],
-        }
-    }
-
-    /// Attributes that hold the name for people; the first one present is used.
-    pub fn default_name(self) -> &'static [&'static str] {
-        &["displayName", "cn"]
-    }
-
-    fn id_attributes(self) -> &'static [&'static str] {
-        match self {
-            Preset::OpenLdap => &[ENTRY_UUID],
-            Preset::Ds389 | Preset::FreeIpa => &[NS_UNIQUE_ID],
-            Preset::ActiveDirectory => &[OBJECT_GUID],
-            Preset::Ldif => &[ENTRY_UUID, NS_UNIQUE_ID, OBJECT_GUID],
-        }
-    }
-
-    fn flag_attributes(self) -> &'static [&'static str] {
-        match self {
-            Preset::OpenLdap => &[PWD_ACCOUNT_LOCKED_TIME],
-            Preset::Ds389 | Preset::FreeIpa => &[NS_ACCOUNT_LOCK],
-            Preset::ActiveDirectory => &[USER_ACCOUNT_CONTROL, RECIPIENT_TYPE],
-            Preset::Ldif => &[PWD_ACCOUNT_LOCKED_TIME, NS_ACCOUNT_LOCK, USER_ACCOUNT_CONTROL, RECIPIENT_TYPE],
-        }
-    }
-}
-
-const ENTRY_UUID: &str = "entryUUID";
-const NS_UNIQUE_ID: &str = "nsUniqueId";
-const OBJECT_GUID: &str = "objectGUID";
-const PWD_ACCOUNT_LOCKED_TIME: &str = "pwdAccountLockedTime";
-const NS_ACCOUNT_LOCK: &str = "nsAccountLock";
-const USER_ACCOUNT_CONTROL: &str = "userAccountControl";
-const RECIPIENT_TYPE: &str = "msExchRecipientTypeDetails";
 
 /// How the entries of one directory are read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -316,43 +235,6 @@ fn is_enabled(entry: &Entry, preset: Preset) -> bool {
         }
     })
 }
-
-/// Recipient types of shared, room, equipment, arbitration, discovery, monitoring and remote
-/// room/equipment/shared mailboxes (Microsoft Exchange documentation, msExchRecipientTypeDetails).
-const RESOURCE_RECIPIENTS: [u64; 9] =
-    [4, 16, 32, 8_388_608, 536_870_912, 549_755_813_888, 8_589_934_592, 17_179_869_184, 34_359_738_368];
-
-/// The decisive classes, the first table that matches wins. An entry of another class is taken for a
-/// person: a schema of one's own is common, and mapping too much costs no seat.
-const CLASSES: [(&[&str], Result<Kind, Skip>); 7] = [
-    (&["computer", "msDS-ManagedServiceAccount", "ipaHost", "ipaService", "ipHost"], Err(Skip::NotAUser)),
-    (&["room", "device", "calendarResource", "calResource", "icsCalendarResource"], Ok(Kind::Resource)),
-    (&["inetOrgPerson", "posixAccount", "account", "inetUser", "user"], Ok(Kind::Person)),
-    // Before `person`, of which it is a kind in Active Directory.
-    (&["contact"], Ok(Kind::Contact)),
-    (&["person"], Ok(Kind::Person)),
-    (&["nisMailAlias", "mailGroup", "rfc822MailGroup", "distributionList"], Ok(Kind::List)),
-    (
-        &["groupOfNames", "groupOfUniqueNames", "groupOfURLs", "groupOfMembers", "posixGroup", "group"],
-        Ok(Kind::Group),
-    ),
-];
-
-/// Entries that only hold others together, or describe the directory itself.
-const CONTAINERS: [&str; 12] = [
-    "organizationalUnit",
-    "organization",
-    "organizationalRole",
-    "domain",
-    "dcObject",
-    "locality",
-    "country",
-    "container",
-    "nsContainer",
-    "builtinDomain",
-    "applicationProcess",
-    "referral",
-];
 
 fn kind_of(entry: &Entry, preset: Preset) -> Result<Kind, Skip> {
     let is_any = |wanted: &[&str]| {

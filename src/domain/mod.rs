@@ -7,6 +7,7 @@ pub mod directory;
 pub mod ldap_text;
 pub mod mapping;
 pub mod name;
+mod preset;
 pub mod seats;
 pub mod sync;
 pub mod user;

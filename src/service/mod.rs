@@ -6,6 +6,7 @@ mod admin;
 pub mod answers;
 pub mod directories;
 pub mod listeners;
+mod users;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -14,7 +15,8 @@ use tracing::{debug, info, warn};
 
 pub use activity::FLUSH_EVERY;
 pub(crate) use admin::log_release;
-pub use admin::{Admin, AdminError, UserList, UserQuery, UserSort};
+pub use admin::{Admin, AdminError};
+pub use users::{UserList, UserQuery, UserSort};
 
 use crate::domain::admission::{Decision, Operation, Request, decide};
 use crate::domain::name::{Domain, Name};

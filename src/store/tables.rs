@@ -125,3 +125,33 @@ pub(super) trait Lookup {
         Ok((key, View { subject, seats, take_on: policy.take_on }))
     }
 }
+
+/// A read view and a transaction have their tables in fields of the same names.
+macro_rules! look_up_in_fields {
+    ($tables:ty) => {
+        impl Lookup for $tables {
+            fn directories(&self) -> &Directories {
+                &self.directories
+            }
+            fn users(&self) -> &impl ReadableTable<u64, &'static [u8]> {
+                &self.users
+            }
+            fn ids(&self) -> &impl ReadableTable<(u32, &'static [u8]), u64> {
+                &self.ids
+            }
+            fn names(&self) -> &impl ReadableTable<&'static str, u64> {
+                &self.names
+            }
+            fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]> {
+                &self.seats
+            }
+            fn last_logins(&self) -> &impl ReadableTable<u64, &'static [u8]> {
+                &self.last_logins
+            }
+            fn refusals(&self) -> &impl ReadableTable<u64, &'static [u8]> {
+                &self.refusals
+            }
+        }
+    };
+}
+pub(super) use look_up_in_fields;

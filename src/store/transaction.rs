@@ -8,7 +8,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use super::codec;
 use super::tables::{
     CLAIMS, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES,
-    REFUSALS, SEATS, TOMBSTONES, USERS,
+    REFUSALS, SEATS, TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{Admitted, Clash, DirectoryRecord, Policy, Released, StoreError, Upserted};
 use crate::domain::admission::{Decision, Request, decide};
@@ -404,26 +404,4 @@ impl<'t> Transaction<'t> {
     }
 }
 
-impl Lookup for Transaction<'_> {
-    fn directories(&self) -> &Directories {
-        &self.directories
-    }
-    fn users(&self) -> &impl ReadableTable<u64, &'static [u8]> {
-        &self.users
-    }
-    fn ids(&self) -> &impl ReadableTable<(u32, &'static [u8]), u64> {
-        &self.ids
-    }
-    fn names(&self) -> &impl ReadableTable<&'static str, u64> {
-        &self.names
-    }
-    fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]> {
-        &self.seats
-    }
-    fn last_logins(&self) -> &impl ReadableTable<u64, &'static [u8]> {
-        &self.last_logins
-    }
-    fn refusals(&self) -> &impl ReadableTable<u64, &'static [u8]> {
-        &self.refusals
-    }
-}
+look_up_in_fields!(Transaction<'_>);

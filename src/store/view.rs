@@ -10,7 +10,7 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
 
 use super::tables::{
     CLAIMS, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, NAMES, REFUSALS,
-    SEATS, TOMBSTONES, USERS,
+    SEATS, TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{Clash, DirectoryRecord, Policy, StoreError, codec};
 use crate::domain::admission::View;
@@ -240,26 +240,4 @@ fn ids_of(DirectoryId(directory): DirectoryId) -> RangeInclusive<(u32, &'static 
     (directory, [].as_slice())..=(directory, PAST_EVERY_ID.as_slice())
 }
 
-impl Lookup for ReadView {
-    fn directories(&self) -> &Directories {
-        &self.directories
-    }
-    fn users(&self) -> &impl ReadableTable<u64, &'static [u8]> {
-        &self.users
-    }
-    fn ids(&self) -> &impl ReadableTable<(u32, &'static [u8]), u64> {
-        &self.ids
-    }
-    fn names(&self) -> &impl ReadableTable<&'static str, u64> {
-        &self.names
-    }
-    fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]> {
-        &self.seats
-    }
-    fn last_logins(&self) -> &impl ReadableTable<u64, &'static [u8]> {
-        &self.last_logins
-    }
-    fn refusals(&self) -> &impl ReadableTable<u64, &'static [u8]> {
-        &self.refusals
-    }
-}
+look_up_in_fields!(ReadView);

@@ -12,27 +12,24 @@
 //! as restored backups would have. Tests bind as [`SambaAd::bind_dn`], an ordinary user; changes are made
 //! by the administrator.
 
-use std::collections::hash_map::DefaultHasher;
-use std::fs::{self, File, Permissions};
-use std::hash::{Hash, Hasher};
-use std::io;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+mod domain;
+mod relay;
+
+use std::fs::{self, File};
 use std::ops::Range;
-use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::process::{Signal, geteuid, kill_process_group};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
+use self::domain::{configure, copy, domain, restrict};
+use self::relay::{Network, Relay, listens};
 use super::slapd::{certify, group, installed, run, wait_until_stopped};
 use super::{PATIENCE, wait_at_most};
 
@@ -57,7 +54,7 @@ const LDAP_PORT: u16 = 389;
 const LDAPS_PORT: u16 = 636;
 
 /// Two keys of 4,096 bits are generated where the server makes its own certificate.
-const START_PATIENCE: std::time::Duration = PATIENCE.saturating_mul(4);
+const START_PATIENCE: Duration = PATIENCE.saturating_mul(4);
 
 /// How a domain controller is set up.
 #[derive(Clone, Debug)]
@@ -218,7 +215,7 @@ impl SambaAd {
         let guid = found.lines().find_map(|line| line.strip_prefix("objectGUID:")).unwrap();
         match guid.strip_prefix(": ") {
             Some(base64) => BASE64.decode(base64).unwrap(),
-            None => guid[1..].as_bytes().to_vec(),
+            None => guid.trim_start_matches(' ').as_bytes().to_vec(),
         }
     }
 
@@ -345,195 +342,4 @@ pub(crate) fn person(number: u32) -> String {
 /// The DN of a numbered person.
 pub(crate) fn dn(number: u32) -> String {
     format!("CN=Person {number},{PEOPLE}")
-}
-
-/// True when a process in another network than ours listens on all these ports.
-fn listens(proc: &Path, ports: &[u16]) -> bool {
-    let network = |proc: &Path| fs::read_link(proc.join("ns/net")).ok();
-    // proc_pid_net(5): local address, remote address, state; 0A is LISTEN.
-    let table = fs::read_to_string(proc.join("net/tcp")).unwrap_or_default();
-    network(proc).is_some_and(|theirs| Some(theirs) != network(Path::new("/proc/self")))
-        && ports.iter().all(|port| table.contains(&format!(":{port:04X} 00000000:0000 0A")))
-}
-
-/// The server's network namespace, while it has one.
-#[derive(Debug, Default)]
-struct Network(Mutex<Option<Arc<File>>>);
-
-impl Network {
-    fn enter_from_now_on(&self, namespace: File) {
-        *self.0.lock().unwrap() = Some(Arc::new(namespace));
-    }
-
-    fn leave(&self) {
-        *self.0.lock().unwrap() = None;
-    }
-
-    /// Takes the calling thread to the server's network for good, and connects there.
-    fn connect(&self, port: u16) -> io::Result<TcpStream> {
-        let namespace = self.0.lock().unwrap().clone().ok_or(io::ErrorKind::ConnectionRefused)?;
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-        TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-    }
-}
-
-/// Listens in our network and passes connections on to a port in the server's.
-struct Relay {
-    address: SocketAddr,
-    is_over: Arc<AtomicBool>,
-}
-
-impl Relay {
-    fn start(network: &Arc<Network>, port: u16) -> Relay {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let is_over = Arc::new(AtomicBool::new(false));
-        let (network, over) = (network.clone(), is_over.clone());
-        thread::spawn(move || {
-            for client in listener.incoming() {
-                if over.load(Ordering::Relaxed) {
-                    break;
-                }
-                let (client, network) = (client.unwrap(), network.clone());
-                // A thread of its own, since it can't leave the server's network any more.
-                thread::spawn(move || {
-                    if let Ok(server) = network.connect(port) {
-                        relay(client, server);
-                    }
-                });
-            }
-        });
-        Relay { address, is_over }
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        // Wakes it up.
-        let _ = TcpStream::connect(self.address);
-    }
-}
-
-/// Copies both ways until each side has ended.
-fn relay(client: TcpStream, server: TcpStream) {
-    let copy_one_way = |from: &TcpStream, to: &TcpStream| {
-        let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-        move || {
-            let how = if io::copy(&mut from, &mut to).is_ok() { Shutdown::Write } else { Shutdown::Both };
-            // It may be closed already.
-            let _ = to.shutdown(how);
-        }
-    };
-    thread::spawn(copy_one_way(&client, &server));
-    copy_one_way(&server, &client)();
-}
-
-/// What the directory of a domain is made from; another word here makes old ones worthless.
-const RECIPE: [&str; 9] = [
-    "--realm=AD.EXAMPLE.ORG",
-    "--domain=AD",
-    "--server-role=dc",
-    "--dns-backend=NONE",
-    "--host-ip=127.0.0.1",
-    "--host-name=dc1",
-    "--option=interfaces=lo",
-    "--option=bind interfaces only=yes",
-    "--adminpass=Admin-secret-1",
-];
-
-/// One domain is made at a time, since most tests want the same one.
-static MAKING: Mutex<()> = Mutex::new(());
-
-/// The directory of a domain with this data, which is made when it is not there.
-fn domain(data: &str) -> PathBuf {
-    let version = String::from_utf8(run(installed("samba", PACKAGES).arg("-V"), "").stdout).unwrap();
-    let _one = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let fresh = kept(&(&version, RECIPE), provision);
-    let prepared = kept(&(&version, RECIPE, skeleton()), |dir| {
-        copy(&fresh, dir);
-        load(dir, &skeleton());
-    });
-    if data.is_empty() {
-        return prepared;
-    }
-    kept(&(&version, RECIPE, skeleton(), data), |dir| {
-        copy(&prepared, dir);
-        load(dir, data);
-    })
-}
-
-/// A directory in cargo's own for tests, by a key; a run that is cut short leaves none half made.
-fn kept(key: &impl Hash, make: impl FnOnce(&Path)) -> PathBuf {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let path = parent.join(format!("samba-{:016x}", hasher.finish()));
-    if !path.exists() {
-        let dir = tempfile::tempdir_in(parent).unwrap();
-        make(dir.path());
-        // Another process may have been faster; its is as good.
-        let renamed = fs::rename(dir.path(), &path);
-        assert!(path.exists(), "{renamed:?}");
-    }
-    path
-}
-
-fn provision(dir: &Path) {
-    // Without the machine's own configuration.
-    let seed = dir.join("seed.conf");
-    fs::write(&seed, "[global]\n").unwrap();
-    let mut command = installed("samba-tool", PACKAGES);
-    command.args(["domain", "provision"]).args(RECIPE).arg("--configfile").arg(&seed);
-    let mut targetdir = std::ffi::OsString::from("--targetdir=");
-    targetdir.push(dir);
-    run(command.arg(targetdir).env("TDB_NO_FSYNC", "1"), "");
-}
-
-/// Adds entries to a domain that no server runs on, in one transaction.
-fn load(dir: &Path, ldif: &str) {
-    configure(dir);
-    let data = dir.join("data.ldif");
-    fs::write(&data, ldif).unwrap();
-    let mut command = installed("ldbadd", PACKAGES);
-    command.arg("--configfile").arg(dir.join("smb.conf"));
-    command.arg("-H").arg(dir.join("private/sam.ldb")).arg(&data);
-    run(command.env("TDB_NO_FSYNC", "1"), "");
-}
-
-fn copy(from: &Path, to: &Path) {
-    let mut contents = from.as_os_str().to_owned();
-    contents.push("/.");
-    run(installed("cp", "coreutils").args(["-a", "--sparse=always"]).arg(contents).arg(to), "");
-}
-
-/// For the owner's eyes only, as Samba and the daemon want secrets to be.
-fn restrict(path: &Path) {
-    fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
-}
-
-fn configure(dir: &Path) {
-    let path = dir.display();
-    let text = format!(
-        "[global]\nserver role = active directory domain controller\nserver services = ldap\n\
-         workgroup = AD\nrealm = AD.EXAMPLE.ORG\nnetbios name = DC1\n\
-         interfaces = lo\nbind interfaces only = yes\n\
-         private dir = {path}/private\nlock directory = {path}\nstate directory = {path}/state\n\
-         cache directory = {path}/cache\npid directory = {path}\nncalrpc dir = {path}/ncalrpc\n\
-         ntp signd socket directory = {path}/ntp_signd\nwinbindd socket directory = {path}/winbindd\n\
-         log file = {path}/samba.log\n"
-    );
-    fs::write(dir.join("smb.conf"), text).unwrap();
-}
-
-fn skeleton() -> String {
-    // [MS-ADTS] section 3.1.1.3.1.5.1: in quotes, as UTF-16.
-    let password: Vec<u8> =
-        format!("\"{BIND_PASSWORD}\"").encode_utf16().flat_map(u16::to_le_bytes).collect();
-    format!(
-        "dn: {PEOPLE}\nobjectClass: organizationalUnit\n\n\
-         dn: {BIND_DN}\nobjectClass: user\nsAMAccountName: Reader\nuserAccountControl: 512\n\
-         unicodePwd:: {}\n\n",
-        BASE64.encode(password)
-    )
 }

@@ -1,0 +1,124 @@
+//! Lists of users, read one by one from one state of the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::answers::UserLine;
+use crate::domain::user::UserKey;
+use crate::store::{ReadView, StoreError, UserDetails};
+
+/// Which users to list.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UserQuery {
+    /// Only holders, or only others.
+    pub seated: Option<bool>,
+    /// Only users who were active once, but not for this long.
+    pub inactive: Option<Duration>,
+    /// Only users of directories that serve this domain.
+    pub domain: Option<String>,
+    /// The order.
+    pub sort: UserSort,
+}
+
+/// The order of a list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum UserSort {
+    /// By the name shown.
+    #[default]
+    Name,
+    /// The longest away first; who never came before all.
+    LastLogin,
+    /// The oldest seat first; who holds none behind all.
+    Granted,
+}
+
+/// A list of users.
+pub struct UserList {
+    view: Arc<ReadView>,
+    query: UserQuery,
+    domains: BTreeMap<String, String>,
+    now: Timestamp,
+}
+
+impl UserList {
+    pub(super) fn new(
+        view: Arc<ReadView>,
+        query: UserQuery,
+        domains: BTreeMap<String, String>,
+        now: Timestamp,
+    ) -> UserList {
+        UserList { view, query, domains, now }
+    }
+
+    /// Calls `each` with every line in order until it says stop; blocks while it reads.
+    pub fn for_each(&self, mut each: impl FnMut(UserLine) -> bool) -> Result<(), StoreError> {
+        for key in self.sorted_keys()? {
+            if let Some(details) = self.view.details(key)?
+                && !each(line(details))
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Only keys and what they are sorted by are kept, not whole users.
+    fn sorted_keys(&self) -> Result<Vec<UserKey>, StoreError> {
+        let mut keys: Vec<(Option<i64>, String, UserKey)> = Vec::new();
+        for key in self.view.user_keys()? {
+            let key = key?;
+            if !self.is_wanted(key)? {
+                continue;
+            }
+            let time = match self.query.sort {
+                UserSort::Name => None,
+                UserSort::LastLogin => self.view.last_login_of(key)?.map(|login| login.at.as_millisecond()),
+                UserSort::Granted => {
+                    Some(self.view.seat_of(key)?.map_or(i64::MAX, |seat| seat.granted_at.as_millisecond()))
+                }
+            };
+            let name = match self.query.sort {
+                UserSort::Name => self.view.name_of(key)?.map(|name| name.to_string()).unwrap_or_default(),
+                _ => String::new(),
+            };
+            keys.push((time, name, key));
+        }
+        keys.sort_unstable();
+        Ok(keys.into_iter().map(|(_, _, key)| key).collect())
+    }
+
+    fn is_wanted(&self, key: UserKey) -> Result<bool, StoreError> {
+        let Some(directory) = self.view.is_listed_person(key)? else { return Ok(false) };
+        if let Some(domain) = &self.query.domain {
+            let record = self.view.directories().find(|record| record.id == directory);
+            let served = record.and_then(|record| self.domains.get(&record.name));
+            if served != Some(&domain.to_lowercase()) {
+                return Ok(false);
+            }
+        }
+        let seat = self.view.seat_of(key)?;
+        if self.query.seated.is_some_and(|wanted| wanted != seat.is_some()) {
+            return Ok(false);
+        }
+        let Some(inactive) = self.query.inactive else { return Ok(true) };
+        let login = self.view.last_login_of(key)?.map(|login| login.at);
+        let active_at = login.into_iter().chain(seat.map(|seat| seat.granted_at)).max();
+        let cutoff = self.now.checked_sub(inactive).unwrap_or(Timestamp::MIN);
+        Ok(active_at.is_some_and(|at| at < cutoff))
+    }
+}
+
+fn line(details: UserDetails) -> UserLine {
+    UserLine {
+        user: details.name.to_string(),
+        display_name: details.user.mapped.display_name.map(String::from),
+        directory: details.directory,
+        enabled: details.user.mapped.enabled,
+        removed_at: details.user.removed_at,
+        seat_since: details.seat.map(|seat| seat.granted_at),
+        last_login: details.last_login.map(|login| login.at),
+    }
+}
