@@ -11,6 +11,9 @@ set -euo pipefail
 packages=(
     slapd ldap-utils                         # the directory
     389-ds-base libnss3-tools openssl        # another directory, and what makes its certificate store
+    samba samba-ad-provision ldb-tools       # a domain controller,
+    samba-dsdb-modules samba-vfs-modules     # with what it loads,
+    iproute2                                 # and the loopback of a network of its own
     dovecot-imapd dovecot-pop3d dovecot-ldap # the mail server, which checks passwords at the directory
     systemd                                  # judges the unit, and runs it
     util-linux mount                         # unshare, nsenter: systemd in namespaces of its own
@@ -20,7 +23,7 @@ packages=(
     wrk                                      # load, for the benches
 )
 # Package and service, for what would be started at the next boot.
-servers=(slapd:slapd dovecot-core:dovecot)
+servers=(slapd:slapd dovecot-core:dovecot samba:samba-ad-dc samba:smbd samba:nmbd)
 
 say() { printf 'tests/run.sh: %s\n' "$*" >&2; }
 

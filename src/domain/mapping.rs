@@ -389,6 +389,9 @@ mod tests {
         assert_eq!(mapped.addresses.len(), 3);
         let room = map(Preset::ActiveDirectory, &[guid, user, login, ("msExchRecipientTypeDetails", b"16")]);
         assert_eq!(room.unwrap().kind, Kind::Resource);
+        let person = ("objectClass", b"person".as_slice());
+        let contact = [guid, person, ("objectClass", b"contact"), ("mail", b"c@example.com")];
+        assert_eq!(map(Preset::ActiveDirectory, &contact).unwrap().kind, Kind::Contact);
         let computer = [guid, user, ("objectClass", b"computer".as_slice()), login];
         assert_eq!(map(Preset::ActiveDirectory, &computer), Err(Skip::NotAUser));
     }

@@ -96,16 +96,18 @@ pub(super) const RESOURCE_RECIPIENTS: [u64; 9] =
 
 /// The decisive classes, the first table that matches wins. An entry of another class is taken for a
 /// person: a schema of one's own is common, and mapping too much costs no seat.
-pub(super) const CLASSES: [(&[&str], Result<Kind, Skip>); 6] = [
+pub(super) const CLASSES: [(&[&str], Result<Kind, Skip>); 7] = [
     (&["computer", "msDS-ManagedServiceAccount", "ipaHost", "ipaService", "ipHost"], Err(Skip::NotAUser)),
     (&["room", "device", "calendarResource", "calResource", "icsCalendarResource"], Ok(Kind::Resource)),
-    (&["person", "inetOrgPerson", "posixAccount", "account", "inetUser", "user"], Ok(Kind::Person)),
+    (&["inetOrgPerson", "posixAccount", "account", "inetUser", "user"], Ok(Kind::Person)),
+    // Before `person`, of which it is a kind in Active Directory.
+    (&["contact"], Ok(Kind::Contact)),
+    (&["person"], Ok(Kind::Person)),
     (&["nisMailAlias", "mailGroup", "rfc822MailGroup", "distributionList"], Ok(Kind::List)),
     (
         &["groupOfNames", "groupOfUniqueNames", "groupOfURLs", "groupOfMembers", "posixGroup", "group"],
         Ok(Kind::Group),
     ),
-    (&["contact"], Ok(Kind::Contact)),
 ];
 
 /// Entries that only hold others together, or describe the directory itself.

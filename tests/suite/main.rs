@@ -14,6 +14,7 @@ mod lifecycle;
 mod mail;
 mod outage;
 mod reload;
+mod samba;
 mod seats;
 mod support;
 mod syncrepl;
