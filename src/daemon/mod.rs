@@ -199,7 +199,7 @@ impl Daemon {
             }
             Err(error) => {
                 let reason = format!("{error:#}");
-                error!(config = %self.path.display(), reason, "The new configuration is not used; the old one stays in force.");
+                error!(config = %self.path.display(), reason, "The new configuration is not used, the old one stays in force: {reason}");
             }
         }
         systemd::ready();

@@ -317,7 +317,10 @@ impl SyncLoop {
 
     fn tell_failure(&mut self, error: &str) {
         let directory = &self.directory.name;
-        warn!(event = "sync_failed", directory, error, "The sync of {directory} failed; nobody was removed.");
+        warn!(
+            event = "sync_failed",
+            directory, error, "The sync of {directory} failed, and nobody was removed: {error}"
+        );
         self.progress.send_modify(|progress| progress.last_error = Some(error.to_owned()));
         self.answer(Err(error.to_owned()));
     }

@@ -17,6 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::domain::name::is_deceptive;
 
 /// Changes the level of the running daemon.
 pub struct LevelHandle(reload::Handle<LevelFilter, Registry>);
@@ -116,7 +117,7 @@ impl Line {
             return;
         }
         let _ = write!(self.fields, " {}=", field.name());
-        let is_bare = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '=' | '\\');
+        let is_bare = |c: char| !c.is_whitespace() && !is_deceptive(c) && !matches!(c, '"' | '=' | '\\');
         if !value.is_empty() && value.chars().all(is_bare) {
             self.fields.push_str(value);
         } else {
@@ -130,7 +131,7 @@ impl Line {
 /// Escapes whatever could end the line, or look like the end of a quoted value.
 fn push_escaped(line: &mut String, value: &str) {
     for c in value.chars() {
-        if c.is_control() || matches!(c, '"' | '\\') {
+        if is_deceptive(c) || matches!(c, '"' | '\\') {
             line.extend(c.escape_default());
         } else {
             line.push(c);

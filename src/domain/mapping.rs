@@ -1,6 +1,6 @@
 //! An entry of a directory becomes a user, or is skipped for a stated reason.
 
-use super::name::{Domain, Name, StableId};
+use super::name::{Domain, Name, StableId, is_deceptive};
 pub use super::preset::Preset;
 use super::preset::{
     CLASSES, CONTAINERS, NS_ACCOUNT_LOCK, OBJECT_GUID, PWD_ACCOUNT_LOCKED_TIME, RECIPIENT_TYPE,
@@ -257,7 +257,7 @@ fn kind_of(entry: &Entry, preset: Preset) -> Result<Kind, Skip> {
 
 /// Without control characters, cut at [`MAX_TEXT_BYTES`].
 fn printable(text: &str) -> Box<str> {
-    let mut clean: String = text.chars().filter(|c| !c.is_control()).collect();
+    let mut clean: String = text.chars().filter(|c| !is_deceptive(*c)).collect();
     if clean.len() > MAX_TEXT_BYTES {
         let cut = (0..=MAX_TEXT_BYTES).rev().find(|at| clean.is_char_boundary(*at)).unwrap_or(0);
         clean.truncate(cut);

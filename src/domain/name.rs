@@ -44,7 +44,7 @@ impl Name {
             return Err(NameError::TooLong);
         }
         // At the ends too: nobody types a line break, and whoever sends one is not asking for this user.
-        if raw.chars().any(char::is_control) {
+        if raw.chars().any(is_deceptive) {
             return Err(NameError::Control);
         }
         let raw = trimmed;
@@ -79,6 +79,12 @@ impl Name {
     pub fn domain(&self) -> &str {
         self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
     }
+}
+
+/// Control characters, line separators, and marks that turn the direction of writing: in a log or on a
+/// terminal they make one name look like another, or like another line.
+pub fn is_deceptive(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Lower-cases and normalises; ASCII, the common case, without the Unicode tables.
@@ -203,6 +209,8 @@ mod tests {
         check("   ", Err(NameError::Empty));
         check("a\r\nb", Err(NameError::Control));
         check("a\0", Err(NameError::Control));
+        check("a\u{202e}b", Err(NameError::Control));
+        check("a\u{2028}b", Err(NameError::Control));
         check("a\r\n", Err(NameError::Control));
         check("\ta", Err(NameError::Control));
         check("@example.org", Err(NameError::EmptyPart));

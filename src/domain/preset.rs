@@ -30,12 +30,15 @@ impl Preset {
         }
     }
 
-    /// Finds people, and not the machines that Active Directory files under `user`.
+    /// Finds people, and neither the machines that Active Directory files under `user`, nor the accounts that
+    /// belong to the system itself (Administrator, Guest, krbtgt).
     pub fn default_filter(self) -> &'static str {
         match self {
             Preset::OpenLdap | Preset::Ds389 => "(objectClass=inetOrgPerson)",
             Preset::FreeIpa => "(objectClass=posixAccount)",
-            Preset::ActiveDirectory => "(&(objectClass=user)(!(objectClass=computer)))",
+            Preset::ActiveDirectory => {
+                "(&(objectClass=user)(!(objectClass=computer))(!(isCriticalSystemObject=TRUE)))"
+            }
             Preset::Ldif => "(objectClass=*)",
         }
     }

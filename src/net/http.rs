@@ -55,6 +55,8 @@ pub async fn connection(stream: Stream, router: Router, stop: CancellationToken,
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
+        // A client may close its side when it has asked, and still read the answer.
+        .half_close(true)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem, Swept};
+use seatkeeper::domain::course::Choice;
 use seatkeeper::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
 use seatkeeper::domain::ldap_text::{Dn, Filter};
 use seatkeeper::domain::mapping::{Entry, Preset, Rules, Skip, map_entry};
@@ -23,6 +24,7 @@ fn source(server: &Ds389) -> LdapSource {
             dn: Dn::parse(server.bind_dn()).unwrap(),
             password_file: server.password_file(),
         }),
+        sync: Choice::Sweep,
         preset: None,
         filter: None,
         tls: Tls::default(),
@@ -48,7 +50,8 @@ async fn sweep_with(source: &LdapSource, filter: Option<&str>) -> Told {
             assert!(!has_end, "nothing follows the end");
             match event {
                 Event::Upserts(batch) => entries.extend(batch),
-                Event::EndRefresh => has_end = true,
+                Event::EndRefresh(..) => has_end = true,
+                other => panic!("a sweep does not tell {other:?}"),
             }
         }
         (entries, has_end)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem, Swept};
+use seatkeeper::domain::course::Choice;
 use seatkeeper::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
 use seatkeeper::domain::ldap_text::{Dn, Filter};
 use seatkeeper::domain::mapping::{Preset, Rules, Skip, map_entry};
@@ -23,6 +24,7 @@ fn source(samba: &SambaAd) -> LdapSource {
             dn: Dn::parse(samba.bind_dn()).unwrap(),
             password_file: samba.password_file(),
         }),
+        sync: Choice::Sweep,
         preset: None,
         filter: None,
         tls: Tls { ca_file: Some(samba.ca_file()), ..Tls::default() },
@@ -66,7 +68,8 @@ async fn try_sweep(source: &LdapSource) -> Result<Mapping, DirectoryError> {
                         assert!(known.is_none(), "{} came twice", entry.dn);
                     }
                 }
-                Event::EndRefresh => has_end = true,
+                Event::EndRefresh(..) => has_end = true,
+                other => panic!("a sweep does not tell {other:?}"),
             }
         }
     };
@@ -125,7 +128,7 @@ async fn people_are_mapped_by_the_rules_of_active_directory() {
 }
 
 #[tokio::test]
-async fn the_accounts_of_the_system_are_people_to_the_default_filter() {
+async fn the_accounts_of_the_system_are_left_out_by_default() {
     let samba = SambaAd::start(Options::default());
     let source = LdapSource { base_dn: Dn::parse(ROOT).unwrap(), ..source(&samba) };
     let mapping = sweep(&source).await;
@@ -135,20 +138,20 @@ async fn the_accounts_of_the_system_are_people_to_the_default_filter() {
         .map(|user| user.as_ref().unwrap())
         .map(|user| (user.logins[0].as_str(), user.enabled))
         .collect();
-    // No computer, not even the domain controller's own account.
-    let expected = [
-        ("administrator@example.org", true),
-        ("dns-dc1@example.org", true),
-        ("guest@example.org", false),
-        ("krbtgt@example.org", false),
-        ("reader@example.org", true),
-    ];
-    assert_eq!(enabled, BTreeMap::from(expected));
-    // What an administrator writes to leave them out.
-    let filter =
-        Filter::parse("(&(objectClass=user)(!(objectClass=computer))(!(isCriticalSystemObject=TRUE)))");
-    let mapping = sweep(&LdapSource { filter: Some(filter.unwrap()), ..source }).await;
-    assert_eq!(mapping.users.keys().collect::<Vec<_>>(), [samba.bind_dn()]);
+    // Neither Administrator, Guest and krbtgt, nor a computer.
+    assert_eq!(enabled, BTreeMap::from([("reader@example.org", true)]));
+    // An administrator's own filter brings them back, the disabled as such.
+    let filter = Filter::parse("(&(objectClass=user)(!(objectClass=computer)))").unwrap();
+    let mapping = sweep(&LdapSource { filter: Some(filter), ..source }).await;
+    let enabled = |login: &str| {
+        let users = mapping.users.values().map(|user| user.as_ref().unwrap());
+        let mut found = users.filter(|user| user.logins.iter().any(|name| name.as_str() == login));
+        found.next().map(|user| user.enabled)
+    };
+    assert_eq!(enabled("administrator@example.org"), Some(true));
+    assert_eq!(enabled("guest@example.org"), Some(false));
+    assert_eq!(enabled("krbtgt@example.org"), Some(false));
+    assert_eq!(enabled("dc1$@example.org"), None);
 }
 
 #[tokio::test]
@@ -162,7 +165,7 @@ async fn references_of_the_root_are_skipped_and_counted() {
         // To the configuration's naming context.
         assert!(mapping.swept.references >= 1, "{:?}", mapping.swept);
         assert!((0..3).all(|number| mapping.users.contains_key(&dn(number))));
-        assert_eq!(mapping.users.len(), 3 + 5);
+        assert_eq!(mapping.users.len(), 3 + 1);
     }
 }
 

@@ -53,7 +53,7 @@ fn mechanism(daemon: &Daemon) -> String {
 
 #[test]
 fn every_kind_of_change_arrives_by_itself() {
-    let unit = format!("dn: ou=out,dc=example,dc=org\nobjectClass: organizationalUnit\nou: out\n\n");
+    let unit = "dn: ou=out,dc=example,dc=org\nobjectClass: organizationalUnit\nou: out\n\n".to_owned();
     let slapd = Slapd::start(provider(unit + &people(0..20)));
     let daemon = Daemon::start(Settings::ldap(5, &slapd, ""));
     wait_until_following(&daemon);

@@ -217,7 +217,8 @@ impl Daemon {
     /// A crash.
     pub(crate) fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
-            kill_process_group(Pid::from_child(&process), Signal::KILL).unwrap();
+            // One that has ended by itself is as dead.
+            let _ = kill_process_group(Pid::from_child(&process), Signal::KILL);
             process.wait().unwrap();
         }
     }
