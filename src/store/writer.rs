@@ -165,7 +165,7 @@ fn apply(
         Command::Directory { name, reply } => answer(reply, transaction.directory(&name)?),
         Command::Upsert { directory, batch, now, reply } => {
             let written: Result<_, _> =
-                batch.iter().map(|mapped| transaction.upsert(directory, mapped, now)).collect();
+                batch.into_iter().map(|mapped| transaction.upsert(directory, mapped, now)).collect();
             answer(reply, written?)
         }
         Command::Entomb { keys, now, reply } => {
@@ -203,7 +203,7 @@ fn preview_in(txn: &WriteTransaction, preview: Preview) -> Result<Report, StoreE
     let Preview { directory, mut sweep, writes, mut report, now } = preview;
     let mut transaction = Transaction::open(txn)?;
     let directory = transaction.directory(&directory)?;
-    for mapped in &writes {
+    for mapped in writes {
         let upserted = transaction.upsert(directory, mapped, now)?;
         sweep.saw(upserted.key);
         upserted.count_in(&mut report);
@@ -212,7 +212,7 @@ fn preview_in(txn: &WriteTransaction, preview: Preview) -> Result<Report, StoreE
     match verdict {
         Verdict::Held(loss) => report.held = Some(loss),
         Verdict::Proceed { removed } => {
-            for mapped in &sweep.take_deferred() {
+            for mapped in sweep.take_deferred() {
                 transaction.upsert(directory, mapped, now)?.count_in(&mut report);
             }
             for key in removed {
