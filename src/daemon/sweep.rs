@@ -17,8 +17,9 @@ use crate::domain::user::{DirectoryId, Kind, Mapped};
 use crate::service::log_release;
 use crate::store::{Preview, Store, StoreError, Upserted};
 
-/// Entries in one write: a transaction of a few milliseconds, which a login waits for without notice.
-const WRITE_BATCH: usize = 500;
+/// Entries in one write: a transaction of some ten milliseconds, which a first login waits for without
+/// notice. Each costs two syncs of the disk, so smaller ones would wait for it most of the time.
+const WRITE_BATCH: usize = 2000;
 
 /// Batches of entries between the driver and the mapping; the driver stops reading when they are full.
 const EVENT_QUEUE: usize = 4;
