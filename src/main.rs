@@ -9,6 +9,11 @@ use seatkeeper::cli::{self, Cli, Command, Exit};
 use seatkeeper::config::{self, Config, ConfigError};
 use seatkeeper::{admin, daemon};
 
+/// A sweep makes millions of small values in one thread and drops them in another, which the allocator of
+/// the C library is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let exit = match run(&cli) {

@@ -15,8 +15,9 @@ use crate::domain::sync::{Loss, Report, Step, Sweep, Verdict};
 use crate::domain::user::{DirectoryId, Mapped, UserKey};
 use crate::store::{Applied, Changes, Checkpoint, Cookie, Preview, ReadView, Store, StoreError};
 
-/// Entries in one write: a transaction of a few milliseconds, which a login waits for without notice.
-pub(super) const WRITE_BATCH: usize = 500;
+/// Entries in one write: a transaction of some ten milliseconds, which a first login waits for without
+/// notice. Each costs two syncs of the disk, so smaller ones would wait for it most of the time.
+pub(super) const WRITE_BATCH: usize = 2000;
 
 /// Changed entries that a dry run collects before it gives up: some 20 MB, and a transaction of half a
 /// second that logins have to wait for.

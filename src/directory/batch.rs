@@ -5,7 +5,7 @@ use tokio::sync::mpsc::Sender;
 use super::{DirectoryError, Event};
 use crate::domain::mapping::Entry;
 
-/// One write transaction's worth: short enough that a login which waits for the writer does not notice.
+/// A millisecond's work for whoever maps them, so that reading and mapping go on at the same time.
 const MAX_ENTRIES: usize = 500;
 
 /// Photos and certificates make entries large: a batch ends here at the latest, and the channel's

@@ -32,8 +32,8 @@ impl Entry {
         self.attributes
             .iter()
             .filter(move |attribute| {
-                let base = attribute.name.split(';').next().unwrap_or_default();
-                base.eq_ignore_ascii_case(name)
+                let (base, options) = attribute.name.split_at_checked(name.len()).unwrap_or_default();
+                base.eq_ignore_ascii_case(name) && (options.is_empty() || options.starts_with(';'))
             })
             .flat_map(|attribute| attribute.values.iter().map(Vec::as_slice))
     }
@@ -169,10 +169,14 @@ pub fn stable_id(entry: &Entry, preset: Preset) -> Option<StableId> {
     })
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> =
-        text.chars().filter(|c| *c != '-').map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
-    (digits.len() == 32).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+/// Sixteen bytes, in whatever places their digits are parted by hyphens.
+fn unhex(text: &str) -> Option<[u8; 16]> {
+    let mut digits = text.chars().filter(|c| *c != '-').map(|c| c.to_digit(16));
+    let mut bytes = [0; 16];
+    for byte in &mut bytes {
+        *byte = (digits.next()?? << 4 | digits.next()??) as u8;
+    }
+    digits.next().is_none().then_some(bytes)
 }
 
 /// Login names in the order of the rules, without repeats.
@@ -257,7 +261,8 @@ fn kind_of(entry: &Entry, preset: Preset) -> Result<Kind, Skip> {
 
 /// Without control characters, cut at [`MAX_TEXT_BYTES`].
 fn printable(text: &str) -> Box<str> {
-    let mut clean: String = text.chars().filter(|c| !is_deceptive(*c)).collect();
+    let mut clean = text.to_owned();
+    clean.retain(|c| !is_deceptive(c));
     if clean.len() > MAX_TEXT_BYTES {
         let cut = (0..=MAX_TEXT_BYTES).rev().find(|at| clean.is_char_boundary(*at)).unwrap_or(0);
         clean.truncate(cut);

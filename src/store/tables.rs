@@ -13,6 +13,9 @@ use crate::domain::user::{DirectoryId, User, UserKey};
 
 /// `format`, `next_user`, `next_directory`: the numbers that belong to the store as a whole.
 pub(super) const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
+/// Keys of [`META`]: the numbers that the next new user and directory get.
+pub(super) const NEXT_USER: &str = "next_user";
+pub(super) const NEXT_DIRECTORY: &str = "next_directory";
 /// Directory name to its record.
 pub(super) const DIRECTORIES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("directories");
 /// User key to the user.

@@ -8,7 +8,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use super::codec;
 use super::tables::{
     CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES,
-    REFUSALS, SEATS, TOMBSTONES, USERS, look_up_in_fields,
+    NEXT_DIRECTORY, NEXT_USER, REFUSALS, SEATS, TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{
     Admitted, Applied, Changes, Checkpoint, Clash, DirectoryRecord, Entombed, Policy, Released, StoreError,
@@ -37,6 +37,8 @@ pub(super) struct Transaction<'t> {
     cookies: Table<'t, u32, &'static [u8]>,
     directories: Directories,
     changed_directories: BTreeSet<DirectoryId>,
+    /// The key of the next new user; written by [`Transaction::finish`].
+    next_user: u64,
     is_dirty: bool,
 }
 
@@ -49,8 +51,10 @@ impl<'t> Transaction<'t> {
             let record = codec::decode_directory(name.value(), bytes.value())?;
             directories.insert(record.id, record);
         }
+        let meta = txn.open_table(META)?;
         Ok(Transaction {
-            meta: txn.open_table(META)?,
+            next_user: next_user(&meta)?,
+            meta,
             directory_records,
             users: txn.open_table(USERS)?,
             ids: txn.open_table(IDS)?,
@@ -76,6 +80,9 @@ impl<'t> Transaction<'t> {
                 let bytes = codec::encode_directory(record);
                 self.directory_records.insert(record.name.as_str(), bytes.as_slice())?;
             }
+        }
+        if self.next_user != next_user(&self.meta)? {
+            self.meta.insert(NEXT_USER, self.next_user)?;
         }
         Ok(self.is_dirty)
     }
@@ -155,37 +162,33 @@ impl<'t> Transaction<'t> {
         if let Some(record) = self.directories.values().find(|record| record.name == name) {
             return Ok(record.id);
         }
-        let number = self.next("next_directory")?;
+        let number = self.meta.get(NEXT_DIRECTORY)?.map_or(1, |number| number.value());
+        self.meta.insert(NEXT_DIRECTORY, number + 1)?;
+        self.is_dirty = true;
         let id = DirectoryId(u32::try_from(number).map_err(|_| StoreError::Corrupt("meta"))?);
         self.directories.insert(id, DirectoryRecord::new(id, name));
         self.changed_directories.insert(id);
         Ok(id)
     }
 
-    fn next(&mut self, counter: &str) -> Result<u64, StoreError> {
-        let next = self.meta.get(counter)?.map_or(1, |number| number.value());
-        self.meta.insert(counter, next + 1)?;
-        self.is_dirty = true;
-        Ok(next)
-    }
-
     /// Writes what a directory says of one entry. Whoever is no longer an enabled person loses the seat.
     pub(super) fn upsert(
         &mut self,
         directory: DirectoryId,
-        mapped: &Mapped,
+        mapped: Mapped,
         at: Timestamp,
     ) -> Result<Upserted, StoreError> {
-        let key = match self.key_by_id(directory, &mapped.id)? {
-            Some(key) => key,
+        let (key, old) = match self.key_by_id(directory, &mapped.id)? {
+            Some(key) => (key, self.user(key)?),
             None => {
-                let key = UserKey(self.next("next_user")?);
+                let key = UserKey(self.next_user);
+                self.next_user += 1;
                 self.ids.insert((directory.0, mapped.id.as_bytes()), key.0)?;
-                key
+                self.is_dirty = true;
+                (key, None)
             }
         };
-        let old = self.user(key)?;
-        let change = compare(old.as_ref(), mapped);
+        let change = compare(old.as_ref(), &mapped);
         let was_person = old.as_ref().is_some_and(|old| old.mapped.kind == Kind::Person);
         let is_person = was_person || mapped.kind == Kind::Person;
         if change == Change::Unchanged {
@@ -193,7 +196,7 @@ impl<'t> Transaction<'t> {
             return Ok(Upserted { key, name, change, is_person, released: None, clashes: Vec::new() });
         }
         let since = old.as_ref().map_or(at, |old| old.since);
-        let user = User { directory, mapped: mapped.clone(), since, removed_at: None };
+        let user = User { directory, mapped, since, removed_at: None };
         if let Some(removed_at) = old.as_ref().and_then(|old| old.removed_at) {
             self.tombstones.remove((removed_at.as_millisecond(), key.0))?;
         }
@@ -204,16 +207,28 @@ impl<'t> Transaction<'t> {
             }
             census.count(&user, true);
         });
-        let clashes = self.rename(key, old.as_ref().map(|old| &old.mapped), mapped, at)?;
-        let released = if mapped.is_active() {
-            None
-        } else {
-            let is_person = mapped.kind == Kind::Person;
-            let reason = if is_person { ReleaseReason::Disabled } else { ReleaseReason::NotAPerson };
-            self.release(key, reason, at)?
+        let clashes = self.rename(key, old.as_ref().map(|old| &old.mapped), &user.mapped, at)?;
+        // A new user holds no seat, and has every name that nobody had first.
+        let (released, name) = match change {
+            Change::Added if clashes.is_empty() => (None, Name::from_stored(user.mapped.primary())),
+            _ => (self.release_inactive(key, &user.mapped, at)?, self.shown_name(key, &user)?),
         };
-        let name = self.shown_name(key, &user)?;
         Ok(Upserted { key, name, change, is_person, released, clashes })
+    }
+
+    /// Takes the seat back from somebody who is no enabled person any more.
+    fn release_inactive(
+        &mut self,
+        key: UserKey,
+        mapped: &Mapped,
+        at: Timestamp,
+    ) -> Result<Option<Released>, StoreError> {
+        let reason = match mapped.kind {
+            Kind::Person if mapped.enabled => return Ok(None),
+            Kind::Person => ReleaseReason::Disabled,
+            _ => ReleaseReason::NotAPerson,
+        };
+        self.release(key, reason, at)
     }
 
     /// Gives up the names that the entry no longer has, then claims the new ones.
@@ -364,18 +379,18 @@ impl<'t> Transaction<'t> {
     pub(super) fn apply(
         &mut self,
         directory: DirectoryId,
-        changes: &Changes,
+        changes: Changes,
         now: Timestamp,
     ) -> Result<Applied, StoreError> {
         let mut applied = Applied::default();
-        for mapped in &changes.upserts {
+        for mapped in changes.upserts {
             applied.upserted.push(self.upsert(directory, mapped, now)?);
         }
-        for key in &changes.removals {
-            applied.entombed.extend(self.entomb(*key, now)?);
+        for key in changes.removals {
+            applied.entombed.extend(self.entomb(key, now)?);
         }
-        if let Some(checkpoint) = &changes.checkpoint {
-            self.checkpoint(directory, checkpoint, now)?;
+        if let Some(checkpoint) = changes.checkpoint {
+            self.checkpoint(directory, &checkpoint, now)?;
         }
         Ok(applied)
     }
@@ -434,6 +449,10 @@ impl<'t> Transaction<'t> {
         }
         Ok(())
     }
+}
+
+fn next_user(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, StoreError> {
+    Ok(meta.get(NEXT_USER)?.map_or(1, |number| number.value()))
 }
 
 look_up_in_fields!(Transaction<'_>);

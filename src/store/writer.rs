@@ -143,7 +143,7 @@ fn apply(
         Command::Release { key, reason, now, reply } => answer(reply, transaction.release(key, reason, now)?),
         Command::Directory { name, reply } => answer(reply, transaction.directory(&name)?),
         Command::Apply { directory, changes, now, reply } => {
-            answer(reply, transaction.apply(directory, &changes, now)?)
+            answer(reply, transaction.apply(directory, changes, now)?)
         }
         Command::Purge { cutoff, now, limit, reply } => answer(reply, transaction.purge(cutoff, now, limit)?),
         Command::RecordActivity { logins, refusals, reply } => {
@@ -167,7 +167,7 @@ fn preview_in(txn: &WriteTransaction, preview: Preview) -> Result<Report, StoreE
     let Preview { directory, mut sweep, writes, mut report, now } = preview;
     let mut transaction = Transaction::open(txn)?;
     let directory = transaction.directory(&directory)?;
-    for mapped in &writes {
+    for mapped in writes {
         let upserted = transaction.upsert(directory, mapped, now)?;
         sweep.saw(upserted.key);
         upserted.count_in(&mut report);
@@ -177,7 +177,7 @@ fn preview_in(txn: &WriteTransaction, preview: Preview) -> Result<Report, StoreE
     match verdict {
         Verdict::Held(loss) => report.held = Some(loss),
         Verdict::Proceed { removed } => {
-            for mapped in &sweep.take_deferred() {
+            for mapped in sweep.take_deferred() {
                 transaction.upsert(directory, mapped, now)?.count_in(&mut report);
             }
             for key in removed {
