@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::follow::{Ended, Follower};
 use super::intake::{Intake, Mode, SyncError, held};
 use super::source::{Opened, Source};
-use crate::directory::{DirectoryError, Event};
+use crate::directory::{Authority, DirectoryError, Event};
 use crate::domain::course::{Action, Course, Happened, Phase, Run, Start};
 use crate::domain::directory::Directory;
 use crate::domain::sync::{Loss, Report, Window};
@@ -33,8 +33,10 @@ pub struct SyncLoop {
     progress: watch::Sender<Progress>,
     commands: mpsc::Receiver<SyncCommand>,
     course: Course,
-    /// What was taken away in the last hour, where changes come by themselves.
+    /// What was taken away in the last hour, where only changes are told.
     window: Window,
+    /// When everything is to be read again, where only changes are told.
+    full_sync: Option<Instant>,
     /// Who waits for the end of the refresh.
     reply: Option<Reply>,
 }
@@ -59,6 +61,7 @@ impl SyncLoop {
             commands,
             course,
             window: Window::default(),
+            full_sync: None,
             reply: None,
         }
     }
@@ -76,7 +79,7 @@ impl SyncLoop {
                 Action::Run(run) => self.carry_out(run).await,
                 Action::Wait(wait) => self.wait(wait).await,
                 // A run that follows ends with what happened, and a wait never ends in nothing.
-                Action::Follow | Action::Nothing => Happened::Due,
+                Action::Follow | Action::Nothing => self.due(),
             };
             action = self.on(happened);
         }
@@ -110,12 +113,16 @@ impl SyncLoop {
                 () = tokio::time::sleep_until(until) => {
                     // A file that did not change is not read again; it is looked at as often.
                     if self.course.phase() != Phase::Idle || self.source.is_due(&self.directory).await {
-                        return Happened::Due;
+                        return self.due();
                     }
                     until = Instant::now() + wait;
                 }
             }
         }
+    }
+
+    fn due(&self) -> Happened {
+        Happened::Due { full: self.full_sync.is_some_and(|at| at <= Instant::now()) }
     }
 
     /// What a command makes happen; `None` where the course is not touched.
@@ -183,8 +190,8 @@ impl SyncLoop {
             progress.server.clone_from(&opened.server);
         });
         let cookie = self.cookie(&opened, run.start)?;
-        let follows = opened.mechanism.follows();
-        let lost = if follows { self.window.lost(Timestamp::now()) } else { 0 };
+        let (follows, keeps_cookies) = (opened.mechanism.follows(), opened.mechanism.keeps_cookies());
+        let lost = if keeps_cookies { self.window.lost(Timestamp::now()) } else { 0 };
         let mode = Mode { dry_run: false, approved: run.approved, lost };
         let directory = self.directory.clone();
         let store = self.store.clone();
@@ -207,8 +214,11 @@ impl SyncLoop {
             self.tell_held(&report);
             return Ok(Happened::Held(loss));
         }
-        if follows {
+        if keeps_cookies {
             self.window.add(Timestamp::now(), report.disabled + report.removed);
+            if authority == Authority::Everything || self.full_sync.is_none() {
+                self.full_sync = Some(Instant::now() + self.directory.full_sync_every);
+            }
         }
         self.source.succeeded(&opened);
         self.tell_completed(&report);
@@ -227,7 +237,7 @@ impl SyncLoop {
         events: &mut mpsc::Receiver<Event>,
         mut opened: Opened,
     ) -> Result<Happened, SyncError> {
-        let full_sync = Instant::now() + self.directory.full_sync_every;
+        let full_sync = self.full_sync.unwrap_or_else(|| Instant::now() + self.directory.full_sync_every);
         let mut window = std::mem::take(&mut self.window);
         // Never dropped before the end of the run: what it was writing would be missing, and a later cookie
         // would cover it all the same.
@@ -247,7 +257,7 @@ impl SyncLoop {
                         break Ok(happened);
                     }
                 }
-                () = tokio::time::sleep_until(full_sync) => break Ok(Happened::Due),
+                () = tokio::time::sleep_until(full_sync) => break Ok(Happened::Due { full: true }),
             }
         };
         drop(following);
@@ -257,7 +267,7 @@ impl SyncLoop {
 
     /// The cookie in the store, where it is wanted and everything that it depends on is as it was.
     fn cookie(&self, opened: &Opened, start: Start) -> Result<Option<Vec<u8>>, SyncError> {
-        if start == Start::Everything || !opened.mechanism.follows() {
+        if start == Start::Everything || !opened.mechanism.keeps_cookies() {
             return Ok(None);
         }
         let view = self.store.view();

@@ -44,6 +44,11 @@ impl Mechanism {
     pub fn follows(self) -> bool {
         matches!(self, Mechanism::SyncRepl)
     }
+
+    /// Goes on from a cookie, so that only changes are told, and everything is read again now and then.
+    pub fn keeps_cookies(self) -> bool {
+        matches!(self, Mechanism::SyncRepl)
+    }
 }
 
 /// What a server can do, by its root DSE.
@@ -109,7 +114,10 @@ pub enum Happened {
     /// The run failed.
     Failed,
     /// The wait is over, or a full sync is due.
-    Due,
+    Due {
+        /// Everything is to be read.
+        full: bool,
+    },
     /// An administrator wants a sync now.
     Asked {
         /// Everything is to be read.
@@ -180,9 +188,7 @@ impl Course {
             Happened::RefreshRequired if self.run.start == Start::Everything => self.fail(jitter),
             Happened::RefreshRequired => self.start(Start::Everything, self.run.approved),
             Happened::Failed => self.fail(jitter),
-            Happened::Due if self.phase == Phase::Following => self.start(Start::Everything, None),
-            Happened::Due => self.start(Start::Cookie, None),
-            Happened::Asked { full } => {
+            Happened::Due { full } | Happened::Asked { full } => {
                 self.start(if full { Start::Everything } else { Start::Cookie }, None)
             }
             Happened::Approved => match self.held {
@@ -224,22 +230,24 @@ mod tests {
 
     #[test]
     fn the_course_runs() {
-        use Happened::{Approved, Asked, Due, Failed, Held, RefreshRequired, Refreshed};
+        use Happened::{Approved, Asked, Failed, Held, RefreshRequired, Refreshed};
         use Phase::{Backoff, Following, Idle, Refreshing};
         let (swept, followed) = (Refreshed { follows: false }, Refreshed { follows: true });
+        let (due, full_due) = (Happened::Due { full: false }, Happened::Due { full: true });
 
         check(&[], FROM_COOKIE, Refreshing);
         check(&[swept], Action::Wait(POLL), Idle);
-        check(&[swept, Due], FROM_COOKIE, Refreshing);
+        check(&[swept, due], FROM_COOKIE, Refreshing);
         check(&[followed], Action::Follow, Following);
-        check(&[followed, Due], FROM_NOTHING, Refreshing);
+        check(&[followed, full_due], FROM_NOTHING, Refreshing);
+        check(&[swept, full_due], FROM_NOTHING, Refreshing);
         check(&[followed, Asked { full: false }], FROM_COOKIE, Refreshing);
         check(&[swept, Asked { full: true }], FROM_NOTHING, Refreshing);
 
         check(&[Failed], Action::Wait(Duration::from_secs(1)), Backoff(1));
-        check(&[Failed, Due, Failed], Action::Wait(Duration::from_secs(2)), Backoff(2));
-        check(&[followed, Failed, Due], FROM_COOKIE, Refreshing);
-        check(&[Failed, Due, followed, Failed], Action::Wait(Duration::from_secs(1)), Backoff(1));
+        check(&[Failed, due, Failed], Action::Wait(Duration::from_secs(2)), Backoff(2));
+        check(&[followed, Failed, due], FROM_COOKIE, Refreshing);
+        check(&[Failed, due, followed, Failed], Action::Wait(Duration::from_secs(1)), Backoff(1));
         check(&[Failed, Asked { full: false }], FROM_COOKIE, Refreshing);
 
         check(&[RefreshRequired], FROM_NOTHING, Refreshing);
@@ -247,7 +255,7 @@ mod tests {
         check(&[RefreshRequired, RefreshRequired], Action::Wait(Duration::from_secs(1)), Backoff(1));
 
         check(&[Held(9)], Action::Wait(POLL), Phase::Held(9));
-        check(&[followed, Held(9), Due], FROM_COOKIE, Refreshing);
+        check(&[followed, Held(9), due], FROM_COOKIE, Refreshing);
         let approved = Action::Run(Run { start: Start::Cookie, approved: Some(9) });
         check(&[Held(9), Approved], approved, Refreshing);
         let approved = Action::Run(Run { start: Start::Everything, approved: Some(9) });
@@ -255,7 +263,7 @@ mod tests {
         check(&[swept, Approved], Action::Nothing, Idle);
         // The loss is still known while a held directory fails; an approval need not wait for it.
         check(
-            &[Held(9), Due, Failed, Approved],
+            &[Held(9), due, Failed, Approved],
             Action::Run(Run { start: Start::Cookie, approved: Some(9) }),
             Refreshing,
         );
