@@ -12,6 +12,7 @@ use super::source;
 use super::sync::sentence;
 use crate::config::Config;
 use crate::directory::{Connection, Event, file};
+use crate::domain::course::Choice;
 use crate::domain::directory::{Directory, Source};
 use crate::domain::mapping::{Preset, Rules, Skip, map_entry};
 use crate::domain::user::Kind;
@@ -113,6 +114,10 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
             let rules = directory.rules(connection.server().preset);
             checked.server = Some(format!("{} ({})", connection.url(), connection.server().vendor));
             checked.preset = Some(rules.preset.as_str());
+            if ldap.sync != Choice::Sweep && connection.server().offers.content_sync {
+                let coverage = connection.changelog(&ldap.base_dn).await;
+                checked.warnings.extend(coverage.warning(&ldap.base_dn, rules.preset));
+            }
             let filter = source::filter(ldap, rules.preset)?;
             let swept = async {
                 let events = events;

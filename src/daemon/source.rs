@@ -1,16 +1,17 @@
 //! Opening a directory: which server, which mechanism, and the driver that tells its events.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::intake::{Intake, Mode, SyncError};
-use crate::directory::{Connection, DirectoryError, Event, file};
+use crate::directory::{Connection, DirectoryError, Event, IsKnown, file};
 use crate::domain::course::{Choice, Mechanism, choose};
 use crate::domain::directory::{Directory, LdapSource, Source as Configured};
 use crate::domain::ldap_text::Filter;
-use crate::domain::mapping::{Preset, Rules};
+use crate::domain::mapping::{Preset, Rules, printable};
 use crate::domain::sync::Report;
 use crate::store::Store;
 
@@ -25,6 +26,10 @@ const DRIVER_VERSION: u32 = 1;
 
 /// unavailableCriticalExtension (RFC 4511 appendix A): the database has no sync provider.
 const UNAVAILABLE_EXTENSION: u32 = 12;
+
+/// The same; insufficientAccessRights, which 389 Directory Server answers to anonymous users; and
+/// unwillingToPerform.
+const REFUSALS: [u32; 3] = [UNAVAILABLE_EXTENSION, 50, 53];
 
 /// What is remembered of a directory between two runs.
 pub(super) struct Source {
@@ -78,6 +83,10 @@ impl Source {
             (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal),
             (choice, _) => choose(choice, server.offers),
         };
+        // Without a changelog every run of it reads everything, and even so nobody is lost.
+        let is_389 = matches!(server.preset, Preset::Ds389 | Preset::FreeIpa);
+        let is_hinted = is_389 && mechanism == Mechanism::SyncRepl;
+        let mechanism = if is_hinted { Mechanism::ContentSync } else { mechanism };
         let rules = directory.rules(server.preset);
         Ok(Opened {
             mechanism,
@@ -119,6 +128,11 @@ impl Source {
             {
                 self.syncrepl_refused = Some("the server offers syncrepl, but not for this base");
             }
+            SyncError::Directory(DirectoryError::Refused { result, .. })
+                if REFUSALS.contains(&result.code) && self.syncrepl_refused.is_none() =>
+            {
+                self.syncrepl_refused = Some("the server refuses to synchronize content for the bind user");
+            }
             SyncError::Directory(DirectoryError::SizeLimit { .. }) if self.syncrepl_refused.is_none() => {
                 self.syncrepl_refused = Some("the server's size limit leaves no room for syncrepl");
             }
@@ -134,7 +148,7 @@ impl Source {
         }
         let mode = Mode { dry_run: true, ..Mode::default() };
         let mut intake = Intake::begin(directory, opened.rules.clone(), store, mode).await?;
-        let mut events = opened.start(directory, None)?;
+        let mut events = opened.start(directory, store, None)?;
         loop {
             match events.recv().await {
                 Some(Event::EndRefresh(authority, _)) => return Ok(intake.end(authority, None).await?.0),
@@ -150,6 +164,7 @@ impl Opened {
     pub(super) fn start(
         &mut self,
         directory: &Directory,
+        store: &Store,
         cookie: Option<Vec<u8>>,
     ) -> Result<mpsc::Receiver<Event>, SyncError> {
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
@@ -165,10 +180,15 @@ impl Opened {
             (Configured::Ldap(ldap), Some(mut connection)) => {
                 let filter = filter(ldap, self.rules.preset)?;
                 let (base, rules, mechanism) = (ldap.base_dn.clone(), self.rules.clone(), self.mechanism);
+                let hinted = (mechanism == Mechanism::ContentSync)
+                    .then(|| (ldap.clone(), is_known(store.clone(), directory.name.clone())));
                 tokio::spawn(async move {
                     let attributes = rules.attributes();
                     if mechanism.follows() {
-                        return Err(connection.follow(&base, &filter, &attributes, cookie, &events).await);
+                        let hinted = hinted.as_ref().map(|(ldap, is_known)| (ldap, Arc::clone(is_known)));
+                        let followed =
+                            connection.follow(&base, &filter, &attributes, cookie, hinted, &events);
+                        return Err(followed.await);
                     }
                     connection.sweep(&base, &filter, &attributes, &events).await?;
                     connection.close().await;
@@ -192,6 +212,16 @@ impl Opened {
             None => SyncError::Incomplete,
         }
     }
+}
+
+/// Asks the mirror. Who can't be found there for whatever reason is read again.
+fn is_known(store: Store, directory: String) -> IsKnown {
+    Arc::new(move |id, dn| {
+        let view = store.view();
+        let record = view.directories().find(|record| record.name == directory);
+        let user = record.and_then(|record| view.user_by_id(record.id, id).ok().flatten());
+        user.is_some_and(|(_, user)| user.is_living() && user.mapped.dn == printable(dn))
+    })
 }
 
 /// The configured filter, or the preset's.

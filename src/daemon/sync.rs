@@ -197,7 +197,7 @@ impl SyncLoop {
         let store = self.store.clone();
         let mut intake = Intake::begin(&directory, opened.rules.clone(), &store, mode).await?;
         let valid_for = opened.valid_for.clone();
-        let mut events = opened.start(&directory, cookie)?;
+        let mut events = opened.start(&directory, &store, cookie)?;
         let (authority, bytes) = loop {
             match events.recv().await {
                 Some(Event::EndRefresh(authority, cookie)) => break (authority, cookie),

@@ -15,8 +15,9 @@ use super::error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerP
 use super::guard::guarded;
 use super::root_dse::{self, Server};
 use super::sweep::{Job, Swept};
+use super::sync_search::SyncSearch;
 use super::tls::{ADDRESS_PLACEHOLDER, Trust};
-use super::{Event, ber, syncrepl, tcp};
+use super::{Coverage, Event, IsKnown, ber, changelog, contentsync, syncrepl, tcp};
 use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts};
 use crate::domain::ldap_text::{Dn, Filter};
 use crate::domain::mapping::Entry;
@@ -126,18 +127,22 @@ impl Connection {
     /// Synchronizes by RFC 4533: tells what changed since `cookie`, or everything without one, then
     /// [`Event::EndRefresh`], then every change as it happens. Returns only with an error, which is
     /// [`DirectoryError::RefreshRequired`] where the cookie is of no use.
+    ///
+    /// With `hinted`, which 389 Directory Server needs, what changed since the cookie is only a hint: the
+    /// ids of everything are compared with the mirror, on a second connection.
     pub async fn follow(
         mut self,
         base: &Dn,
         filter: &Filter,
         attributes: &[&str],
         cookie: Option<Vec<u8>>,
+        hinted: Option<(&LdapSource, IsKnown)>,
         events: &Sender<Event>,
     ) -> DirectoryError {
         let Some(session) = self.session.take() else {
             return DirectoryError::Lost { url: self.url, problem: ServerProblem::Unusable };
         };
-        let job = syncrepl::Job {
+        let search = SyncSearch {
             url: self.url.clone(),
             base: base.clone(),
             filter: filter.clone(),
@@ -146,11 +151,33 @@ impl Connection {
             timeouts: self.timeouts,
             events: events.clone(),
         };
-        match guarded(job.run(session)).await {
+        let outcome = match hinted {
+            None => guarded(syncrepl::Job { search }.run(session)).await,
+            Some((source, is_known)) => {
+                let source = LdapSource { urls: vec![self.url.clone()], ..source.clone() };
+                guarded(contentsync::Job { search, source, is_known }.run(session)).await
+            }
+        };
+        match outcome {
             Ok(Ok(never)) => match never {},
             Ok(Err(error)) => error,
             Err(_) => DirectoryError::Panicked { url: self.url },
         }
+    }
+
+    /// Whether the changelog of 389 Directory Server records the changes of a base. An error is like
+    /// settings that may not be read; the connection can't be used after it.
+    pub async fn changelog(&mut self, base: &Dn) -> Coverage {
+        let (session, limit) = (self.session.take(), self.timeouts.read);
+        let read = async move {
+            let mut session = session?;
+            let settings = session.entry(changelog::SETTINGS, &changelog::SETTINGS_ATTRIBUTES);
+            let settings = tokio::time::timeout(limit, settings).await.ok()?.ok()?;
+            Some((session, settings))
+        };
+        let Ok(Some((session, settings))) = guarded(read).await else { return Coverage::Hidden };
+        self.session = Some(session);
+        changelog::coverage(settings.as_ref(), base)
     }
 
     /// Says good-bye to the server (RFC 4511 section 4.3), which keeps its log clean.
@@ -212,11 +239,10 @@ impl Session {
         }
     }
 
-    /// `None` where the server hides it, which is no error.
-    async fn root_dse(&mut self) -> Result<Option<Entry>, ServerProblem> {
+    /// One entry, the root DSE being that of no name; `None` where the server hides it, which is no error.
+    async fn entry(&mut self, dn: &str, attributes: &[&str]) -> Result<Option<Entry>, ServerProblem> {
         let (ldap, line) = self.parts();
-        let search =
-            ldap.streaming_search("", Scope::Base, "(objectClass=*)", root_dse::ATTRIBUTES.as_slice());
+        let search = ldap.streaming_search(dn, Scope::Base, "(objectClass=*)", attributes);
         let mut stream = line.with(search).await?;
         let mut found = None;
         while let Some(item) = line.with(stream.next()).await? {
@@ -303,7 +329,7 @@ impl Attempt {
             session.bind(credentials).await?;
         }
         *step = ConnectStep::RootDse;
-        let root_dse = session.root_dse().await?;
+        let root_dse = session.entry("", &root_dse::ATTRIBUTES).await?;
         Ok((session, root_dse))
     }
 

@@ -4,12 +4,14 @@
 //! server down instead of filling memory:
 //!
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
+//! - it follows changes by RFC 4533, where 389 Directory Server needs a driver of its own;
 //! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
 //!
 //! **[`Event::EndRefresh`] is the only word that lets users be removed**, and it is sent in one place
-//! each: after the last page of a search that the server called a success, and after the end of a file
-//! that was valid from end to end and did not change meanwhile. Whatever else happens (an error, a size
-//! or time limit, a closed connection, a deadline, a consumer that left) is a [`DirectoryError`].
+//! each: after the last page of a search that the server called a success, after the end of a file that was
+//! valid from end to end and did not change meanwhile, and when a refresh of RFC 4533 is done. Whatever else
+//! happens (an error, a size or time limit, a closed connection, a deadline, a consumer that left) is a
+//! [`DirectoryError`].
 //!
 //! **Hostile bytes.** What a server sends is parsed here without panics where the LDAP library leaves it
 //! raw. The library itself panics on some malformed messages, so all of its code runs in a task of its
@@ -20,6 +22,8 @@
 
 mod batch;
 mod ber;
+mod changelog;
+mod contentsync;
 mod error;
 pub mod file;
 mod guard;
@@ -28,19 +32,26 @@ pub mod ldif;
 mod rfc4533;
 mod root_dse;
 mod sweep;
+mod sync_search;
 mod syncrepl;
 mod tcp;
 mod tls;
 
+pub use changelog::{Changes, Coverage};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
 pub use guard::is_guarded;
 pub use ldap::Connection;
 pub use root_dse::Server;
 pub use sweep::Swept;
 
+use std::sync::Arc;
+
 use crate::domain::mapping::Entry;
 use crate::domain::name::StableId;
 pub use crate::domain::sync::Authority;
+
+/// Whether the mirror has a living user with this id and DN.
+pub type IsKnown = Arc<dyn Fn(&StableId, &str) -> bool + Send + Sync>;
 
 /// What a driver tells of its directory.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! What a server says of itself (RFC 4512 section 5.1).
 
+use super::changelog::Changes;
 use super::rfc4533::SYNC_REQUEST;
 use crate::domain::course::Offers;
 use crate::domain::mapping::{Entry, Preset};
@@ -13,12 +14,14 @@ pub struct Server {
     pub vendor: String,
     /// Answers in pages (RFC 2696). Assumed where the server does not tell what it supports.
     pub pages: bool,
+    /// The changelog of 389 Directory Server.
+    pub changes: Changes,
     /// How it can tell changes.
     pub offers: Offers,
 }
 
 /// Operational attributes come only when they are asked for by name.
-pub(super) const ATTRIBUTES: [&str; 11] = [
+pub(super) const ATTRIBUTES: [&str; 12] = [
     "objectClass",
     "structuralObjectClass",
     "vendorName",
@@ -30,6 +33,7 @@ pub(super) const ATTRIBUTES: [&str; 11] = [
     "ipaDomainLevel",
     "ipaTopologyPluginVersion",
     "ipaTopologyIsManaged",
+    "firstChangeNumber",
 ];
 
 const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
@@ -55,26 +59,37 @@ pub(super) fn server(root_dse: Option<&Entry>, configured: Option<Preset>) -> Se
             preset: configured.unwrap_or(Preset::OpenLdap),
             vendor: "a server that hides its root DSE".to_owned(),
             pages: true,
+            changes: Changes::default(),
             offers: Offers::default(),
         };
     };
     let preset = configured.unwrap_or_else(|| root_dse.preset());
     // 389 Directory Server shows the control as well, but leaves out deletions and attributes.
     let syncrepl = preset == Preset::OpenLdap && root_dse.controls(SYNC_REQUEST);
-    let offers = Offers { syncrepl };
-    Server { preset, vendor: root_dse.vendor(), pages: root_dse.pages(), offers }
+    let changes =
+        Changes { first: root_dse.values("firstChangeNumber").next().and_then(|number| number.parse().ok()) };
+    let content_sync = matches!(preset, Preset::Ds389 | Preset::FreeIpa)
+        && root_dse.controls(SYNC_REQUEST)
+        && changes.first.is_some();
+    let offers = Offers { syncrepl, content_sync };
+    Server { preset, vendor: root_dse.vendor(), pages: root_dse.pages(), changes, offers }
+}
+
+/// The values of an attribute that are text.
+pub(super) fn texts<'a>(entry: &'a Entry, name: &str) -> impl Iterator<Item = &'a str> {
+    entry
+        .attributes
+        .iter()
+        .filter(move |attribute| attribute.name.eq_ignore_ascii_case(name))
+        .flat_map(|attribute| &attribute.values)
+        .filter_map(|value| std::str::from_utf8(value).ok())
 }
 
 struct RootDse<'a>(&'a Entry);
 
 impl RootDse<'_> {
     fn values(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0
-            .attributes
-            .iter()
-            .filter(move |attribute| attribute.name.eq_ignore_ascii_case(name))
-            .flat_map(|attribute| &attribute.values)
-            .filter_map(|value| std::str::from_utf8(value).ok())
+        texts(self.0, name)
     }
 
     fn has(&self, name: &str) -> bool {

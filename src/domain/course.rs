@@ -28,6 +28,8 @@ pub enum Mechanism {
     Sweep,
     /// RFC 4533, refresh and persist.
     SyncRepl,
+    /// The same of 389 Directory Server, whose refresh is only a hint.
+    ContentSync,
 }
 
 impl Mechanism {
@@ -37,17 +39,18 @@ impl Mechanism {
             Mechanism::Ldif => "ldif",
             Mechanism::Sweep => "sweep",
             Mechanism::SyncRepl => "syncrepl",
+            Mechanism::ContentSync => "content-sync",
         }
     }
 
     /// Tells changes by itself as long as the connection stands.
     pub fn follows(self) -> bool {
-        matches!(self, Mechanism::SyncRepl)
+        matches!(self, Mechanism::SyncRepl | Mechanism::ContentSync)
     }
 
     /// Goes on from a cookie, so that only changes are told, and everything is read again now and then.
     pub fn keeps_cookies(self) -> bool {
-        matches!(self, Mechanism::SyncRepl)
+        matches!(self, Mechanism::SyncRepl | Mechanism::ContentSync)
     }
 }
 
@@ -56,13 +59,17 @@ impl Mechanism {
 pub struct Offers {
     /// The control of RFC 4533, on a server whose implementation of it is complete.
     pub syncrepl: bool,
+    /// The same control and a changelog, on 389 Directory Server.
+    pub content_sync: bool,
 }
 
 /// Chooses the mechanism, and says why.
 pub fn choose(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
     match choice {
         Choice::Sweep => (Mechanism::Sweep, "the configuration says so"),
+        Choice::SyncRepl if offers.content_sync => (Mechanism::ContentSync, "the configuration says so"),
         Choice::SyncRepl => (Mechanism::SyncRepl, "the configuration says so"),
+        Choice::Auto if offers.content_sync => (Mechanism::ContentSync, "the server offers it"),
         Choice::Auto if offers.syncrepl => (Mechanism::SyncRepl, "the server offers it"),
         Choice::Auto => (Mechanism::Sweep, "the server offers no better one"),
     }
@@ -271,7 +278,11 @@ mod tests {
 
     #[test]
     fn the_mechanism_is_chosen() {
-        let offers = Offers { syncrepl: true };
+        let offers = Offers { content_sync: true, ..Offers::default() };
+        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::ContentSync);
+        assert_eq!(choose(Choice::SyncRepl, offers).0, Mechanism::ContentSync);
+        assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
+        let offers = Offers { syncrepl: true, ..Offers::default() };
         assert_eq!(choose(Choice::Auto, offers).0, Mechanism::SyncRepl);
         assert_eq!(choose(Choice::Auto, Offers::default()).0, Mechanism::Sweep);
         assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);

@@ -65,6 +65,17 @@ impl Filter {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What matches this filter and has one of these values, which are text without special characters.
+    pub fn with_any(&self, attribute: &str, values: impl Iterator<Item = String>) -> Filter {
+        let mut text = format!("(&{}(|", self.0);
+        for value in values {
+            let value: String = value.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+            text.push_str(&format!("({attribute}={value})"));
+        }
+        text.push_str("))");
+        Filter(text.into())
+    }
 }
 
 impl fmt::Display for Dn {

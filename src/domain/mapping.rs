@@ -1,11 +1,11 @@
 //! An entry of a directory becomes a user, or is skipped for a stated reason.
 
 use super::name::{Domain, Name, StableId, is_deceptive};
-pub use super::preset::Preset;
 use super::preset::{
     CLASSES, CONTAINERS, NS_ACCOUNT_LOCK, OBJECT_GUID, PWD_ACCOUNT_LOCKED_TIME, RECIPIENT_TYPE,
     RESOURCE_RECIPIENTS, USER_ACCOUNT_CONTROL,
 };
+pub use super::preset::{NS_UNIQUE_ID, Preset};
 use super::user::{Kind, Mapped};
 
 /// An entry as a directory holds it: values are bytes, since objectGUID and photos are no text.
@@ -260,7 +260,7 @@ fn kind_of(entry: &Entry, preset: Preset) -> Result<Kind, Skip> {
 }
 
 /// Without control characters, cut at [`MAX_TEXT_BYTES`].
-fn printable(text: &str) -> Box<str> {
+pub fn printable(text: &str) -> Box<str> {
     let mut clean = text.to_owned();
     clean.retain(|c| !is_deceptive(c));
     if clean.len() > MAX_TEXT_BYTES {

@@ -85,7 +85,8 @@ impl Preset {
 }
 
 pub(super) const ENTRY_UUID: &str = "entryUUID";
-pub(super) const NS_UNIQUE_ID: &str = "nsUniqueId";
+/// The id of an entry of 389 Directory Server.
+pub const NS_UNIQUE_ID: &str = "nsUniqueId";
 pub(super) const OBJECT_GUID: &str = "objectGUID";
 pub(super) const PWD_ACCOUNT_LOCKED_TIME: &str = "pwdAccountLockedTime";
 pub(super) const NS_ACCOUNT_LOCK: &str = "nsAccountLock";

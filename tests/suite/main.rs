@@ -4,6 +4,7 @@
 
 mod brake;
 mod commands;
+mod contentsync;
 mod crash;
 mod directory;
 mod ds389;

@@ -420,6 +420,18 @@ impl Daemon {
         assert_eq!(verification["clean"], true, "{verification:#}");
     }
 
+    /// The one comparison: a fresh sweep would change nothing, and the store agrees with itself.
+    #[track_caller]
+    pub(crate) fn agrees(&self) {
+        let is_equal = |report: &Value| {
+            ["added", "changed", "returned", "disabled", "removed"].iter().all(|name| report[*name] == 0)
+        };
+        wait_for("the mirror to equal a fresh sweep", || {
+            self.dry_run("corp").is_ok_and(|report| is_equal(&report)).then_some(())
+        });
+        self.verify();
+    }
+
     /// Runs the binary once, with this daemon's configuration.
     pub(crate) fn command(&self, arguments: &[&str]) -> Output {
         seatkeeper(&self.config(), arguments)

@@ -1,0 +1,302 @@
+//! Content Synchronization of 389 Directory Server and FreeIPA (RFC 4533): a hint of what changed, and
+//! changes as they happen.
+//!
+//! What the server tells since a cookie lacks deletions, whatever left the filter, everything below a
+//! subtree that was renamed, and the attributes that were asked for. So only the ids of that answer are
+//! used. After it the ids of everything that exists are listed, in pages on a second connection to the same
+//! server, and compared with the mirror; what the answer named, what the mirror lacks and what has another
+//! DN is read. The search that tells changes stands before the list begins, so that nothing falls between
+//! them. Without a cookie the answer is complete: an ordinary search. Changes that come after it are
+//! complete as well, but for entries below a subtree that is renamed: no change is told of them.
+//!
+//! A cookie is worth something only while the changelog still has everything since then, which the server
+//! doesn't check, and while the changelog covers the base and names ids, which it doesn't tell.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+
+use ldap3::ResultEntry;
+use tokio::sync::mpsc;
+
+use super::batch::Batch;
+use super::error::DirectoryError;
+use super::ldap::{Connection, Session};
+use super::rfc4533::{State, SyncInfo, SyncState};
+use super::sync_search::{Stream, SyncSearch};
+use super::{Authority, Event, IsKnown, sweep};
+use crate::domain::directory::LdapSource;
+use crate::domain::ldap_text::Filter;
+use crate::domain::mapping::{Entry, NS_UNIQUE_ID, Preset, stable_id};
+use crate::domain::name::StableId;
+
+/// Entries read one by one, about; with more, reading everything costs the server less. It bounds what the
+/// server's hint takes in memory, too.
+const MAX_REREAD: usize = 20_000;
+
+/// Ids in one filter: some 5 kB, and an index lookup each.
+const IDS_IN_FILTER: usize = 100;
+
+/// Batches between a search and whoever sorts it.
+const QUEUE: usize = 2;
+
+/// One synchronization.
+pub(super) struct Job {
+    pub(super) search: SyncSearch,
+    /// This very server, for a second connection.
+    pub(super) source: LdapSource,
+    pub(super) is_known: IsKnown,
+}
+
+/// What the server told at first.
+#[derive(Default)]
+struct Told {
+    /// Changed since the cookie.
+    named: HashSet<StableId>,
+    cookie: Option<Vec<u8>>,
+}
+
+impl Job {
+    /// Tells the refresh, then every change, until the connection or the consumer ends. Never returns `Ok`.
+    pub(super) async fn run(self, mut session: Session) -> Result<Infallible, DirectoryError> {
+        let refresh = async {
+            let (stream, told) = self.told(&mut session).await?;
+            if let Some(cookie) = &self.search.cookie {
+                self.reconcile(cookie, told.named).await?;
+            }
+            let cookie = told.cookie.filter(|cookie| change_number(cookie).is_some());
+            self.search.send(Event::EndRefresh(Authority::Everything, cookie)).await?;
+            Ok(stream)
+        };
+        let mut stream = self.search.limited(refresh).await?;
+        loop {
+            if let Some(item) = self.search.change(&mut session, &mut stream).await? {
+                session = self.take(item, session).await?;
+            }
+        }
+    }
+
+    /// Begins the search, and takes in what it tells before it waits for changes: with a cookie the ids of
+    /// what changed, and without one everything.
+    async fn told(&self, session: &mut Session) -> Result<(Stream, Told), DirectoryError> {
+        let mut told = Told::default();
+        let mut batch = Batch::default();
+        let mut entries = 0;
+        let mut stream = self.search.request(session).await?;
+        loop {
+            let Some(item) = self.search.next(session, &mut stream).await? else {
+                return Err(self.search.ended(&mut stream, entries).await);
+            };
+            if item.is_ref() {
+                continue;
+            }
+            if item.is_intermediate() {
+                // What it says to be gone is not all that is gone, so it is not even looked at.
+                if let Some(
+                    SyncInfo::RefreshDelete { cookie, done: true }
+                    | SyncInfo::RefreshPresent { cookie, done: true },
+                ) = self.search.info(&item)?
+                {
+                    batch.flush(&self.search.events).await?;
+                    told.cookie = cookie;
+                    return Ok((stream, told));
+                }
+                continue;
+            }
+            let SyncState { state, id, .. } = self.search.state(&item.1)?;
+            entries += 1;
+            if self.search.cookie.is_some() {
+                told.named.insert(id);
+                if told.named.len() > MAX_REREAD {
+                    return Err(self.refresh_required());
+                }
+            } else if state != State::Delete && batch.push(self.search.entry(item)?) {
+                batch.flush(&self.search.events).await?;
+            }
+        }
+    }
+
+    /// Compares everything that exists with the mirror, and reads what differs.
+    async fn reconcile(&self, cookie: &[u8], named: HashSet<StableId>) -> Result<(), DirectoryError> {
+        let mut connection = Connection::open(&self.source, 0).await?;
+        // Only now: what is trimmed from here on was told before.
+        let changes = connection.server().changes;
+        let covers = connection.changelog(&self.search.base).await.is_trustworthy(connection.server().preset);
+        if !covers || !change_number(cookie).is_some_and(|number| changes.reach_back_to(number)) {
+            return Err(self.refresh_required());
+        }
+        let (listed, queue) = mpsc::channel(QUEUE);
+        let list = async {
+            let listed = listed;
+            connection.sweep(&self.search.base, &self.search.filter, &[NS_UNIQUE_ID], &listed).await
+        };
+        let (listed, differing) = tokio::join!(list, self.compare(queue, &named));
+        // In this order: a comparison that gave up is why the list could not be told.
+        let differing = differing?;
+        listed?;
+        for ids in differing.chunks(IDS_IN_FILTER) {
+            self.read(&mut connection, ids).await?;
+        }
+        connection.close().await;
+        Ok(())
+    }
+
+    /// Tells who is there unchanged; the ids of the others.
+    async fn compare(
+        &self,
+        mut listed: mpsc::Receiver<Event>,
+        named: &HashSet<StableId>,
+    ) -> Result<Vec<StableId>, DirectoryError> {
+        let mut differing = Vec::new();
+        while let Some(event) = listed.recv().await {
+            let Event::Upserts(entries) = event else { continue };
+            let mut present = Vec::new();
+            for entry in entries {
+                // Without an id it is nobody.
+                let Some(id) = stable_id(&entry, Preset::Ds389) else { continue };
+                if named.contains(&id) || !(self.is_known)(&id, &entry.dn) {
+                    differing.push(id);
+                } else {
+                    present.push(id);
+                }
+            }
+            if differing.len() > MAX_REREAD {
+                return Err(self.refresh_required());
+            }
+            if !present.is_empty() {
+                self.search.send(Event::Present(present)).await?;
+            }
+        }
+        Ok(differing)
+    }
+
+    /// Tells some entries. Those that are gone meanwhile are not told.
+    async fn read(&self, connection: &mut Connection, ids: &[StableId]) -> Result<(), DirectoryError> {
+        let attributes: Vec<&str> = self.search.attributes.iter().map(String::as_str).collect();
+        let filter = self.only(ids);
+        let (told, mut queue) = mpsc::channel(QUEUE);
+        let read = async {
+            let told = told;
+            connection.sweep(&self.search.base, &filter, &attributes, &told).await
+        };
+        let hand_on = async {
+            while let Some(event) = queue.recv().await {
+                if matches!(event, Event::Upserts(_)) {
+                    self.search.send(event).await?;
+                }
+            }
+            Ok(())
+        };
+        let (read, handed_on): (_, Result<(), DirectoryError>) = tokio::join!(read, hand_on);
+        read?;
+        handed_on
+    }
+
+    /// Takes in one message of the persist stage.
+    async fn take(&self, item: ResultEntry, mut session: Session) -> Result<Session, DirectoryError> {
+        let mut checkpoint = None;
+        if item.is_intermediate() {
+            if let Some(SyncInfo::NewCookie(cookie)) = self.search.info(&item)? {
+                checkpoint = Some(cookie);
+            }
+        } else if !item.is_ref() {
+            let SyncState { state, id, cookie } = self.search.state(&item.1)?;
+            checkpoint = cookie;
+            let event = match state {
+                State::Delete => {
+                    let found;
+                    (session, found) = self.look(session, &id).await?;
+                    found.map_or(Event::Deletes(vec![id]), |entry| Event::Upserts(vec![entry]))
+                }
+                _ => Event::Upserts(vec![self.search.entry(item)?]),
+            };
+            self.search.send(event).await?;
+        }
+        if let Some(cookie) = checkpoint.filter(|cookie| change_number(cookie).is_some()) {
+            self.search.send(Event::Checkpoint(cookie)).await?;
+        }
+        Ok(session)
+    }
+
+    /// Reads one entry, on the connection that tells the changes: it may have left and come back.
+    async fn look(
+        &self,
+        session: Session,
+        id: &StableId,
+    ) -> Result<(Session, Option<Entry>), DirectoryError> {
+        // Room for the entry and for the end.
+        let (events, mut told) = mpsc::channel(2);
+        let job = sweep::Job {
+            url: self.search.url.clone(),
+            base: self.search.base.clone(),
+            filter: self.only(std::slice::from_ref(id)),
+            attributes: self.search.attributes.clone(),
+            page_size: None,
+            timeouts: self.search.timeouts,
+            events,
+        };
+        let (session, _) = job.run(session).await?;
+        let found = match told.try_recv() {
+            Ok(Event::Upserts(entries)) => entries.into_iter().next(),
+            _ => None,
+        };
+        Ok((session, found))
+    }
+
+    fn only(&self, ids: &[StableId]) -> Filter {
+        self.search.filter.with_any(NS_UNIQUE_ID, ids.iter().map(unique_id))
+    }
+
+    fn refresh_required(&self) -> DirectoryError {
+        DirectoryError::RefreshRequired { url: self.search.url.clone() }
+    }
+}
+
+/// An nsUniqueId as the server writes it, in four groups of eight digits.
+fn unique_id(id: &StableId) -> String {
+    let mut text = String::new();
+    for (at, byte) in id.as_bytes().iter().enumerate() {
+        if at % 4 == 0 && at > 0 {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+/// The number of the last change that a cookie covers: `server#bind DN:base:filter#number`. The server may
+/// make cookies of a number that stands for none, which must not be kept.
+fn change_number(cookie: &[u8]) -> Option<u64> {
+    let digits = cookie.rsplit(|byte| *byte == b'#').next()?;
+    let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    (number != u64::MAX).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_has_a_change_number() {
+        let cookie = |end: &str| format!("localhost:389#cn=reader,dc=x:ou=people,dc=x:(cn=a#1)#{end}");
+        assert_eq!(change_number(cookie("2317").as_bytes()), Some(2317));
+        assert_eq!(change_number(cookie("0").as_bytes()), Some(0));
+        for end in ["18446744073709551615", "18446744073709551616", "", "-1", "x", "1\n", "\u{fffd}"] {
+            assert_eq!(change_number(cookie(end).as_bytes()), None, "{end}");
+        }
+        assert_eq!(change_number(b""), None);
+    }
+
+    #[test]
+    fn an_id_is_written_as_the_server_does() {
+        let bytes: Vec<u8> = (0..16).map(|at| at * 16 + 1).collect();
+        assert_eq!(unique_id(&StableId::new(&bytes).unwrap()), "01112131-41516171-8191a1b1-c1d1e1f1");
+    }
+
+    #[test]
+    fn a_filter_is_narrowed_to_ids() {
+        let filter = Filter::parse("(uid=*)").unwrap();
+        let narrow = filter.with_any(NS_UNIQUE_ID, ["01-ab".to_owned(), "x)(y*".to_owned()].into_iter());
+        assert_eq!(narrow.as_str(), "(&(uid=*)(|(nsUniqueId=01-ab)(nsUniqueId=xy)))");
+        assert!(Filter::parse(narrow.as_str()).is_ok());
+    }
+}
