@@ -163,6 +163,7 @@ impl SyncLoop {
     async fn carry_out(&mut self, run: Run) -> Happened {
         self.progress.send_modify(|progress| {
             progress.state = DirectoryState::Refreshing;
+            progress.seen = 0;
             progress.last_attempt = Some(Timestamp::now());
         });
         match self.refresh_and_follow(run).await {
