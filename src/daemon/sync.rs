@@ -198,7 +198,7 @@ impl SyncLoop {
         let store = self.store.clone();
         let mut intake = Intake::begin(&directory, opened.rules.clone(), &store, mode).await?;
         let valid_for = opened.valid_for.clone();
-        let mut events = opened.start(&directory, cookie)?;
+        let mut events = opened.start(&directory, cookie.clone())?;
         let (authority, bytes) = loop {
             match events.recv().await {
                 Some(Event::EndRefresh(authority, cookie)) => break (authority, cookie),
@@ -209,6 +209,8 @@ impl SyncLoop {
                 None => return Err(opened.error().await),
             }
         };
+        // Where nothing changed a server may send no cookie: the one that it got is as good.
+        let bytes = bytes.or(cookie);
         let cookie = bytes.map(|bytes| Cookie { valid_for: valid_for.clone(), bytes });
         let (report, place) = intake.end(authority, cookie).await?;
         if let Some(loss) = held(&report) {
