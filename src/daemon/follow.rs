@@ -1,6 +1,7 @@
 //! After the refresh: changes are written as they come, a transaction for each group that a cookie covers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -8,11 +9,15 @@ use tokio::sync::mpsc;
 use super::intake::{Place, SyncError, WRITE_BATCH};
 use super::tell;
 use crate::directory::Event;
-use crate::domain::mapping::{map_entry, stable_id};
+use crate::domain::mapping::{Entry, map_entry, stable_id};
 use crate::domain::name::StableId;
 use crate::domain::sync::{Change, Loss, Window, compare};
 use crate::domain::user::{Kind, Mapped};
 use crate::store::{Changes, Checkpoint, Cookie};
+
+/// How long a change waits for the cookie that covers it. A server that sends none with its changes has them
+/// written all the same, and tells them again after a restart.
+const COOKIE_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Names of lost users that the log of a tripped brake shows.
 const LOSSES_SHOWN: usize = 5;
@@ -46,43 +51,66 @@ impl<'a> Follower<'a> {
         events: &mut mpsc::Receiver<Event>,
         window: &mut Window,
     ) -> Result<Ended, SyncError> {
-        while let Some(event) = events.recv().await {
-            match event {
-                Event::Upserts(entries) => {
-                    for entry in &entries {
-                        match map_entry(entry, &self.place.rules) {
-                            Ok(mapped) => drop(self.pending.insert(mapped.id.clone(), Some(mapped))),
-                            // It can no longer be mapped, which is like being gone.
-                            Err(_) => {
-                                let id = stable_id(entry, self.place.rules.preset);
-                                self.pending.extend(id.map(|id| (id, None)));
-                            }
-                        }
-                    }
+        loop {
+            let event = if self.pending.is_empty() {
+                events.recv().await
+            } else {
+                match tokio::time::timeout(COOKIE_PATIENCE, events.recv()).await {
+                    Ok(event) => event,
+                    Err(_) => match self.write(None, window).await? {
+                        Some(loss) => return Ok(Ended::Held(loss)),
+                        None => continue,
+                    },
                 }
-                Event::Deletes(ids) => self.pending.extend(ids.into_iter().map(|id| (id, None))),
-                Event::Checkpoint(bytes) => {
-                    // A burst shares transactions: what has been told already joins this one.
-                    let has_more = !events.is_empty() && self.pending.len() < WRITE_BATCH;
-                    if !has_more && let Some(loss) = self.write(bytes, window).await? {
-                        return Ok(Ended::Held(loss));
-                    }
+            };
+            let cookie = match event {
+                Some(Event::Upserts(entries)) => {
+                    self.take_entries(&entries);
+                    None
                 }
-                Event::Present(_) | Event::EndRefresh(..) => {}
+                Some(Event::Deletes(ids)) => {
+                    self.pending.extend(ids.into_iter().map(|id| (id, None)));
+                    None
+                }
+                Some(Event::Checkpoint(cookie)) => Some(cookie),
+                Some(Event::Present(_) | Event::EndRefresh(..)) => None,
+                None => return Ok(Ended::Driver),
+            };
+            // A burst shares transactions: what has been told already joins this one.
+            let is_whole = cookie.is_some() && events.is_empty();
+            if (is_whole || self.pending.len() >= WRITE_BATCH)
+                && let Some(loss) = self.write(cookie, window).await?
+            {
+                return Ok(Ended::Held(loss));
             }
         }
-        Ok(Ended::Driver)
+    }
+
+    fn take_entries(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            match map_entry(entry, &self.place.rules) {
+                Ok(mapped) => drop(self.pending.insert(mapped.id.clone(), Some(mapped))),
+                // It can no longer be mapped, which is like being gone.
+                Err(_) => self.pending.extend(stable_id(entry, self.place.rules.preset).map(|id| (id, None))),
+            }
+        }
     }
 
     /// Asks the brake, then writes; the loss where it trips.
-    async fn write(&mut self, cookie: Vec<u8>, window: &mut Window) -> Result<Option<Loss>, SyncError> {
+    async fn write(
+        &mut self,
+        cookie: Option<Vec<u8>>,
+        window: &mut Window,
+    ) -> Result<Option<Loss>, SyncError> {
         let now = Timestamp::now();
         let Place { directory, id, store, .. } = &self.place;
         let view = store.view();
         let record = view.directories().find(|record| record.id == *id);
         let mut loss = Loss { people: record.map_or(0, |record| record.census.people), ..Loss::default() };
-        let cookie = Some(Cookie { valid_for: self.valid_for.clone(), bytes: cookie });
-        let checkpoint = Some(Checkpoint { cookie, skipped: None });
+        let checkpoint = cookie.map(|bytes| {
+            let cookie = Cookie { valid_for: self.valid_for.clone(), bytes };
+            Checkpoint { cookie: Some(cookie), skipped: None }
+        });
         let mut changes = Changes { checkpoint, ..Changes::default() };
         let mut examples = Vec::new();
         for (stable_id, mapped) in std::mem::take(&mut self.pending) {

@@ -19,6 +19,9 @@ use crate::store::{Applied, Changes, Checkpoint, Cookie, Preview, ReadView, Stor
 /// notice. Each costs two syncs of the disk, so smaller ones would wait for it most of the time.
 pub(super) const WRITE_BATCH: usize = 2000;
 
+/// Names in one write: each is a row of its own, and a hostile entry has a thousand of them.
+const WRITE_NAMES: usize = 20_000;
+
 /// Changed entries that a dry run collects before it gives up: some 20 MB, and a transaction of half a
 /// second that logins have to wait for.
 const MAX_PREVIEW: usize = 50_000;
@@ -80,6 +83,8 @@ pub(super) struct Intake<'a> {
     sweep: Sweep,
     report: Report,
     writes: Vec<Mapped>,
+    /// Names of the entries in `writes`.
+    write_names: usize,
     /// The batch that is being written while the next one is mapped.
     writing: Option<Writing>,
     is_first_map: bool,
@@ -108,6 +113,7 @@ impl<'a> Intake<'a> {
             sweep: Sweep::new(&directory.brake, people, mode.lost, mode.approved),
             report: Report::default(),
             writes: Vec::new(),
+            write_names: 0,
             writing: None,
             is_first_map: known.is_none_or(|record| record.last_success.is_none()),
             now: Timestamp::now(),
@@ -147,6 +153,7 @@ impl<'a> Intake<'a> {
                     let stored = view.user_by_id(self.place.id, &mapped.id)?;
                     let stored = stored.as_ref().map(|(key, user)| (*key, user));
                     if let Step::Write(mapped) = self.sweep.observe(stored, mapped) {
+                        self.write_names += mapped.names().count();
                         self.writes.push(mapped);
                     }
                 }
@@ -160,7 +167,7 @@ impl<'a> Intake<'a> {
         }
         if self.dry_run {
             if self.writes.len() > MAX_PREVIEW { Err(SyncError::PreviewTooLarge) } else { Ok(()) }
-        } else if self.writes.len() >= WRITE_BATCH {
+        } else if self.writes.len() >= WRITE_BATCH || self.write_names >= WRITE_NAMES {
             self.write().await
         } else {
             Ok(())
@@ -194,6 +201,7 @@ impl<'a> Intake<'a> {
     async fn write(&mut self) -> Result<(), SyncError> {
         self.written().await?;
         let upserts = std::mem::take(&mut self.writes);
+        self.write_names = 0;
         if !upserts.is_empty() {
             let (store, id, now) = (self.place.store.clone(), self.place.id, self.now);
             let changes = Changes { upserts, ..Changes::default() };

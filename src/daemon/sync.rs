@@ -163,6 +163,7 @@ impl SyncLoop {
     async fn carry_out(&mut self, run: Run) -> Happened {
         self.progress.send_modify(|progress| {
             progress.state = DirectoryState::Refreshing;
+            progress.seen = 0;
             progress.last_attempt = Some(Timestamp::now());
         });
         match self.refresh_and_follow(run).await {
@@ -197,7 +198,7 @@ impl SyncLoop {
         let store = self.store.clone();
         let mut intake = Intake::begin(&directory, opened.rules.clone(), &store, mode).await?;
         let valid_for = opened.valid_for.clone();
-        let mut events = opened.start(&directory, &store, cookie)?;
+        let mut events = opened.start(&directory, &store, cookie.clone())?;
         let (authority, bytes) = loop {
             match events.recv().await {
                 Some(Event::EndRefresh(authority, cookie)) => break (authority, cookie),
@@ -208,6 +209,8 @@ impl SyncLoop {
                 None => return Err(opened.error().await),
             }
         };
+        // Where nothing changed a server may send no cookie: the one that it got is as good.
+        let bytes = bytes.or(cookie);
         let cookie = bytes.map(|bytes| Cookie { valid_for: valid_for.clone(), bytes });
         let (report, place) = intake.end(authority, cookie).await?;
         if let Some(loss) = held(&report) {
@@ -238,6 +241,9 @@ impl SyncLoop {
         mut opened: Opened,
     ) -> Result<Happened, SyncError> {
         let full_sync = self.full_sync.unwrap_or_else(|| Instant::now() + self.directory.full_sync_every);
+        let poll = Instant::now() + self.directory.poll_every;
+        let is_compared = opened.mechanism.needs_comparing() && poll < full_sync;
+        let (due, full) = if is_compared { (poll, false) } else { (full_sync, true) };
         let mut window = std::mem::take(&mut self.window);
         // Never dropped before the end of the run: what it was writing would be missing, and a later cookie
         // would cover it all the same.
@@ -257,7 +263,7 @@ impl SyncLoop {
                         break Ok(happened);
                     }
                 }
-                () = tokio::time::sleep_until(full_sync) => break Ok(Happened::Due { full: true }),
+                () = tokio::time::sleep_until(due) => break Ok(Happened::Due { full }),
             }
         };
         drop(following);

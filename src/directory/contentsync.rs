@@ -7,7 +7,8 @@
 //! server, and compared with the mirror; what the answer named, what the mirror lacks and what has another
 //! DN is read. The search that tells changes stands before the list begins, so that nothing falls between
 //! them. Without a cookie the answer is complete: an ordinary search. Changes that come after it are
-//! complete as well, but for entries below a subtree that is renamed: no change is told of them.
+//! complete as well, but for entries below a subtree that is renamed or moved: no change is told of them, so
+//! that another run is due now and then.
 //!
 //! A cookie is worth something only while the changelog still has everything since then, which the server
 //! doesn't check, and while the changelog covers the base and names ids, which it doesn't tell.

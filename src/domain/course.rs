@@ -48,6 +48,11 @@ impl Mechanism {
         matches!(self, Mechanism::SyncRepl | Mechanism::ContentSync)
     }
 
+    /// Leaves something out while it follows, so that a run from the cookie is due after each poll interval.
+    pub fn needs_comparing(self) -> bool {
+        self == Mechanism::ContentSync
+    }
+
     /// Goes on from a cookie, so that only changes are told, and everything is read again now and then.
     pub fn keeps_cookies(self) -> bool {
         matches!(self, Mechanism::SyncRepl | Mechanism::ContentSync)

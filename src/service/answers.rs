@@ -87,7 +87,7 @@ pub struct DirectoryStatus {
     pub mechanism_reason: Option<String>,
     /// The server's product, where it said.
     pub server: Option<String>,
-    /// While it is `refreshing`: entries seen so far.
+    /// Entries that the present refresh, or the last one, has seen.
     pub seen: u64,
     /// Living users.
     pub users: u64,

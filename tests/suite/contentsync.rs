@@ -25,9 +25,10 @@ fn server(count: u32) -> Ds389 {
 fn settings(server: &Ds389, seats: u64, keys: &str) -> Settings {
     let (url, base, bind_dn, password) =
         (server.url(), server.base_dn(), server.bind_dn(), server.password_file());
+    let poll = if keys.contains("poll_every") { "" } else { "poll_every = \"1h\"\n" };
     let tables = format!(
         "[[directory.ldap]]\nname = \"corp\"\ndomain = \"example.org\"\nurls = [{url:?}]\nbase_dn = \"{base}\"\n\
-         bind_dn = \"{bind_dn}\"\nbind_password_file = {password:?}\npoll_every = \"1h\"\n{keys}\n"
+         bind_dn = \"{bind_dn}\"\nbind_password_file = {password:?}\n{poll}{keys}\n"
     );
     Settings { seats, tables, ..Settings::default() }
 }
@@ -340,12 +341,63 @@ fn a_server_that_refuses_is_swept() {
 }
 
 #[test]
-fn a_full_sync_repairs_what_no_change_tells() {
-    let (server, daemon) = following(10, "full_sync_every = \"2s\"\n");
+fn a_size_limit_leaves_the_sweep() {
+    let server = server(30);
+    let change = "changetype: modify\nreplace: nsSizeLimit\nnsSizeLimit: 10";
+    server.modify(&format!("dn: {}\n{change}\n", server.bind_dn()));
+    let daemon = Daemon::start(settings(&server, 5, "page_size = 7\n"));
+    daemon.wait_for("a sweep", |status| directory(status, "corp")["state"] == "idle");
+    let status = daemon.status();
+    assert_eq!(directory(&status, "corp")["mechanism"], "sweep");
+    assert_eq!(
+        directory(&status, "corp")["mechanism_reason"],
+        "the server's size limit leaves no room for syncrepl"
+    );
+    users(&daemon, 30);
+}
+
+#[test]
+fn what_no_change_tells_is_found_by_listing_ids() {
+    let (server, daemon) = following(10, "poll_every = \"2s\"\n");
     move_to(&server, "uid=u1", PEOPLE, &format!("ou=sales,{PEOPLE}"));
     wait_for("the move", || is_below(&daemon, "ou=sales").then_some(()));
     server.rename(&format!("ou=sales,{PEOPLE}"), "ou=service");
     wait_for("the new name of the unit", || is_below(&daemon, "ou=service").then_some(()));
+    move_to(&server, "ou=service", PEOPLE, OUT);
+    wait_for_probe(&daemon, "u1", "removed");
+    daemon.agrees();
+    assert!(!daemon.log().contains("has to be read from the beginning"), "{}", daemon.log());
+}
+
+#[test]
+fn a_full_sync_reads_everything_again() {
+    let (server, daemon) = following(10, "full_sync_every = \"2s\"\n");
+    server.add(&person(700));
+    users(&daemon, 11);
+    let attempt = |status: &Value| directory(status, "corp")["last_attempt"].clone();
+    let first = attempt(&daemon.status());
+    daemon.wait_for("the next full sync", |status| attempt(status) != first);
+    wait_until_following(&daemon);
+    daemon.agrees();
+}
+
+/// FreeIPA's own changelog does not have the users, and the bind user can't see whether this one has.
+#[test]
+fn a_free_ipa_that_hides_its_changelog_is_read_again() {
+    let keys = "preset = \"freeipa\"\nfilter = \"(objectClass=inetOrgPerson)\"\nsync = \"syncrepl\"\n";
+    let (server, mut daemon) = following(10, keys);
+    let status = daemon.status();
+    assert_eq!(directory(&status, "corp")["mechanism"], "content-sync");
+    assert_eq!(directory(&status, "corp")["mechanism_reason"], "the configuration says so");
+    daemon.terminate();
+    let checked = daemon.command(&["check", "--connect"]);
+    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.contains("FreeIPA's changelog records only cn=dns unless told otherwise"), "{checked}");
+    server.lock(&dn(1));
+    daemon.restart();
+    daemon.wait_for_log(&["has to be read from the beginning"]);
+    wait_until_following(&daemon);
+    assert_eq!(daemon.probe("u1"), "disabled");
     daemon.agrees();
 }
 

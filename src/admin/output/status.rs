@@ -91,11 +91,17 @@ fn directories(directories: &[DirectoryStatus], now: Timestamp) -> String {
     };
     let dash = || "-".to_owned();
     let table = columns.lines(directories, |directory| {
-        let state = if directory.configured { directory.state.as_str() } else { "not configured" };
+        let state = match directory.state {
+            _ if !directory.configured => "not configured".to_owned(),
+            DirectoryState::Refreshing if directory.seen > 0 => {
+                format!("refreshing, {} read", directory.seen)
+            }
+            state => state.as_str().to_owned(),
+        };
         [
             directory.name.clone(),
             if directory.domain.is_empty() { dash() } else { directory.domain.clone() },
-            state.to_owned(),
+            state,
             directory.mechanism.clone().unwrap_or_else(dash),
             directory.users.to_string(),
             match directory.seat_limit {
