@@ -15,6 +15,8 @@ pub enum Choice {
     Auto,
     /// Content synchronization, refresh and persist.
     SyncRepl,
+    /// DirSync, polled.
+    DirSync,
     /// A paged search of everything, again and again.
     Sweep,
 }
@@ -28,6 +30,8 @@ pub enum Mechanism {
     Sweep,
     /// RFC 4533, refresh and persist.
     SyncRepl,
+    /// The DirSync control of Active Directory, polled.
+    DirSync,
 }
 
 impl Mechanism {
@@ -37,6 +41,7 @@ impl Mechanism {
             Mechanism::Ldif => "ldif",
             Mechanism::Sweep => "sweep",
             Mechanism::SyncRepl => "syncrepl",
+            Mechanism::DirSync => "dirsync",
         }
     }
 
@@ -47,7 +52,7 @@ impl Mechanism {
 
     /// Goes on from a cookie, so that only changes are told, and everything is read again now and then.
     pub fn keeps_cookies(self) -> bool {
-        matches!(self, Mechanism::SyncRepl)
+        matches!(self, Mechanism::SyncRepl | Mechanism::DirSync)
     }
 }
 
@@ -56,6 +61,8 @@ impl Mechanism {
 pub struct Offers {
     /// The control of RFC 4533, on a server whose implementation of it is complete.
     pub syncrepl: bool,
+    /// The DirSync control, on a server with the conventions of Active Directory.
+    pub dirsync: bool,
 }
 
 /// Chooses the mechanism, and says why.
@@ -63,7 +70,9 @@ pub fn choose(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
     match choice {
         Choice::Sweep => (Mechanism::Sweep, "the configuration says so"),
         Choice::SyncRepl => (Mechanism::SyncRepl, "the configuration says so"),
+        Choice::DirSync => (Mechanism::DirSync, "the configuration says so"),
         Choice::Auto if offers.syncrepl => (Mechanism::SyncRepl, "the server offers it"),
+        Choice::Auto if offers.dirsync => (Mechanism::DirSync, "the server offers it"),
         Choice::Auto => (Mechanism::Sweep, "the server offers no better one"),
     }
 }
@@ -271,10 +280,15 @@ mod tests {
 
     #[test]
     fn the_mechanism_is_chosen() {
-        let offers = Offers { syncrepl: true };
+        let offers = Offers { syncrepl: true, ..Offers::default() };
         assert_eq!(choose(Choice::Auto, offers).0, Mechanism::SyncRepl);
         assert_eq!(choose(Choice::Auto, Offers::default()).0, Mechanism::Sweep);
         assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
         assert_eq!(choose(Choice::SyncRepl, Offers::default()).0, Mechanism::SyncRepl);
+        let offers = Offers { dirsync: true, ..Offers::default() };
+        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::DirSync);
+        assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
+        assert_eq!(choose(Choice::DirSync, Offers::default()).0, Mechanism::DirSync);
+        assert!(Mechanism::DirSync.keeps_cookies() && !Mechanism::DirSync.follows());
     }
 }
