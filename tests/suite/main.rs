@@ -6,6 +6,7 @@ mod brake;
 mod commands;
 mod crash;
 mod directory;
+mod dirsync;
 mod ds389;
 mod hostile;
 mod identity;

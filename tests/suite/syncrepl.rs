@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::daemon::{Daemon, Settings, directory, no_brake};
+use crate::support::daemon::{Daemon, Settings, agrees, directory, no_brake};
 use crate::support::slapd::{Options, PEOPLE, Slapd, entry_uuid, people, person};
 use crate::support::wait_for;
 
@@ -30,17 +30,6 @@ fn wait_until_following(daemon: &Daemon) {
     daemon.wait_for("changes to come by themselves", |status| {
         directory(status, "corp")["state"] == "following"
     });
-}
-
-/// The one comparison: a fresh sweep would change nothing, and the store agrees with itself.
-fn agrees(daemon: &Daemon) {
-    let is_equal = |report: &Value| {
-        ["added", "changed", "returned", "disabled", "removed"].iter().all(|name| report[*name] == 0)
-    };
-    wait_for("the mirror to equal a fresh sweep", || {
-        daemon.dry_run("corp").is_ok_and(|report| is_equal(&report)).then_some(())
-    });
-    daemon.verify();
 }
 
 fn users(daemon: &Daemon, count: u64) {

@@ -443,6 +443,18 @@ pub(crate) fn seatkeeper(config: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+/// The one comparison: a fresh sweep of `corp` would change nothing, and the store agrees with itself.
+#[track_caller]
+pub(crate) fn agrees(daemon: &Daemon) {
+    let is_equal = |report: &Value| {
+        ["added", "changed", "returned", "disabled", "removed"].iter().all(|name| report[*name] == 0)
+    };
+    wait_for("the mirror to equal a fresh sweep", || {
+        daemon.dry_run("corp").is_ok_and(|report| is_equal(&report)).then_some(())
+    });
+    daemon.verify();
+}
+
 /// Every directory was read to its end, and none is being read.
 fn is_settled(status: &Value) -> bool {
     let is_at_rest = |directory: &Value| {
