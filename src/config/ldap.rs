@@ -96,12 +96,12 @@ fn sync(section: &mut Section<'_>) -> Option<Choice> {
     let Some(text) = section.take("sync", r#""auto""#).and_then(|value| value.text()) else {
         return Some(Choice::Auto);
     };
-    if text.text == "dirsync" {
-        let message = "`sync` can't be `dirsync` in this version";
-        text.wrong(message, "this version knows auto, syncrepl and sweep");
-        return None;
-    }
-    text.choice(&[("auto", Choice::Auto), ("syncrepl", Choice::SyncRepl), ("sweep", Choice::Sweep)])
+    text.choice(&[
+        ("auto", Choice::Auto),
+        ("syncrepl", Choice::SyncRepl),
+        ("dirsync", Choice::DirSync),
+        ("sweep", Choice::Sweep),
+    ])
 }
 
 fn tls(section: &mut Section<'_>, urls: &[(Option<LdapUrl>, Text<'_>)]) -> Tls {
@@ -238,11 +238,8 @@ mod tests {
             "preset = \"active_directory\"",
             &["6:10: `preset` can't be `active_directory` = did you mean \"active-directory\"?"],
         );
-        ldap(
-            "sync = \"dirsync\"",
-            &["6:8: `sync` can't be `dirsync` in this version = this version knows auto, syncrepl and sweep"],
-        );
-        ldap("sync = \"never\"", &["6:8: `sync` can't be `never` = write auto, syncrepl or sweep"]);
+        ldap("sync = \"dirsync\"", &[]);
+        ldap("sync = \"never\"", &["6:8: `sync` can't be `never` = write auto, syncrepl, dirsync or sweep"]);
         ldap("page_size = 0", &["6:13: `page_size` must be 1 to 100000 = write it like page_size = 1000"]);
         ldap("seat_limit = -5", &["6:14: `seat_limit` must be 0 or more = write it like seat_limit = 50"]);
         ldap("poll_every = \"999ms\"", &["6:14: `poll_every` is too short = write 1s or more"]);

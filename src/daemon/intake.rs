@@ -88,6 +88,8 @@ pub(super) struct Intake<'a> {
     /// The batch that is being written while the next one is mapped.
     writing: Option<Writing>,
     is_first_map: bool,
+    /// Entries were told by their ids alone, so that skipped ones are not known as such.
+    told_present: bool,
     now: Timestamp,
 }
 
@@ -116,6 +118,7 @@ impl<'a> Intake<'a> {
             write_names: 0,
             writing: None,
             is_first_map: known.is_none_or(|record| record.last_success.is_none()),
+            told_present: false,
             now: Timestamp::now(),
         })
     }
@@ -174,8 +177,10 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// What is there unchanged must be in the mirror; what is being written is not in the view yet.
+    /// What is there unchanged must be in the mirror; what was told before has to be in the view as well.
     async fn take_present(&mut self, ids: &[StableId]) -> Result<(), SyncError> {
+        self.told_present = true;
+        self.write().await?;
         self.written().await?;
         let view = self.place.store.view();
         for id in ids {
@@ -256,7 +261,8 @@ impl<'a> Intake<'a> {
                 self.report.held = Some(loss);
             }
             Verdict::Proceed { removed } => {
-                let skipped = (authority == Authority::Everything).then(|| self.report.skipped.clone());
+                let is_whole = authority == Authority::Everything && !self.told_present;
+                let skipped = is_whole.then(|| self.report.skipped.clone());
                 self.take_away(removed, Checkpoint { cookie, skipped }).await?;
             }
         }

@@ -27,16 +27,12 @@ const DRIVER_VERSION: u32 = 1;
 /// unavailableCriticalExtension (RFC 4511 appendix A): the database has no sync provider.
 const UNAVAILABLE_EXTENSION: u32 = 12;
 
-/// The same; insufficientAccessRights, which 389 Directory Server answers to anonymous users; and
-/// unwillingToPerform.
-const REFUSALS: [u32; 3] = [UNAVAILABLE_EXTENSION, 50, 53];
-
 /// What is remembered of a directory between two runs.
 pub(super) struct Source {
     first_url: usize,
     fingerprint: Option<file::Fingerprint>,
-    /// Set when the server showed the control of RFC 4533 and then refused to work with it.
-    syncrepl_refused: Option<&'static str>,
+    /// Set when the server showed a control and then refused to work with it: it is swept from now on.
+    refused: Option<&'static str>,
 }
 
 /// A directory that was opened.
@@ -56,7 +52,7 @@ pub(super) struct Opened {
 
 impl Source {
     pub(super) fn new(_: &Directory) -> Source {
-        Source { first_url: 0, fingerprint: None, syncrepl_refused: None }
+        Source { first_url: 0, fingerprint: None, refused: None }
     }
 
     /// Connects to the first server that answers, and chooses the mechanism.
@@ -79,7 +75,7 @@ impl Source {
         };
         let connection = Connection::open(ldap, self.first_url).await?;
         let server = connection.server();
-        let (mechanism, reason) = match (ldap.sync, self.syncrepl_refused) {
+        let (mechanism, reason) = match (ldap.sync, self.refused) {
             (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal),
             (choice, _) => choose(choice, server.offers),
         };
@@ -119,22 +115,17 @@ impl Source {
     }
 
     /// A server may answer and yet fail in the middle each time: the next one is tried first. One that only
-    /// pretends to know RFC 4533 is swept from now on.
+    /// pretends to know a mechanism is swept from now on.
     pub(super) fn failed(&mut self, error: &SyncError) {
         self.fingerprint = None;
         match error {
             SyncError::Directory(DirectoryError::Refused { result, .. })
                 if result.code == UNAVAILABLE_EXTENSION =>
             {
-                self.syncrepl_refused = Some("the server offers syncrepl, but not for this base");
+                self.refused = Some("the server offers syncrepl, but not for this base");
             }
-            SyncError::Directory(DirectoryError::Refused { result, .. })
-                if REFUSALS.contains(&result.code) && self.syncrepl_refused.is_none() =>
-            {
-                self.syncrepl_refused = Some("the server refuses to synchronize content for the bind user");
-            }
-            SyncError::Directory(DirectoryError::SizeLimit { .. }) if self.syncrepl_refused.is_none() => {
-                self.syncrepl_refused = Some("the server's size limit leaves no room for syncrepl");
+            SyncError::Directory(DirectoryError::SizeLimit { .. }) if self.refused.is_none() => {
+                self.refused = Some("the server's size limit leaves no room for syncrepl");
             }
             _ => self.first_url = self.first_url.wrapping_add(1),
         }
@@ -184,13 +175,20 @@ impl Opened {
                     .then(|| (ldap.clone(), is_known(store.clone(), directory.name.clone())));
                 tokio::spawn(async move {
                     let attributes = rules.attributes();
-                    if mechanism.follows() {
-                        let hinted = hinted.as_ref().map(|(ldap, is_known)| (ldap, Arc::clone(is_known)));
-                        let followed =
-                            connection.follow(&base, &filter, &attributes, cookie, hinted, &events);
-                        return Err(followed.await);
+                    match mechanism {
+                        Mechanism::SyncRepl | Mechanism::ContentSync => {
+                            let hinted = hinted.as_ref().map(|(ldap, is_known)| (ldap, Arc::clone(is_known)));
+                            let followed =
+                                connection.follow(&base, &filter, &attributes, cookie, hinted, &events);
+                            return Err(followed.await);
+                        }
+                        Mechanism::DirSync => {
+                            connection.dirsync(&base, &filter, &attributes, cookie, &events).await?;
+                        }
+                        Mechanism::Sweep | Mechanism::Ldif => {
+                            connection.sweep(&base, &filter, &attributes, &events).await?;
+                        }
                     }
-                    connection.sweep(&base, &filter, &attributes, &events).await?;
                     connection.close().await;
                     Ok(None)
                 })

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::follow::{Ended, Follower};
 use super::intake::{Intake, Mode, SyncError, held};
 use super::source::{Opened, Source};
-use crate::directory::{Authority, DirectoryError, Event};
+use crate::directory::{DirectoryError, Event};
 use crate::domain::course::{Action, Course, Happened, Phase, Run, Start};
 use crate::domain::directory::Directory;
 use crate::domain::sync::{Loss, Report, Window};
@@ -191,6 +191,7 @@ impl SyncLoop {
             progress.server.clone_from(&opened.server);
         });
         let cookie = self.cookie(&opened, run.start)?;
+        let reads_everything = cookie.is_none();
         let (follows, keeps_cookies) = (opened.mechanism.follows(), opened.mechanism.keeps_cookies());
         let lost = if keeps_cookies { self.window.lost(Timestamp::now()) } else { 0 };
         let mode = Mode { dry_run: false, approved: run.approved, lost };
@@ -219,7 +220,7 @@ impl SyncLoop {
         }
         if keeps_cookies {
             self.window.add(Timestamp::now(), report.disabled + report.removed);
-            if authority == Authority::Everything || self.full_sync.is_none() {
+            if reads_everything || self.full_sync.is_none() {
                 self.full_sync = Some(Instant::now() + self.directory.full_sync_every);
             }
         }

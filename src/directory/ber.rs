@@ -12,7 +12,7 @@ pub(super) type Malformed = &'static str;
 const MAX_COOKIE_BYTES: usize = 64 * 1024;
 
 /// Universal tags.
-const INTEGER: u8 = 0x02;
+pub(super) const INTEGER: u8 = 0x02;
 pub(super) const OCTET_STRING: u8 = 0x04;
 pub(super) const ENUMERATED: u8 = 0x0a;
 pub(super) const SEQUENCE: u8 = 0x30;

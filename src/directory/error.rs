@@ -57,6 +57,14 @@ pub enum DirectoryError {
         /// The server.
         url: LdapUrl,
     },
+    /// The server shows the DirSync control and does not work with it here.
+    #[error("{url}: the server refuses DirSync: {problem}")]
+    DirSyncRefused {
+        /// The server.
+        url: LdapUrl,
+        /// Its reason.
+        problem: String,
+    },
     /// noSuchObject (RFC 4511 appendix A): deleted, mistyped or hidden, and never an empty directory.
     #[error("{url}: the base {base} does not exist, or the bind user may not see it")]
     NoSuchBase {

@@ -17,7 +17,7 @@ use super::root_dse::{self, Server};
 use super::sweep::{Job, Swept};
 use super::sync_search::SyncSearch;
 use super::tls::{ADDRESS_PLACEHOLDER, Trust};
-use super::{Coverage, Event, IsKnown, ber, changelog, contentsync, syncrepl, tcp};
+use super::{Coverage, Event, IsKnown, ber, changelog, contentsync, dirsync, syncrepl, tcp};
 use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts};
 use crate::domain::ldap_text::{Dn, Filter};
 use crate::domain::mapping::Entry;
@@ -178,6 +178,36 @@ impl Connection {
         let Ok(Some((session, settings))) = guarded(read).await else { return Coverage::Hidden };
         self.session = Some(session);
         changelog::coverage(settings.as_ref(), base)
+    }
+
+    /// Polls by DirSync: tells what changed since `cookie`, or everything without one, then
+    /// [`Event::EndRefresh`], in which case the connection can be used again. The error is
+    /// [`DirectoryError::RefreshRequired`] where the cookie is of no use.
+    pub async fn dirsync(
+        &mut self,
+        base: &Dn,
+        filter: &Filter,
+        attributes: &[&str],
+        cookie: Option<Vec<u8>>,
+        events: &Sender<Event>,
+    ) -> Result<(), DirectoryError> {
+        let Some(session) = self.session.take() else {
+            return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
+        };
+        let job = dirsync::Job {
+            url: self.url.clone(),
+            base: base.clone(),
+            filter: filter.clone(),
+            attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
+            cookie,
+            page_size: self.server.pages.then_some(self.page_size),
+            timeouts: self.timeouts,
+            controller: self.server.controller.clone(),
+            events: events.clone(),
+        };
+        let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
+        self.session = Some(guarded(job.run(session)).await.map_err(panicked)??);
+        Ok(())
     }
 
     /// Says good-bye to the server (RFC 4511 section 4.3), which keeps its log clean.

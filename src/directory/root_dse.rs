@@ -1,6 +1,7 @@
 //! What a server says of itself (RFC 4512 section 5.1).
 
 use super::changelog::Changes;
+use super::dirsync_wire::DIRSYNC;
 use super::rfc4533::SYNC_REQUEST;
 use crate::domain::course::Offers;
 use crate::domain::mapping::{Entry, Preset};
@@ -18,10 +19,43 @@ pub struct Server {
     pub changes: Changes,
     /// How it can tell changes.
     pub offers: Offers,
+    /// What DirSync needs to know of a domain controller; empty elsewhere.
+    pub(super) controller: Controller,
+}
+
+/// A domain controller.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Controller {
+    /// The roots of what it holds.
+    pub(super) naming_contexts: Vec<String>,
+    /// Which one it is, the DN of its settings.
+    pub(super) service: String,
+    /// The number of its latest write, where it tells it.
+    pub(super) usn: Option<u64>,
+}
+
+impl Controller {
+    /// The naming context that holds this base, by the longest text that it ends with.
+    pub(super) fn naming_context(&self, base: &str) -> Option<&str> {
+        let holds = |root: &&String| is_below(base, root);
+        self.naming_contexts.iter().filter(holds).max_by_key(|root| root.len()).map(String::as_str)
+    }
+}
+
+/// Whether a DN is this root or ends with it. Spaces around commas and equal signs mean nothing (RFC 4514
+/// section 3), nor does case in the names of domains.
+pub(super) fn is_below(dn: &str, root: &str) -> bool {
+    let normal = |dn: &str| {
+        let parts = dn.split(',').map(|part| part.split('=').map(str::trim).collect::<Vec<_>>().join("="));
+        parts.collect::<Vec<_>>().join(",").to_lowercase()
+    };
+    let (dn, root) = (normal(dn), normal(root));
+    dn.strip_suffix(&root)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with(',') && !rest.ends_with("\\,"))
 }
 
 /// Operational attributes come only when they are asked for by name.
-pub(super) const ATTRIBUTES: [&str; 12] = [
+pub(super) const ATTRIBUTES: [&str; 15] = [
     "objectClass",
     "structuralObjectClass",
     "vendorName",
@@ -34,6 +68,9 @@ pub(super) const ATTRIBUTES: [&str; 12] = [
     "ipaTopologyPluginVersion",
     "ipaTopologyIsManaged",
     "firstChangeNumber",
+    "namingContexts",
+    "dsServiceName",
+    "highestCommittedUSN",
 ];
 
 const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
@@ -61,18 +98,26 @@ pub(super) fn server(root_dse: Option<&Entry>, configured: Option<Preset>) -> Se
             pages: true,
             changes: Changes::default(),
             offers: Offers::default(),
+            controller: Controller::default(),
         };
     };
     let preset = configured.unwrap_or_else(|| root_dse.preset());
     // 389 Directory Server shows the control as well, but leaves out deletions and attributes.
     let syncrepl = preset == Preset::OpenLdap && root_dse.controls(SYNC_REQUEST);
+    let dirsync = preset == Preset::ActiveDirectory && root_dse.controls(DIRSYNC);
     let changes =
         Changes { first: root_dse.values("firstChangeNumber").next().and_then(|number| number.parse().ok()) };
     let content_sync = matches!(preset, Preset::Ds389 | Preset::FreeIpa)
         && root_dse.controls(SYNC_REQUEST)
         && changes.first.is_some();
-    let offers = Offers { syncrepl, content_sync };
-    Server { preset, vendor: root_dse.vendor(), pages: root_dse.pages(), changes, offers }
+    Server {
+        preset,
+        vendor: root_dse.vendor(),
+        pages: root_dse.pages(),
+        changes,
+        offers: Offers { syncrepl, content_sync, dirsync },
+        controller: root_dse.controller(),
+    }
 }
 
 /// The values of an attribute that are text.
@@ -149,6 +194,14 @@ impl RootDse<'_> {
         !self.has("supportedControl") || self.controls(PAGED_RESULTS)
     }
 
+    fn controller(&self) -> Controller {
+        Controller {
+            naming_contexts: self.values("namingContexts").map(str::to_owned).collect(),
+            service: self.values("dsServiceName").next().unwrap_or_default().to_owned(),
+            usn: self.values("highestCommittedUSN").next().and_then(|usn| usn.parse().ok()),
+        }
+    }
+
     fn controls(&self, oid: &str) -> bool {
         self.values("supportedControl").any(|known| known == oid)
     }
@@ -199,6 +252,24 @@ mod tests {
         assert_eq!(server(None, None).preset, Preset::OpenLdap);
         assert_eq!(server(None, Some(Preset::ActiveDirectory)).preset, Preset::ActiveDirectory);
         assert!(server(None, None).pages);
+    }
+
+    #[test]
+    fn the_naming_context_holds_the_base() {
+        let roots = ["DC=ad,DC=org", "CN=Configuration,DC=ad,DC=org", "DC=sub,DC=ad,DC=org"];
+        let controller =
+            Controller { naming_contexts: roots.map(str::to_owned).to_vec(), ..Controller::default() };
+        for (base, root) in [
+            ("DC=ad,DC=org", Some(roots[0])),
+            ("ou=People, dc=AD, dc = org", Some(roots[0])),
+            ("ou=x,dc=sub,dc=ad,dc=org", Some(roots[2])),
+            ("cn=configuration,dc=ad,dc=org", Some(roots[1])),
+            ("ou=x,xdc=ad,dc=org", None),
+            ("ou=x\\,dc=ad,dc=org", None),
+            ("dc=org", None),
+        ] {
+            assert_eq!(controller.naming_context(base), root, "{base}");
+        }
     }
 
     #[test]

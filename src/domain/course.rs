@@ -15,6 +15,8 @@ pub enum Choice {
     Auto,
     /// Content synchronization, refresh and persist.
     SyncRepl,
+    /// DirSync, polled.
+    DirSync,
     /// A paged search of everything, again and again.
     Sweep,
 }
@@ -30,6 +32,8 @@ pub enum Mechanism {
     SyncRepl,
     /// The same of 389 Directory Server, whose refresh is only a hint.
     ContentSync,
+    /// The DirSync control of Active Directory, polled.
+    DirSync,
 }
 
 impl Mechanism {
@@ -40,6 +44,7 @@ impl Mechanism {
             Mechanism::Sweep => "sweep",
             Mechanism::SyncRepl => "syncrepl",
             Mechanism::ContentSync => "content-sync",
+            Mechanism::DirSync => "dirsync",
         }
     }
 
@@ -55,7 +60,7 @@ impl Mechanism {
 
     /// Goes on from a cookie, so that only changes are told, and everything is read again now and then.
     pub fn keeps_cookies(self) -> bool {
-        matches!(self, Mechanism::SyncRepl | Mechanism::ContentSync)
+        matches!(self, Mechanism::SyncRepl | Mechanism::ContentSync | Mechanism::DirSync)
     }
 }
 
@@ -66,6 +71,8 @@ pub struct Offers {
     pub syncrepl: bool,
     /// The same control and a changelog, on 389 Directory Server.
     pub content_sync: bool,
+    /// The DirSync control, on a server with the conventions of Active Directory.
+    pub dirsync: bool,
 }
 
 /// Chooses the mechanism, and says why.
@@ -74,8 +81,10 @@ pub fn choose(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
         Choice::Sweep => (Mechanism::Sweep, "the configuration says so"),
         Choice::SyncRepl if offers.content_sync => (Mechanism::ContentSync, "the configuration says so"),
         Choice::SyncRepl => (Mechanism::SyncRepl, "the configuration says so"),
-        Choice::Auto if offers.content_sync => (Mechanism::ContentSync, "the server offers it"),
+        Choice::DirSync => (Mechanism::DirSync, "the configuration says so"),
         Choice::Auto if offers.syncrepl => (Mechanism::SyncRepl, "the server offers it"),
+        Choice::Auto if offers.content_sync => (Mechanism::Sweep, "syncrepl is used here when asked for"),
+        Choice::Auto if offers.dirsync => (Mechanism::Sweep, "dirsync is used here when asked for"),
         Choice::Auto => (Mechanism::Sweep, "the server offers no better one"),
     }
 }
@@ -284,7 +293,7 @@ mod tests {
     #[test]
     fn the_mechanism_is_chosen() {
         let offers = Offers { content_sync: true, ..Offers::default() };
-        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::ContentSync);
+        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::Sweep);
         assert_eq!(choose(Choice::SyncRepl, offers).0, Mechanism::ContentSync);
         assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
         let offers = Offers { syncrepl: true, ..Offers::default() };
@@ -292,5 +301,10 @@ mod tests {
         assert_eq!(choose(Choice::Auto, Offers::default()).0, Mechanism::Sweep);
         assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
         assert_eq!(choose(Choice::SyncRepl, Offers::default()).0, Mechanism::SyncRepl);
+        let offers = Offers { dirsync: true, ..Offers::default() };
+        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::Sweep);
+        assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
+        assert_eq!(choose(Choice::DirSync, Offers::default()).0, Mechanism::DirSync);
+        assert!(Mechanism::DirSync.keeps_cookies() && !Mechanism::DirSync.follows());
     }
 }

@@ -26,9 +26,10 @@ fn settings(server: &Ds389, seats: u64, keys: &str) -> Settings {
     let (url, base, bind_dn, password) =
         (server.url(), server.base_dn(), server.bind_dn(), server.password_file());
     let poll = if keys.contains("poll_every") { "" } else { "poll_every = \"1h\"\n" };
+    let sync = if keys.contains("sync = ") { "" } else { "sync = \"syncrepl\"\n" };
     let tables = format!(
         "[[directory.ldap]]\nname = \"corp\"\ndomain = \"example.org\"\nurls = [{url:?}]\nbase_dn = \"{base}\"\n\
-         bind_dn = \"{bind_dn}\"\nbind_password_file = {password:?}\n{poll}{keys}\n"
+         bind_dn = \"{bind_dn}\"\nbind_password_file = {password:?}\n{poll}{sync}{keys}\n"
     );
     Settings { seats, tables, ..Settings::default() }
 }
@@ -82,7 +83,7 @@ fn every_kind_of_change_arrives_by_itself() {
     let (server, daemon) = following(20, &filtered());
     let status = daemon.status();
     assert_eq!(directory(&status, "corp")["mechanism"], "content-sync");
-    assert_eq!(directory(&status, "corp")["mechanism_reason"], "the server offers it");
+    assert_eq!(directory(&status, "corp")["mechanism_reason"], "the configuration says so");
     daemon.expect("u1", "granted");
 
     server.add(&person(100));
@@ -329,31 +330,14 @@ fn a_changelog_that_does_not_cover_the_base_is_told_and_not_relied_on() {
 }
 
 #[test]
-fn a_server_that_refuses_is_swept() {
+fn it_is_swept_unless_asked_for() {
     let server = server(5);
-    let tables = settings(&server, 5, &no_brake("ldap")).tables;
-    let is_bound = |line: &&str| !line.starts_with("bind_");
-    let tables = tables.lines().filter(is_bound).map(|line| format!("{line}\n")).collect();
-    let daemon = Daemon::start(Settings { tables, ..Settings::default() });
-    daemon.wait_for("a sweep", |status| directory(status, "corp")["state"] == "idle");
-    assert_eq!(directory(&daemon.status(), "corp")["mechanism"], "sweep");
-    users(&daemon, 5);
-}
-
-#[test]
-fn a_size_limit_leaves_the_sweep() {
-    let server = server(30);
-    let change = "changetype: modify\nreplace: nsSizeLimit\nnsSizeLimit: 10";
-    server.modify(&format!("dn: {}\n{change}\n", server.bind_dn()));
-    let daemon = Daemon::start(settings(&server, 5, "page_size = 7\n"));
+    let daemon = Daemon::start(settings(&server, 5, "sync = \"auto\"\n"));
     daemon.wait_for("a sweep", |status| directory(status, "corp")["state"] == "idle");
     let status = daemon.status();
     assert_eq!(directory(&status, "corp")["mechanism"], "sweep");
-    assert_eq!(
-        directory(&status, "corp")["mechanism_reason"],
-        "the server's size limit leaves no room for syncrepl"
-    );
-    users(&daemon, 30);
+    assert_eq!(directory(&status, "corp")["mechanism_reason"], "syncrepl is used here when asked for");
+    users(&daemon, 5);
 }
 
 #[test]

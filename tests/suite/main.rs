@@ -7,6 +7,7 @@ mod commands;
 mod contentsync;
 mod crash;
 mod directory;
+mod dirsync;
 mod ds389;
 mod hostile;
 mod identity;
