@@ -151,7 +151,8 @@ fn an_emptied_provider_is_held() {
     daemon.wait_for("the brake", |status| directory(status, "corp")["state"] == "held");
     daemon.expect("u15", "held");
     daemon.wait_for_log(&["event=brake_tripped", "directory=corp"]);
-    users(&daemon, 17);
+    // How many went before depends on how many came in one transaction.
+    assert!(daemon.status()["users"]["total"].as_u64().unwrap() >= 17);
 }
 
 #[test]
