@@ -259,7 +259,7 @@ fn kind_of(entry: &Entry, preset: Preset) -> Result<Kind, Skip> {
     if is_any(&CONTAINERS) { Err(Skip::NotAUser) } else { Ok(Kind::Person) }
 }
 
-/// Without control characters, cut at [`MAX_TEXT_BYTES`].
+/// A text without control characters and marks of direction, cut at 1024 bytes.
 pub fn printable(text: &str) -> Box<str> {
     let mut clean = text.to_owned();
     clean.retain(|c| !is_deceptive(c));
