@@ -27,7 +27,8 @@
 //! | what a sweep may take away | [`domain::sync`] |
 //! | how a seat is granted and made durable | `store::transaction`, `store::writer` |
 //! | what a login goes through | [`service::Admission::admit`] |
-//! | what a change in a directory goes through | `daemon::sweep` |
+//! | what a change in a directory goes through | `daemon::intake`, `daemon::follow` |
+//! | what a sync does next, and why | [`domain::course`] |
 //! | what can be typed | [`cli`] |
 //! | what can be configured | [`config`], and `config/seatkeeper.toml` |
 //!
@@ -41,10 +42,13 @@
 //!
 //! # A change in a directory, end to end
 //!
-//! A driver in [`directory`] tells batches of entries through a bounded channel. `daemon::sweep` maps
-//! them, compares them with the view, and sends those that differ to the writer in short transactions.
-//! Entries that would take something away are held back. When the driver has told everything, and only
-//! then, the brake judges what is missing and what is held back, and all of it is applied, or none.
+//! `daemon::sync` does what [`domain::course::Course`] decides: it begins a run, waits, or goes on following.
+//! A driver in [`directory`] tells batches of entries through a bounded channel. `daemon::intake` maps them,
+//! compares them with the view, and sends those that differ to the writer in short transactions. Entries
+//! that would take something away are held back. When the driver has told its refresh to the end, and only
+//! then, the brake judges what is missing and what is held back; all of it is applied, or none, and the
+//! cookie is kept with the last of it. Where changes come by themselves, `daemon::follow` writes each group
+//! of them with the cookie that covers it, and the brake counts over the hour.
 //!
 //! # Invariants
 //!
@@ -52,7 +56,7 @@
 //!    same transaction; there is one writer.
 //! 2. **Granted means durable.** The writer answers after the commit, and publishes the new view before.
 //! 3. **A holder enters.** `decide` looks at the limit only after it has looked for a seat.
-//! 4. **Mapping never depends on seats.** `daemon::sweep` does not know the limit.
+//! 4. **Mapping never depends on seats.** `daemon::intake` does not know the limit.
 //! 5. **An error is not an empty directory.** Only [`directory::Event::EndRefresh`] lets a sweep remove.
 //! 6. **Identity is the stable id.** User keys are never used twice; names only lead to keys.
 //! 7. **An outage never looks like a refusal**: no decision is an error of the protocol, never a verdict.
