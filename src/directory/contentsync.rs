@@ -197,7 +197,7 @@ impl Job {
         let mut checkpoint = None;
         if item.is_intermediate() {
             if let Some(SyncInfo::NewCookie(cookie)) = self.search.info(&item)? {
-                checkpoint = Some(cookie);
+                checkpoint = cookie;
             }
         } else if !item.is_ref() {
             let SyncState { state, id, cookie } = self.search.state(&item.1)?;
