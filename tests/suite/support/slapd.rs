@@ -71,11 +71,12 @@ impl Options {
         }
     }
 
-    /// A server that holds nothing yet, and copies all that a provider has: its syncrepl with its defaults.
+    /// A server that holds nothing yet, and copies all that a provider has: its syncrepl with its
+    /// defaults, and the indexes that it needs.
     pub(crate) fn consumer(provider: &Slapd) -> Options {
         let syncrepl = format!(
             "syncrepl rid=1 provider={} type=refreshOnly searchbase=\"{SUFFIX}\" bindmethod=simple\n \
-             binddn=\"{ROOT_DN}\" credentials={ROOT_PASSWORD}\n",
+             binddn=\"{ROOT_DN}\" credentials={ROOT_PASSWORD}\nindex entryUUID,entryCSN eq\n",
             provider.url()
         );
         Options { database: syncrepl, ..Options::default() }
