@@ -3,7 +3,7 @@
 pub mod client;
 mod command;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod output;
 pub mod server;
 mod stream;
