@@ -5,6 +5,7 @@ mod command;
 #[cfg(test)]
 mod fixture;
 mod output;
+mod progress;
 pub mod server;
 mod stream;
 

@@ -8,6 +8,7 @@ pub(crate) mod ds389;
 pub(crate) mod http;
 pub(crate) mod samba;
 pub(crate) mod slapd;
+pub(crate) mod valve;
 
 use std::time::{Duration, Instant};
 
