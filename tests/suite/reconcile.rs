@@ -149,7 +149,7 @@ fn a_mirror_that_went_wrong_is_repaired() {
 /// Makes one user stale, takes one away and adds one, with the daemon down.
 fn tamper(daemon: &Daemon) {
     let take_on = TakeOn { login: true, delivery: false };
-    let policy = Policy { seat_limit: Some(5), directory_limits: [].into(), take_on };
+    let policy = Policy { seat_limit: Some(5), directory_limits: [].into(), take_on, administrator: None };
     let (store, writer) = Store::open(&daemon.path("state").join("seatkeeper.redb"), policy).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let view = store.view();
