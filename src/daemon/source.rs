@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::intake::{Intake, Mode, SyncError};
-use crate::directory::{Connection, DirectoryError, Event, IsKnown, file};
+use crate::directory::{Connection, DirectoryError, Event, IsKnown, Known, file};
 use crate::domain::course::{Choice, Mechanism, choose};
 use crate::domain::directory::{Directory, LdapSource, Source as Configured};
 use crate::domain::ldap_text::Filter;
@@ -139,7 +139,7 @@ impl Source {
         }
         let mode = Mode { dry_run: true, ..Mode::default() };
         let mut intake = Intake::begin(directory, opened.rules.clone(), store, mode).await?;
-        let mut events = opened.start(directory, store, None)?;
+        let mut events = opened.start(directory, store, None, None)?;
         loop {
             match events.recv().await {
                 Some(Event::EndRefresh(authority, _)) => return Ok(intake.end(authority, None).await?.0),
@@ -151,12 +151,14 @@ impl Source {
 }
 
 impl Opened {
-    /// Starts the driver; it ends with this value.
+    /// Starts the driver; it ends with this value. With the cookie of the last proof, and one to go on from,
+    /// it compares the ids of everything first.
     pub(super) fn start(
         &mut self,
         directory: &Directory,
         store: &Store,
         cookie: Option<Vec<u8>>,
+        proven: Option<Vec<u8>>,
     ) -> Result<mpsc::Receiver<Event>, SyncError> {
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
         let driver = match (&directory.source, self.connection.take()) {
@@ -171,10 +173,16 @@ impl Opened {
             (Configured::Ldap(ldap), Some(mut connection)) => {
                 let filter = filter(ldap, self.rules.preset)?;
                 let (base, rules, mechanism) = (ldap.base_dn.clone(), self.rules.clone(), self.mechanism);
-                let hinted = (mechanism == Mechanism::ContentSync)
-                    .then(|| (ldap.clone(), is_known(store.clone(), directory.name.clone())));
+                let is_known = is_known(store.clone(), directory.name.clone());
+                let hinted =
+                    (mechanism == Mechanism::ContentSync).then(|| (ldap.clone(), Arc::clone(&is_known)));
+                let known = proven.zip(cookie.clone());
+                let known = known.map(|(proven, cookie)| Known { is_known, proven, cookie });
                 tokio::spawn(async move {
                     let attributes = rules.attributes();
+                    if let Some(known) = known {
+                        connection.reconcile(&base, &filter, &attributes, known, &events).await?;
+                    }
                     match mechanism {
                         Mechanism::SyncRepl | Mechanism::ContentSync => {
                             let hinted = hinted.as_ref().map(|(ldap, is_known)| (ldap, Arc::clone(is_known)));

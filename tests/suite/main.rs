@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod accounts;
 mod brake;
 mod commands;
 mod contentsync;
@@ -16,6 +17,8 @@ mod ldif;
 mod lifecycle;
 mod mail;
 mod outage;
+mod progress;
+mod reconcile;
 mod reload;
 mod samba;
 mod seats;
