@@ -396,6 +396,28 @@ fn deletions_that_the_server_forgets_are_found() {
     ds389.agrees();
 }
 
+/// Entries as long as a message may be, and others of as many parts.
+#[test]
+fn memory_stays_bounded_whatever_entries_hold() {
+    let fake = FakeLdap::start(Kind::OpenLdap, 0..20);
+    let daemon = daemon(&fake, "[directory.ldap.timeouts]\nread = \"20s\"\n");
+    let entry = fake.people()[0].clone();
+    let long = entry.clone().with("jpegPhoto", &vec![0xff; 16_000_000]);
+    let mut many = entry.clone();
+    many.attributes.push(("description".to_owned(), vec![Vec::new(); 250_000]));
+    for (entry, times) in [(&long, 20), (&many, 5)] {
+        let bytes = added(entry).encode(2).repeat(times);
+        fake.next(When::Sync, vec![Step::Bytes(bytes), Step::Close]);
+        let error = daemon.sync("corp").unwrap_err();
+        assert!(error.contains("closed the connection"), "{error}");
+    }
+    nobody_is_gone(&daemon, &fake, "after huge entries");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 256 * 1024, "{peak} kB, of the 320 MB that were sent at once");
+}
+
 /// A daemon that polls by DirSync only when it is asked.
 fn polling(fake: &FakeLdap) -> Daemon {
     daemon(fake, &format!("sync = \"dirsync\"\n{SILENCE}"))
