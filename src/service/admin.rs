@@ -276,6 +276,7 @@ fn directory_status(
         state: progress.state,
         mechanism: progress.mechanism,
         mechanism_reason: progress.mechanism_reason,
+        warning: progress.warning,
         seen: progress.seen,
         server: progress.server,
         users: census.people,

@@ -17,6 +17,8 @@ pub struct Progress {
     pub mechanism: Option<String>,
     /// Why in this way.
     pub mechanism_reason: Option<String>,
+    /// What keeps the server from a better one, and what to do about it.
+    pub warning: Option<String>,
     /// The server's product.
     pub server: Option<String>,
     /// Entries that the refresh has seen so far.
@@ -35,6 +37,7 @@ impl Default for Progress {
             state: DirectoryState::Starting,
             mechanism: None,
             mechanism_reason: None,
+            warning: None,
             server: None,
             seen: 0,
             last_attempt: None,

@@ -129,6 +129,7 @@ fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
         let again = if directory.state == DirectoryState::Backoff { "; it will be tried again" } else { "" };
         notes.push(format!("the last sync{tried} failed: {error}{again}"));
     }
+    notes.extend(directory.warning.clone());
     if !directory.skipped.is_empty() {
         notes.push(skipped(&directory.skipped));
     }
