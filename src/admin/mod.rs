@@ -6,6 +6,7 @@ mod command;
 #[cfg(test)]
 mod fixture;
 mod output;
+mod reclaim;
 pub mod server;
 mod stream;
 

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod codec;
+mod settle;
 mod tables;
 mod transaction;
 mod verify;
@@ -22,6 +23,7 @@ use redb::{Builder, Database, ReadableTable};
 use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::AccountChanged;
+pub(crate) use settle::log_release;
 pub use verify::Finding;
 pub use view::{ReadView, UserDetails};
 pub use writer::Preview;
@@ -392,13 +394,24 @@ impl Store {
         self.ask(|reply| Command::Purge { cutoff, now, limit, reply }).await
     }
 
-    /// Writes coalesced last logins and refusals.
+    /// Takes the seats of these users back, of each who was not active since `cutoff`.
+    pub async fn reclaim(
+        &self,
+        keys: Vec<UserKey>,
+        cutoff: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<(UserKey, Released)>, StoreError> {
+        self.ask(|reply| Command::Reclaim { keys, cutoff, now, reply }).await
+    }
+
+    /// Writes coalesced last logins and refusals, and refusals of names that nobody has.
     pub async fn record_activity(
         &self,
         logins: Vec<(UserKey, LastLogin)>,
         refusals: Vec<(UserKey, Refusals)>,
+        strangers: Vec<(Name, Refusals)>,
     ) -> Result<(), StoreError> {
-        self.ask(|reply| Command::RecordActivity { logins, refusals, reply }).await
+        self.ask(|reply| Command::RecordActivity { logins, refusals, strangers, reply }).await
     }
 
     /// Runs a collected sweep in a transaction that is dropped.

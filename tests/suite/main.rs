@@ -16,6 +16,7 @@ mod ldif;
 mod lifecycle;
 mod mail;
 mod outage;
+mod reclaim;
 mod reload;
 mod samba;
 mod seats;
