@@ -4,7 +4,7 @@ mod accounts;
 pub mod client;
 mod command;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod output;
 mod reclaim;
 pub mod server;

@@ -15,8 +15,10 @@ pub enum Operation {
     Login,
     /// Mail arrives for somebody.
     Delivery,
-    /// Only a question: never takes a seat.
+    /// Only a question, what a login would get: never takes a seat.
     Probe,
+    /// The same for a delivery.
+    DeliveryProbe,
     /// An administrator grants a seat.
     Grant,
     /// A local account is created.
@@ -124,8 +126,7 @@ pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
     }
     let may_take = match request.operation {
         Operation::Login => view.take_on.login,
-        Operation::Delivery => view.take_on.delivery,
-        // A probe asks what a login would get.
+        Operation::Delivery | Operation::DeliveryProbe => view.take_on.delivery,
         Operation::Probe => view.take_on.login,
         Operation::Grant | Operation::Create | Operation::Enable | Operation::Import => true,
     };
@@ -140,7 +141,7 @@ pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
         return Decision::DomainExhausted;
     }
     let by = match request.operation {
-        Operation::Probe => return Decision::WouldGrant,
+        Operation::Probe | Operation::DeliveryProbe => return Decision::WouldGrant,
         Operation::Login => TakenBy::Login(request.service.clone()),
         Operation::Delivery => TakenBy::Delivery(request.service.clone()),
         Operation::Grant => TakenBy::Administrator,
@@ -281,7 +282,11 @@ mod tests {
 
     #[test]
     fn a_probe_never_takes_a_seat() {
-        let request = Request { operation: Operation::Probe, service: None };
-        assert_eq!(decide(&view(PERSON), &request, Timestamp::UNIX_EPOCH), Decision::WouldGrant);
+        let both = View { take_on: TakeOn { login: true, delivery: true }, ..view(PERSON) };
+        for operation in [Operation::Probe, Operation::DeliveryProbe] {
+            let request = Request { operation, service: None };
+            assert_eq!(decide(&both, &request, Timestamp::UNIX_EPOCH), Decision::WouldGrant);
+        }
+        check(view(PERSON), Operation::DeliveryProbe, "not_seated");
     }
 }

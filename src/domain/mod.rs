@@ -7,6 +7,7 @@ pub mod admission;
 pub mod course;
 pub mod directory;
 pub mod ldap_text;
+pub mod mail_server;
 pub mod mapping;
 pub mod name;
 mod preset;

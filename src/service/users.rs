@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::answers::UserLine;
 use crate::domain::seats::last_used;
-use crate::domain::user::{DirectoryId, Origin, UserKey};
+use crate::domain::user::{DirectoryId, UserKey};
 use crate::store::{ReadView, StoreError, UserDetails};
 
 /// Which users to list.
@@ -96,7 +96,7 @@ impl UserList {
     fn is_wanted(&self, key: UserKey) -> Result<bool, StoreError> {
         let Some(directory) = self.view.is_listed_person(key)? else { return Ok(false) };
         if let Some(domain) = &self.query.domain
-            && self.domain_of(key, directory)? != Some(domain.to_lowercase())
+            && self.domain_of(directory) != Some(domain.to_lowercase())
         {
             return Ok(false);
         }
@@ -120,15 +120,14 @@ impl UserList {
 
 impl UserList {
     /// The domain that the user's directory serves, or that the account is in.
-    fn domain_of(&self, key: UserKey, directory: DirectoryId) -> Result<Option<String>, StoreError> {
+    fn domain_of(&self, directory: DirectoryId) -> Option<String> {
         let Some(record) = self.view.directories().find(|record| record.id == directory) else {
-            return Ok(None);
+            return None;
         };
-        Ok(match record.origin() {
-            Origin::Mapped => self.domains.get(&record.name).cloned(),
-            Origin::Imported => record.imported_domain().map(str::to_owned),
-            Origin::Local => self.view.name_of(key)?.map(|name| name.domain().to_owned()),
-        })
+        match record.accounts_domain() {
+            Some(domain) => Some(domain.to_owned()),
+            None => self.domains.get(&record.name).cloned(),
+        }
     }
 }
 

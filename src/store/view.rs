@@ -149,6 +149,16 @@ impl ReadView {
         Lookup::user(self, key)?.map(|user| self.shown_name(key, &user)).transpose()
     }
 
+    /// A user; `None` for a key that is gone.
+    pub fn user_of(&self, key: UserKey) -> Result<Option<User>, StoreError> {
+        Lookup::user(self, key)
+    }
+
+    /// [`ReadView::name_of`] for a user who was read already.
+    pub fn shown_name_of(&self, key: UserKey, user: &User) -> Result<Name, StoreError> {
+        self.shown_name(key, user)
+    }
+
     /// Who has this name.
     pub fn find(&self, name: &Name) -> Result<Option<UserKey>, StoreError> {
         self.key_by_name(name)

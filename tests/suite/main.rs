@@ -11,6 +11,7 @@ mod directory;
 mod dirsync;
 mod ds389;
 mod hostile;
+mod hostile_sync;
 mod identity;
 mod ldif;
 mod lifecycle;
