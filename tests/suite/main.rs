@@ -18,6 +18,7 @@ mod lifecycle;
 mod mail;
 mod outage;
 mod progress;
+mod reclaim;
 mod reconcile;
 mod reload;
 mod samba;
