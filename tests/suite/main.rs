@@ -15,6 +15,7 @@ mod ldif;
 mod lifecycle;
 mod mail;
 mod outage;
+mod postfix;
 mod reload;
 mod samba;
 mod seats;
