@@ -44,7 +44,8 @@ impl Fixture {
     pub(crate) async fn new(people: u32) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let take_on = TakeOn { login: true, delivery: false };
-        let policy = Policy { seat_limit: Some(2), directory_limits: [].into(), take_on };
+        let policy =
+            Policy { seat_limit: Some(2), directory_limits: [].into(), take_on, administrator: None };
         let (store, _writer) = Store::open(&folder.path().join("store.redb"), policy).unwrap();
         let directory = store.directory("corp").await.unwrap();
         let mut entries: Vec<Mapped> = (1..=people).map(person).collect();

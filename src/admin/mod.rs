@@ -1,5 +1,6 @@
 //! The administration API on the control socket, and the command line as its client.
 
+mod accounts;
 pub mod client;
 mod command;
 #[cfg(test)]

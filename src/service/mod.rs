@@ -1,6 +1,7 @@
 //! The handles that everything outside may call: [`Admission`] for front ends, [`Admin`] for the
 //! administration API. They hold the store; whoever holds them sees no store.
 
+mod accounts;
 mod activity;
 mod admin;
 pub mod answers;
