@@ -37,6 +37,8 @@ pub struct Config {
     pub seat_limit: Option<u64>,
     /// `[seats]`.
     pub seats: Seats,
+    /// `[passwords] cache`: how long a right password is remembered; zero, by default, never.
+    pub password_cache: Duration,
     /// `[log]`.
     pub log: Log,
     /// `[[directory.…]]`, in the order of the file.

@@ -97,6 +97,7 @@ fn read(mut root: Section<'_>) -> Option<Config> {
     let default_domain = default_domain.and_then(|text| text.domain());
     let seat_limit = license(&mut root);
     let seats = seats(&mut root);
+    let password_cache = passwords(&mut root);
     let log = log(&mut root);
     let directories = directories::read(&mut root);
     let listeners = listeners::read(&mut root, &control_socket);
@@ -106,7 +107,17 @@ fn read(mut root: Section<'_>) -> Option<Config> {
         [only] => Some(only.domain.clone()),
         _ => None,
     });
-    Some(Config { state_dir, control_socket, default_domain, seat_limit, seats, log, directories, listeners })
+    Some(Config {
+        state_dir,
+        control_socket,
+        default_domain,
+        seat_limit,
+        seats,
+        password_cache,
+        log,
+        directories,
+        listeners,
+    })
 }
 
 fn control_socket(root: &mut Section<'_>) -> PathBuf {
@@ -135,6 +146,13 @@ fn seats(root: &mut Section<'_>) -> Seats {
     Seats { take_on: take_on.unwrap_or(TakeOn { login: true, delivery: false }), removal_grace }
 }
 
+fn passwords(root: &mut Section<'_>) -> Duration {
+    let mut section = root.table("passwords", "[passwords]");
+    let cache = section.duration("cache", r#""5m""#, Duration::ZERO, Duration::ZERO);
+    section.finish();
+    cache
+}
+
 fn log(root: &mut Section<'_>) -> Log {
     let mut section = root.table("log", "[log]");
     let level = section.choice("level", r#""info""#, &LEVELS, LogLevel::Info);
@@ -161,6 +179,7 @@ mod tests {
                 take_on: TakeOn { login: true, delivery: false },
                 removal_grace: Duration::from_secs(604_800),
             },
+            password_cache: Duration::ZERO,
             log: Log { level: LogLevel::Info, format: LogFormat::Auto },
             directories: Vec::new(),
             listeners: Vec::new(),
@@ -207,7 +226,7 @@ mod tests {
         check(
             "[[admin]]",
             &[
-                "1:3: unknown key `admin` = known here: state_dir, control_socket, default_domain, license, seats, log, directory, listen",
+                "1:3: unknown key `admin` = known here: state_dir, control_socket, default_domain, license, seats, passwords, log, directory, listen",
             ],
         );
         check("\"\\u001b\" = 1", &["1:1: unknown key `\u{fffd}`"]);

@@ -330,12 +330,12 @@ pub(super) fn problem(error: LdapError, broken: Option<io::Error>) -> ServerProb
 }
 
 /// One server, one try.
-struct Attempt {
-    url: LdapUrl,
-    starttls: bool,
-    trust: Option<Trust>,
-    credentials: Option<Arc<Credentials>>,
-    limit: Duration,
+pub(super) struct Attempt {
+    pub(super) url: LdapUrl,
+    pub(super) starttls: bool,
+    pub(super) trust: Option<Trust>,
+    pub(super) credentials: Option<Arc<Credentials>>,
+    pub(super) limit: Duration,
 }
 
 impl Attempt {
@@ -347,13 +347,26 @@ impl Attempt {
         }
     }
 
-    async fn steps(&self, step: &mut ConnectStep) -> Result<(Session, Option<Entry>), ServerProblem> {
+    /// Only connects, for whoever binds later.
+    pub(super) async fn connect(self) -> Result<Session, ServerProblem> {
+        let mut step = ConnectStep::Resolve;
+        match tokio::time::timeout(self.limit, self.line(&mut step)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ServerProblem::ConnectTimeout(self.limit, step)),
+        }
+    }
+
+    async fn line(&self, step: &mut ConnectStep) -> Result<Session, ServerProblem> {
         let deadline = Instant::now() + self.limit;
         let addresses = tcp::resolve(&self.url).await?;
         *step = ConnectStep::Connect;
         let socket = tcp::connect(&addresses, deadline).await?;
         *step = ConnectStep::Tls;
-        let mut session = self.encrypt(socket).await?;
+        self.encrypt(socket).await
+    }
+
+    async fn steps(&self, step: &mut ConnectStep) -> Result<(Session, Option<Entry>), ServerProblem> {
+        let mut session = self.line(step).await?;
         if let Some(credentials) = &self.credentials {
             *step = ConnectStep::Bind;
             session.bind(credentials).await?;
@@ -389,7 +402,7 @@ impl Attempt {
 }
 
 /// Who the daemon is, with the password. Not `Debug`.
-struct Credentials {
+pub(super) struct Credentials {
     bind: SimpleBind,
     password: String,
 }

@@ -5,6 +5,7 @@
 //!
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
 //! - [`Connection::follow`] and [`Connection::dirsync`] tell only changes, from a cookie on;
+//! - [`Verifier`] verifies passwords of users;
 //! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
 //!
 //! **[`Event::EndRefresh`] is the only word that lets users be removed**, and it is sent in one place
@@ -38,6 +39,7 @@ mod sync_search;
 mod syncrepl;
 mod tcp;
 mod tls;
+mod verify;
 
 pub use changelog::{Changes, Coverage};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
@@ -45,6 +47,7 @@ pub use guard::is_guarded;
 pub use ldap::Connection;
 pub use root_dse::Server;
 pub use sweep::Swept;
+pub use verify::Verifier;
 
 use std::sync::Arc;
 

@@ -8,6 +8,8 @@ pub mod answers;
 pub mod directories;
 pub mod listeners;
 mod lookup;
+pub mod passwords;
+mod throttle;
 mod users;
 
 use std::sync::{Arc, PoisonError, RwLock};

@@ -117,7 +117,13 @@ impl Postfix {
     pub(crate) fn postmap(&self, key: &str, table: &str) -> Result<String, String> {
         let mut command = Command::new("/usr/sbin/postmap");
         let output = command.arg("-c").arg(self.scratch.path()).args(["-q", key, table]).output().unwrap();
-        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let said = |bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes);
+            // Settings behind the shipped ones replace them.
+            let lines: Vec<&str> =
+                text.lines().filter(|line| !line.contains("overriding earlier entry")).collect();
+            lines.join("\n")
+        };
         if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
     }
 }
