@@ -74,6 +74,7 @@ pub mod daemon;
 pub mod directory;
 pub mod domain;
 pub mod front;
+pub mod licensing;
 pub mod net;
 pub mod service;
 pub mod store;

@@ -5,6 +5,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::server::routes;
 use crate::domain::admission::TakeOn;
+use crate::domain::license::Components;
 use crate::domain::name::{Domain, Name, StableId};
 use crate::domain::user::{Kind, Mapped};
 use crate::net::http::with_fallbacks;
@@ -43,7 +44,13 @@ impl Fixture {
     pub(super) async fn new(people: u32) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let take_on = TakeOn { login: true, delivery: false };
-        let policy = Policy { seat_limit: Some(2), directory_limits: [].into(), take_on };
+        let policy = Policy {
+            seat_limit: Some(2),
+            directory_limits: [].into(),
+            take_on,
+            expired: None,
+            components: Components::default(),
+        };
         let (store, _writer) = Store::open(&folder.path().join("store.redb"), policy).unwrap();
         let directory = store.directory("corp").await.unwrap();
         let mut entries: Vec<Mapped> = (1..=people).map(person).collect();

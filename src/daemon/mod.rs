@@ -286,6 +286,8 @@ fn policy(config: &Config) -> Policy {
         seat_limit: config.seat_limit,
         directory_limits: config.directories.iter().filter_map(limit).collect(),
         take_on: config.seats.take_on,
+        expired: None,
+        components: Default::default(),
     }
 }
 

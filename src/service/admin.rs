@@ -140,7 +140,7 @@ impl Admin {
         let view = self.fresh_view().await?;
         let key = view.find(&name)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
         let details = view.details(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
-        let (_, admission) = view.admission(&name, &self.0.store.policy())?;
+        let (_, admission) = view.admission(&name, None, &self.0.store.policy())?;
         let probe = Request { operation: Operation::Probe, service: None };
         let decision = decide(&admission, &probe, now());
         explanation(&view, details, Verdict::new(&decision, name.as_str()), self.0.settings().removal_grace)

@@ -195,13 +195,17 @@ impl Admission {
         now: Timestamp,
     ) -> Result<(Option<UserKey>, Decision), StoreError> {
         let store = &self.0.store;
-        let (key, view) = store.view().admission(name, &store.policy())?;
+        let (key, view) = store.view().admission(name, request.service.as_ref(), &store.policy())?;
         match decide(&view, request, now) {
-            Decision::Granted(_) => {
+            Decision::Granted(_) | Decision::GrantedComponent => {
                 let admitted = store.admit(name.clone(), request.clone(), now).await?;
                 if let Decision::Granted(seat) = &admitted.decision {
                     let (by, used) = (seat.by.to_string(), admitted.seats_used);
                     info!(event = "seat_granted", user = %name, by, seats_used = used, "{name} took a seat.");
+                }
+                if admitted.decision == Decision::GrantedComponent {
+                    let service = request.service.as_ref().map(MailService::as_str);
+                    info!(event = "component_granted", user = %name, service, "{name} took a seat of this service's component.");
                 }
                 Ok((admitted.key, admitted.decision))
             }
@@ -250,7 +254,11 @@ impl Admission {
             _ if !is_first => {
                 debug!(event = "seat_refused", user = %name, service, client, reason, "{name} was refused again.");
             }
-            Decision::Exhausted | Decision::DomainExhausted | Decision::LicenseMissing => {
+            Decision::Exhausted
+            | Decision::DomainExhausted
+            | Decision::ComponentExhausted
+            | Decision::LicenseMissing
+            | Decision::LicenseExpired => {
                 warn!(event = "seat_refused", user = %name, service, client, reason, "{name} was refused.");
             }
             _ => info!(event = "seat_refused", user = %name, service, client, reason, "{name} was refused."),

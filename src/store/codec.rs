@@ -22,18 +22,22 @@ fn corrupt(what: &'static str) -> StoreError {
     StoreError::Corrupt(what)
 }
 
-struct Encoder(Vec<u8>);
+pub(super) struct Encoder(Vec<u8>);
 
 impl Encoder {
-    fn new() -> Encoder {
+    pub(super) fn new() -> Encoder {
         Encoder(vec![VERSION])
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
     }
 
     fn byte(&mut self, byte: u8) {
         self.0.push(byte);
     }
 
-    fn number(&mut self, mut number: u64) {
+    pub(super) fn number(&mut self, mut number: u64) {
         while number >= 0x80 {
             self.0.push((number & 0x7f) as u8 | 0x80);
             number >>= 7;
@@ -41,7 +45,7 @@ impl Encoder {
         self.0.push(number as u8);
     }
 
-    fn time(&mut self, time: Timestamp) {
+    pub(super) fn time(&mut self, time: Timestamp) {
         let millis = time.as_millisecond();
         self.number(((millis << 1) ^ (millis >> 63)) as u64);
     }
@@ -51,11 +55,11 @@ impl Encoder {
         self.0.extend_from_slice(bytes);
     }
 
-    fn text(&mut self, text: &str) {
+    pub(super) fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
     }
 
-    fn option<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Encoder, T)) {
+    pub(super) fn option<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Encoder, T)) {
         self.byte(u8::from(value.is_some()));
         if let Some(value) = value {
             encode(self, value);
@@ -70,13 +74,13 @@ impl Encoder {
     }
 }
 
-struct Decoder<'a> {
+pub(super) struct Decoder<'a> {
     rest: &'a [u8],
     what: &'static str,
 }
 
 impl<'a> Decoder<'a> {
-    fn new(bytes: &'a [u8], what: &'static str) -> Result<Decoder<'a>, StoreError> {
+    pub(super) fn new(bytes: &'a [u8], what: &'static str) -> Result<Decoder<'a>, StoreError> {
         match bytes.split_first() {
             Some((&VERSION, rest)) => Ok(Decoder { rest, what }),
             Some(_) => Err(StoreError::NewerFormat),
@@ -90,7 +94,7 @@ impl<'a> Decoder<'a> {
         Ok(byte)
     }
 
-    fn number(&mut self) -> Result<u64, StoreError> {
+    pub(super) fn number(&mut self) -> Result<u64, StoreError> {
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -102,7 +106,7 @@ impl<'a> Decoder<'a> {
         Err(corrupt(self.what))
     }
 
-    fn time(&mut self) -> Result<Timestamp, StoreError> {
+    pub(super) fn time(&mut self) -> Result<Timestamp, StoreError> {
         let zigzag = self.number()?;
         let millis = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
         Timestamp::from_millisecond(millis).map_err(|_| corrupt(self.what))
@@ -115,11 +119,11 @@ impl<'a> Decoder<'a> {
         Ok(bytes)
     }
 
-    fn text(&mut self) -> Result<&'a str, StoreError> {
+    pub(super) fn text(&mut self) -> Result<&'a str, StoreError> {
         std::str::from_utf8(self.bytes()?).map_err(|_| corrupt(self.what))
     }
 
-    fn option<T>(
+    pub(super) fn option<T>(
         &mut self,
         decode: impl FnOnce(&mut Decoder<'a>) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {

@@ -4,6 +4,7 @@
 //! the tables hold is listed in `tables`, what the bytes mean in `codec`.
 
 mod codec;
+mod license;
 mod tables;
 mod transaction;
 mod verify;
@@ -20,11 +21,13 @@ use jiff::Timestamp;
 use redb::{Builder, Database, ReadableTable};
 use tokio::sync::{mpsc, oneshot};
 
+pub use license::{LicenseRecord, RefreshRecord};
 pub use verify::Finding;
 pub use view::{ReadView, UserDetails};
 pub use writer::Preview;
 
 use crate::domain::admission::{Decision, Request, TakeOn};
+use crate::domain::license::{Components, OnExpiry};
 use crate::domain::name::Name;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
 use crate::domain::sync::{Change, Report};
@@ -77,7 +80,7 @@ macro_rules! storage_errors {
 }
 storage_errors!(StorageError, TableError, TransactionError, CommitError);
 
-/// What the decision takes from the configuration. May change while the daemon runs.
+/// What the decision takes from the configuration and the licence. May change while the daemon runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
     /// Seats bought; `None` is no licence.
@@ -86,6 +89,10 @@ pub struct Policy {
     pub directory_limits: BTreeMap<String, u64>,
     /// Which operations may take a seat.
     pub take_on: TakeOn,
+    /// Set where the licence has expired.
+    pub expired: Option<OnExpiry>,
+    /// Services that need more than a seat.
+    pub components: Components,
 }
 
 /// What the store keeps of a directory.
@@ -366,6 +373,11 @@ impl Store {
         self.ask(|reply| Command::RecordActivity { logins, refusals, reply }).await
     }
 
+    /// Replaces what is kept of the licence.
+    pub async fn keep_license(&self, record: LicenseRecord) -> Result<(), StoreError> {
+        self.ask(|reply| Command::KeepLicense { record: Box::new(record), reply }).await
+    }
+
     /// Runs a collected sweep in a transaction that is dropped.
     pub async fn preview(&self, preview: Preview) -> Result<Report, StoreError> {
         self.ask(|reply| Command::Preview { preview: Box::new(preview), reply }).await
@@ -377,7 +389,7 @@ impl Store {
     }
 }
 
-/// Makes the tables of a new store, and refuses those of a later program.
+/// Makes the tables that a new store, or one of an earlier program, does not have; refuses a later program's.
 fn prepare(db: &Database) -> Result<(), StoreError> {
     let mut txn = db.begin_write()?;
     txn.set_quick_repair(true);
@@ -393,9 +405,9 @@ fn prepare(db: &Database) -> Result<(), StoreError> {
             }
         }
     };
-    if is_new {
-        transaction::Transaction::open(&txn)?.finish()?;
-        txn.open_table(tables::META)?;
+    let before = txn.list_tables()?.count();
+    transaction::Transaction::open(&txn)?.finish()?;
+    if is_new || txn.list_tables()?.count() > before {
         txn.commit()?;
     } else {
         txn.abort()?;

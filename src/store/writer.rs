@@ -12,7 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::transaction::Transaction;
 use super::view::{ReadView, unseen};
-use super::{Admitted, Applied, Changes, Entombed, Policy, Released, Shared, StoreError, Upserted};
+use super::{
+    Admitted, Applied, Changes, Entombed, LicenseRecord, Policy, Released, Shared, StoreError, Upserted,
+};
 use crate::domain::admission::Request;
 use crate::domain::name::Name;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
@@ -43,6 +45,8 @@ pub(super) enum Command {
     Purge { cutoff: Timestamp, now: Timestamp, limit: usize, reply: Reply<Vec<Released>> },
     /// Write coalesced last logins and refusals.
     RecordActivity { logins: Vec<(UserKey, LastLogin)>, refusals: Vec<(UserKey, Refusals)>, reply: Reply<()> },
+    /// Replace what is kept of the licence.
+    KeepLicense { record: Box<LicenseRecord>, reply: Reply<()> },
     /// Run a whole sweep in a transaction that is dropped.
     Preview { preview: Box<Preview>, reply: Reply<Report> },
     /// Show that the writer is alive.
@@ -148,6 +152,10 @@ fn apply(
         Command::Purge { cutoff, now, limit, reply } => answer(reply, transaction.purge(cutoff, now, limit)?),
         Command::RecordActivity { logins, refusals, reply } => {
             transaction.record_activity(&logins, &refusals)?;
+            answer(reply, ())
+        }
+        Command::KeepLicense { record, reply } => {
+            transaction.keep_license(&record)?;
             answer(reply, ())
         }
         Command::Ping { reply } => answer(reply, ()),
