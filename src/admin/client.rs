@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -113,6 +113,16 @@ impl Client {
         self.request_within(method, path_and_query, USUAL).await
     }
 
+    /// Sends a request with a body, and reads the whole answer.
+    pub async fn send(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: Bytes,
+    ) -> Result<Response, ClientError> {
+        self.within(USUAL, self.exchange(method, path_and_query, body)).await
+    }
+
     /// The same, for an answer that may take longer.
     pub async fn request_within(
         &self,
@@ -120,7 +130,15 @@ impl Client {
         path_and_query: &str,
         limit: Duration,
     ) -> Result<Response, ClientError> {
-        match tokio::time::timeout(limit, self.exchange(method, path_and_query)).await {
+        self.within(limit, self.exchange(method, path_and_query, Bytes::new())).await
+    }
+
+    async fn within(
+        &self,
+        limit: Duration,
+        exchange: impl Future<Output = Result<Response, ClientError>>,
+    ) -> Result<Response, ClientError> {
+        match tokio::time::timeout(limit, exchange).await {
             Ok(outcome) => outcome,
             Err(_) => Err(self.broken(format!("there was no answer within {} s", limit.as_secs()))),
         }
@@ -132,7 +150,12 @@ impl Client {
             .map_err(|error| self.broken(format!("{error}; are daemon and client of the same version?")))
     }
 
-    async fn exchange(&self, method: Method, path_and_query: &str) -> Result<Response, ClientError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: Bytes,
+    ) -> Result<Response, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(error))?;
         let broken = |error: hyper::Error| self.broken(describe(&error));
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -142,7 +165,7 @@ impl Client {
             .method(method)
             .uri(path_and_query)
             .header(header::HOST, "localhost")
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(body))
             .map_err(|error| self.broken(format!("the request cannot be written: {error}")))?;
         let answer = sender.send_request(request).await.map_err(broken)?;
         let status = answer.status();

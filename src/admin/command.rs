@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::client::{self, Client, ClientError, Response, encode};
 use super::{History, Users, output};
-use crate::cli::{ClientCommand, Exit, SeatsCommand, SyncAction, SyncArgs, UsersArgs};
+use crate::cli::{ClientCommand, Exit, LicenseArgs, SeatsCommand, SyncAction, SyncArgs, UsersArgs};
 use crate::service::answers::{Explanation, Status, SyncReport, Verification};
 
 /// Runs a command against the daemon behind a control socket.
@@ -39,7 +39,7 @@ pub async fn run(
 }
 
 /// Why a command stops.
-enum Trouble {
+pub(super) enum Trouble {
     Client(ClientError),
     Output(io::Error),
 }
@@ -56,10 +56,10 @@ impl From<io::Error> for Trouble {
     }
 }
 
-struct Session<'a> {
-    client: Client,
+pub(super) struct Session<'a> {
+    pub(super) client: Client,
     json: bool,
-    out: &'a mut dyn Write,
+    pub(super) out: &'a mut dyn Write,
     err: &'a mut dyn Write,
     /// How the command ends, where one part of it failed and the others went on.
     worst: Exit,
@@ -91,10 +91,13 @@ impl Session<'_> {
             }
             ClientCommand::Sync(args) => self.sync(args).await,
             ClientCommand::Verify => self.verify().await,
+            ClientCommand::License(LicenseArgs::Client(command)) => self.license(command).await,
+            // It has nothing to do with the daemon.
+            ClientCommand::License(LicenseArgs::Issuer(_)) => Ok(()),
         }
     }
 
-    async fn get(&self, path: &str) -> Result<Response, ClientError> {
+    pub(super) async fn get(&self, path: &str) -> Result<Response, ClientError> {
         self.client.request(Method::GET, path).await
     }
 
@@ -166,7 +169,7 @@ impl Session<'_> {
     }
 
     /// Shows an answer: as it came, or as a page.
-    fn show<T: DeserializeOwned>(
+    pub(super) fn show<T: DeserializeOwned>(
         &mut self,
         answer: &Response,
         page: impl FnOnce(&T) -> String,

@@ -13,6 +13,7 @@ use crate::service::Service;
 use crate::service::Settings;
 use crate::service::answers::{DirectoryState, LossReport, SyncReport};
 use crate::service::directories::{Board, DirectoryHandle, Progress, SyncCommand};
+use crate::service::license::LicenseBoard;
 use crate::service::listeners::ListenerBoard;
 use crate::store::{Changes, Checkpoint, Policy, Store};
 
@@ -70,7 +71,8 @@ impl Fixture {
             removal_grace: std::time::Duration::from_secs(7 * 86_400),
         };
         let board = Board::default();
-        let service = Service::new(store, settings, board.clone(), ListenerBoard::default());
+        let service =
+            Service::new(store, settings, board.clone(), ListenerBoard::default(), LicenseBoard::new().0);
         let fixture = Fixture { service, folder, board };
         fixture.add_loop("corp");
         fixture

@@ -4,6 +4,7 @@ pub mod client;
 mod command;
 #[cfg(test)]
 mod fixture;
+mod license;
 mod output;
 pub mod server;
 mod stream;

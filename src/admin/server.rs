@@ -1,4 +1,4 @@
-//! The administration API: `/v1/status`, `/v1/users`, `/v1/seats`, `/v1/history`, `/v1/directories`,
+//! The administration API: `/v1/status`, `/v1/license`, `/v1/users`, `/v1/seats`, `/v1/history`, `/v1/directories`,
 //! `/v1/verify`.
 //!
 //! Whoever can connect may do everything: the mode of the control socket is the guard.
@@ -12,10 +12,11 @@ use axum::routing::{get, post, put};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{History, Started, stream};
+use super::{History, Started, license, stream};
 use crate::net::http::json;
 use crate::net::problem::Problem;
 use crate::service::answers::SyncReport;
+use crate::service::license::LicenseFailure;
 use crate::service::{Admin, AdminError, UserQuery, UserSort};
 
 /// Ledger lines in one answer where the query says nothing.
@@ -39,10 +40,10 @@ pub fn routes(admin: Admin) -> Router {
         .route("/v1/directories/{name}/sync", post(sync))
         .route("/v1/directories/{name}/approve", post(approve))
         .route("/v1/verify", get(verify));
-    routes.with_state(admin.clone()).merge(status_route(admin))
+    routes.with_state(admin.clone()).merge(license::routes(admin.clone())).merge(status_route(admin))
 }
 
-type Answer = Result<Response<Body>, Problem>;
+pub(super) type Answer = Result<Response<Body>, Problem>;
 
 /// A segment of the path; what is percent-encoded in it is no UTF-8 text in an `Err`.
 type Segment = Result<Path<String>, PathRejection>;
@@ -52,14 +53,17 @@ impl From<AdminError> for Problem {
         let status = match error {
             AdminError::BadName(..) => StatusCode::BAD_REQUEST,
             AdminError::NoSuchUser(_) | AdminError::NoSuchDirectory(_) => StatusCode::NOT_FOUND,
-            AdminError::SyncFailed(_) => StatusCode::BAD_GATEWAY,
+            AdminError::SyncFailed(_) | AdminError::License(LicenseFailure::Unreachable(_)) => {
+                StatusCode::BAD_GATEWAY
+            }
+            AdminError::License(LicenseFailure::Refused(_)) => StatusCode::CONFLICT,
             AdminError::Busy(_) | AdminError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Problem::new(status, error.to_string())
     }
 }
 
-fn bad_request(detail: impl Into<String>) -> Problem {
+pub(super) fn bad_request(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
@@ -70,7 +74,7 @@ fn segment(segment: Segment) -> Result<String, Problem> {
     }
 }
 
-fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
     match Query::try_from_uri(uri) {
         Ok(Query(query)) => Ok(query),
         Err(rejection) => Err(bad_request(format!("the query is wrong: {}", rejection.body_text()))),
@@ -80,7 +84,7 @@ fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
 /// The query of a route that takes none.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NoQuery {}
+pub(super) struct NoQuery {}
 
 async fn status(State(admin): State<Admin>, uri: Uri) -> Answer {
     let NoQuery {} = query(&uri)?;

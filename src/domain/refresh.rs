@@ -14,7 +14,7 @@ const NEAR_END_EVERY: Duration = Duration::from_secs(3600);
 /// The wait after a first failure that may pass by itself; it doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(300);
 
-/// The longest wait before the very first question, so that a thousand daemons that start after a power
+/// The longest wait before a first question, so that a thousand daemons that start after a power
 /// failure do not ask in the same second.
 const FIRST_ASK: Duration = Duration::from_secs(60);
 
@@ -30,19 +30,20 @@ pub struct Asked {
     pub failures: u64,
 }
 
-/// When to ask next. `every` is configured, `expires` is the end of the licence in hand, `chance` is a
-/// number between 0 and 1.
+/// When to ask next. `every` is configured, `expires` is the end of the licence in hand, `since` is when the
+/// daemon started, `chance` is a number between 0 and 1.
 pub fn next(
     every: Duration,
     expires: Option<Timestamp>,
     asked: Option<Asked>,
+    since: Timestamp,
     now: Timestamp,
     chance: f64,
 ) -> Timestamp {
     let is_near_end = expires.is_some_and(|end| now >= end.saturating_sub(NEAR_END).unwrap_or(end));
     let regular = every.min(if is_near_end { NEAR_END_EVERY } else { LONGEST });
     let chance = chance.clamp(0.0, 1.0);
-    let Some(asked) = asked else { return later(now, regular.min(FIRST_ASK).mul_f64(JITTER * chance)) };
+    let Some(asked) = asked else { return later(since.min(now), regular.min(FIRST_ASK).mul_f64(chance)) };
     let interval = match asked.failures {
         0 => regular,
         failures => {
@@ -74,12 +75,14 @@ mod tests {
     fn the_server_is_asked_in_time() {
         let check = |every, expires: Option<u64>, asked: Option<(u64, u64)>, now, chance, expected| {
             let asked = asked.map(|(second, failures)| Asked { at: at(second), failures });
-            let next = next(Duration::from_secs(every), expires.map(at), asked, at(now), chance);
+            let next = next(Duration::from_secs(every), expires.map(at), asked, at(50), at(now), chance);
             assert_eq!(next, at(expected), "{every} {expires:?} {asked:?} {now} {chance}");
         };
         // At once, or a moment later.
-        check(12 * HOUR, None, None, 100, 0.0, 100);
-        check(12 * HOUR, None, None, 100, 1.0, 106);
+        check(12 * HOUR, None, None, 100, 0.0, 50);
+        check(12 * HOUR, None, None, 100, 1.0, 110);
+        check(12 * HOUR, None, None, 105, 1.0, 110);
+        check(1, None, None, 105, 1.0, 51);
         // As configured, at most a tenth earlier, and never more than a day.
         check(12 * HOUR, None, Some((0, 0)), 5, 0.0, 12 * HOUR);
         check(10 * HOUR, None, Some((0, 0)), 5, 1.0, 9 * HOUR);
@@ -107,12 +110,12 @@ mod tests {
         let every = Duration::from_secs(12 * HOUR);
         let (mut asked, mut now, mut questions) = (Asked { at: at(0), failures: 1 }, at(0), 0);
         while now < at(7 * DAY) {
-            now = next(every, Some(at(365 * DAY)), Some(asked), now, 0.5);
+            now = next(every, Some(at(365 * DAY)), Some(asked), at(0), now, 0.5);
             asked = Asked { at: now, failures: asked.failures + 1 };
             questions += 1;
         }
         assert!((20..=24).contains(&questions), "{questions}");
-        let back = next(every, None, Some(Asked { at: now, failures: 0 }), now, 0.5);
+        let back = next(every, None, Some(Asked { at: now, failures: 0 }), at(0), now, 0.5);
         assert!(back <= later(now, every) && back > now);
     }
 }

@@ -8,11 +8,12 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use super::answers::{
-    ClashStatus, DirectoryState, DirectoryStatus, Explanation, HistoryLine, LicenseStatus, LoginReport,
-    RefusalsReport, SeatChange, SeatReport, SeatsStatus, Status, SyncReport, UsersStatus, Verdict,
-    Verification,
+    ClashStatus, DirectoryState, DirectoryStatus, Explanation, HistoryLine, LicenseChange, LicenseStatus,
+    LoginReport, RefusalsReport, SeatChange, SeatReport, SeatsStatus, Status, SyncReport, UsersStatus,
+    Verdict, Verification,
 };
 use super::directories::{Progress, SyncCommand};
+use super::license::{self, LicenseCommand, LicenseFailure};
 use super::users::{UserList, UserQuery};
 use super::{Shared, now};
 use crate::domain::admission::{Decision, Operation, Request, decide};
@@ -42,6 +43,9 @@ pub enum AdminError {
     /// The directory is busy with as many requests as it takes.
     #[error("the directory {0:?} has too many requests waiting: try again later")]
     Busy(String),
+    /// The licence stays as it is.
+    #[error(transparent)]
+    License(#[from] LicenseFailure),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -85,17 +89,17 @@ impl Admin {
         let policy = self.0.store.policy();
         let seats = SeatCount { used: view.seats_used()?, limit: policy.seat_limit.unwrap_or(0) };
         let census = view.census();
-        let state = if policy.seat_limit.is_some() { "active" } else { "missing" };
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.0.started,
             ready: self.0.unmapped(&view).is_empty(),
-            license: LicenseStatus { state: state.to_owned(), seats: seats.limit, components: Vec::new() },
+            license: license::status(&self.0.license.facts(), &policy, &view, now())?,
             seats: SeatsStatus {
                 limit: seats.limit,
                 used: seats.used,
                 free: seats.free(),
                 over_limit: seats.is_over(),
+                to_release: seats.used.saturating_sub(seats.limit),
             },
             users: UsersStatus {
                 total: census.people,
@@ -109,6 +113,21 @@ impl Admin {
             clashes: clashes(&view)?,
             listeners: self.0.listeners.status(),
         })
+    }
+
+    /// The licence.
+    pub fn license(&self) -> Result<LicenseStatus, AdminError> {
+        let (facts, policy) = (self.0.license.facts(), self.0.store.policy());
+        Ok(license::status(&facts, &policy, &self.0.store.view(), now())?)
+    }
+
+    /// Has the licence's keeper do something, and shows the licence after it.
+    pub async fn change_license(
+        &self,
+        command: impl FnOnce(license::Reply) -> LicenseCommand,
+    ) -> Result<LicenseChange, AdminError> {
+        let message = self.0.license.ask(command).await?;
+        Ok(LicenseChange { message, license: self.license()? })
     }
 
     fn directories(&self, view: &ReadView, limits: &BTreeMap<String, u64>) -> Vec<DirectoryStatus> {

@@ -5,6 +5,7 @@ mod activity;
 mod admin;
 pub mod answers;
 pub mod directories;
+pub mod license;
 pub mod listeners;
 mod users;
 
@@ -19,13 +20,15 @@ pub use admin::{Admin, AdminError};
 pub use users::{UserList, UserQuery, UserSort};
 
 use crate::domain::admission::{Decision, Operation, Request, decide};
+use crate::domain::license::{ComponentName, ComponentStanding, OnExpiry};
 use crate::domain::name::{Domain, Name};
 use crate::domain::seats::Service as MailService;
 use crate::domain::user::UserKey;
 use crate::store::{ReadView, Store, StoreError};
 use activity::Activity;
-use answers::Verdict;
+use answers::{ComponentAnswer, Verdict};
 use directories::Board;
+use license::LicenseBoard;
 use listeners::ListenerBoard;
 
 /// The time, in the milliseconds that the store keeps.
@@ -51,6 +54,7 @@ struct Shared {
     settings: RwLock<Arc<Settings>>,
     board: Board,
     listeners: ListenerBoard,
+    license: LicenseBoard,
     started: Timestamp,
 }
 
@@ -60,13 +64,20 @@ pub struct Service(Arc<Shared>);
 
 impl Service {
     /// Puts the handles over a store.
-    pub fn new(store: Store, settings: Settings, board: Board, listeners: ListenerBoard) -> Service {
+    pub fn new(
+        store: Store,
+        settings: Settings,
+        board: Board,
+        listeners: ListenerBoard,
+        license: LicenseBoard,
+    ) -> Service {
         Service(Arc::new(Shared {
             store,
             activity: Activity::default(),
             settings: RwLock::new(Arc::new(settings)),
             board,
             listeners,
+            license,
             started: now(),
         }))
     }
@@ -263,6 +274,29 @@ impl Admission {
             }
             _ => info!(event = "seat_refused", user = %name, service, client, reason, "{name} was refused."),
         }
+    }
+
+    /// Whether a component may be used now, for those who give it to everybody or to nobody.
+    pub fn component(&self, name: &str) -> Result<ComponentAnswer, StoreError> {
+        let policy = self.0.store.policy();
+        let parsed = ComponentName::parse(name);
+        let standing =
+            parsed.as_ref().map_or(ComponentStanding::Unlicensed, |name| policy.components.standing(name));
+        let view = self.0.store.view();
+        let (seats, reason) = match standing {
+            _ if policy.expired == Some(OnExpiry::RefuseAll) => (None, Some("license_expired")),
+            ComponentStanding::Unlicensed => (None, Some("component_unlicensed")),
+            ComponentStanding::Licensed { seats } => (seats, None),
+        };
+        let used =
+            parsed.filter(|_| seats.is_some()).map(|name| view.component_seats_used(&name)).transpose()?;
+        Ok(ComponentAnswer {
+            component: name.to_owned(),
+            licensed: reason.is_none(),
+            seats,
+            used,
+            reason: reason.map(str::to_owned),
+        })
     }
 
     /// `Err` says why the daemon is not ready: a directory was never mapped.

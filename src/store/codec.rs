@@ -50,7 +50,7 @@ impl Encoder {
         self.number(((millis << 1) ^ (millis >> 63)) as u64);
     }
 
-    fn bytes(&mut self, bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }
@@ -112,7 +112,7 @@ impl<'a> Decoder<'a> {
         Timestamp::from_millisecond(millis).map_err(|_| corrupt(self.what))
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8], StoreError> {
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], StoreError> {
         let length = usize::try_from(self.number()?).map_err(|_| corrupt(self.what))?;
         let (bytes, rest) = self.rest.split_at_checked(length).ok_or(corrupt(self.what))?;
         self.rest = rest;

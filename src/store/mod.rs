@@ -4,6 +4,7 @@
 //! the tables hold is listed in `tables`, what the bytes mean in `codec`.
 
 mod codec;
+pub mod issuer;
 mod license;
 mod tables;
 mod transaction;
@@ -308,9 +309,11 @@ impl Store {
         self.shared.policy()
     }
 
-    /// Puts another policy in force, for readers at once and for the writer from its next transaction on.
-    pub fn set_policy(&self, policy: Policy) {
-        *self.shared.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    /// Changes the policy in force, for readers at once and for the writer from its next transaction on. The
+    /// configuration and the licence each change their part.
+    pub fn change_policy(&self, change: impl FnOnce(&mut Policy)) {
+        let mut policy = self.shared.policy.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut policy));
     }
 
     /// Returns when the writer has ended, which it does by itself only when storage fails.

@@ -12,6 +12,7 @@ mod ds389;
 mod hostile;
 mod identity;
 mod ldif;
+mod license;
 mod lifecycle;
 mod mail;
 mod outage;

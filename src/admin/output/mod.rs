@@ -1,5 +1,6 @@
 //! Answers as text for people. Nothing here reads a clock or writes: every page is a plain function.
 
+mod license;
 mod people;
 mod status;
 mod sync;
@@ -9,6 +10,7 @@ use std::fmt;
 use comfy_table::{CellAlignment, ColumnConstraint, Table, Width, presets};
 use jiff::Timestamp;
 
+pub(super) use license::license;
 pub(super) use people::{change, explanation, history, users};
 pub(super) use status::status;
 pub(super) use sync::{report, verification};

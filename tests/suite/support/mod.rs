@@ -6,6 +6,7 @@ pub(crate) mod daemon;
 pub(crate) mod dovecot;
 pub(crate) mod ds389;
 pub(crate) mod http;
+pub(crate) mod issuer;
 pub(crate) mod samba;
 pub(crate) mod slapd;
 
