@@ -21,6 +21,7 @@ packages=(
     curl jq                                  # what an administrator has at hand
     python3-jwt python3-cryptography         # another maker of licences
     procps                                   # kill, pkill, ps
+    bsdutils                                 # script: a terminal
     wrk                                      # load, for the benches
 )
 # Package and service, for what would be started at the next boot.

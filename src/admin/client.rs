@@ -10,8 +10,8 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use crate::cli::Exit;
@@ -108,19 +108,31 @@ impl Client {
         Client { socket: socket.to_owned() }
     }
 
+    /// Sends a request with a JSON body, and reads the whole answer.
+    pub async fn send<T: Serialize>(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        value: &T,
+    ) -> Result<Response, ClientError> {
+        let body = serde_json::to_vec(value)
+            .map_err(|error| self.broken(format!("the request cannot be written: {error}")))?;
+        self.exchange_within(method, path_and_query, Full::from(body), USUAL).await
+    }
+
     /// Sends a request without a body, and reads the whole answer.
     pub async fn request(&self, method: Method, path_and_query: &str) -> Result<Response, ClientError> {
         self.request_within(method, path_and_query, USUAL).await
     }
 
-    /// Sends a request with a body, and reads the whole answer.
-    pub async fn send(
+    /// Sends a request with a body that is no JSON, and reads the whole answer.
+    pub async fn send_bytes(
         &self,
         method: Method,
         path_and_query: &str,
         body: Bytes,
     ) -> Result<Response, ClientError> {
-        self.within(USUAL, self.exchange(method, path_and_query, body)).await
+        self.exchange_within(method, path_and_query, Full::new(body), USUAL).await
     }
 
     /// The same, for an answer that may take longer.
@@ -130,15 +142,17 @@ impl Client {
         path_and_query: &str,
         limit: Duration,
     ) -> Result<Response, ClientError> {
-        self.within(limit, self.exchange(method, path_and_query, Bytes::new())).await
+        self.exchange_within(method, path_and_query, Full::default(), limit).await
     }
 
-    async fn within(
+    async fn exchange_within(
         &self,
+        method: Method,
+        path_and_query: &str,
+        body: Full<Bytes>,
         limit: Duration,
-        exchange: impl Future<Output = Result<Response, ClientError>>,
     ) -> Result<Response, ClientError> {
-        match tokio::time::timeout(limit, exchange).await {
+        match tokio::time::timeout(limit, self.exchange(method, path_and_query, body)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(self.broken(format!("there was no answer within {} s", limit.as_secs()))),
         }
@@ -154,7 +168,7 @@ impl Client {
         &self,
         method: Method,
         path_and_query: &str,
-        body: Bytes,
+        body: Full<Bytes>,
     ) -> Result<Response, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(error))?;
         let broken = |error: hyper::Error| self.broken(describe(&error));
@@ -165,7 +179,7 @@ impl Client {
             .method(method)
             .uri(path_and_query)
             .header(header::HOST, "localhost")
-            .body(Full::new(body))
+            .body(body)
             .map_err(|error| self.broken(format!("the request cannot be written: {error}")))?;
         let answer = sender.send_request(request).await.map_err(broken)?;
         let status = answer.status();

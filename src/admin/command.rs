@@ -7,23 +7,29 @@ use axum::http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
+use super::accounts::Description;
 use super::client::{self, Client, ClientError, Response, encode};
-use super::{History, Users, output};
-use crate::cli::{ClientCommand, Exit, LicenseArgs, SeatsCommand, SyncAction, SyncArgs, UsersArgs};
+use super::{History, Users, output, progress};
+use crate::cli::{
+    AccountCommand, ClientCommand, Exit, LicenseArgs, SeatsCommand, SyncAction, SyncArgs, UsersArgs,
+};
 use crate::service::answers::{Explanation, Status, SyncReport, Verification};
 
 /// Runs a command against the daemon behind a control socket.
 ///
 /// What was asked for goes to `out`: text for people, or with `json` one compact document a line, as the API
-/// answered it. What went wrong goes to `err`. A reader of `out` that goes away is no failure.
+/// answered it. What went wrong goes to `err`, and how far a sync is, where `err` is a terminal. A reader of `out`
+/// that goes away is no failure.
 pub async fn run(
     command: &ClientCommand,
     socket: &Path,
     json: bool,
     out: &mut dyn Write,
     err: &mut dyn Write,
+    err_is_terminal: bool,
 ) -> Exit {
-    let mut session = Session { client: Client::new(socket), json, out, err, worst: Exit::Done };
+    let client = Client::new(socket);
+    let mut session = Session { client, json, out, err, err_is_terminal, worst: Exit::Done };
     match session.run(command).await {
         Ok(()) => session.worst,
         Err(Trouble::Client(error)) => {
@@ -61,6 +67,7 @@ pub(super) struct Session<'a> {
     json: bool,
     pub(super) out: &'a mut dyn Write,
     err: &'a mut dyn Write,
+    err_is_terminal: bool,
     /// How the command ends, where one part of it failed and the others went on.
     worst: Exit,
 }
@@ -81,6 +88,7 @@ impl Session<'_> {
                 let answer = self.get(&format!("/v1/users/{}", encode(user))).await?;
                 self.show(&answer, |explanation: &Explanation| output::explanation(explanation, now))
             }
+            ClientCommand::Account(command) => self.account(command).await,
             ClientCommand::Seats(SeatsCommand::Grant { users }) => self.change(Method::PUT, users).await,
             ClientCommand::Seats(SeatsCommand::Release { users }) => self.change(Method::DELETE, users).await,
             ClientCommand::Seats(SeatsCommand::History { user, limit }) => {
@@ -99,6 +107,26 @@ impl Session<'_> {
 
     pub(super) async fn get(&self, path: &str) -> Result<Response, ClientError> {
         self.client.request(Method::GET, path).await
+    }
+
+    async fn account(&mut self, command: &AccountCommand) -> Result<(), Trouble> {
+        let path = |address: &str, verb: &str| format!("/v1/accounts/{}{verb}", encode(address));
+        let answer = match command {
+            AccountCommand::Add { address, name, aliases } => {
+                let description = Description { name: name.clone(), aliases: aliases.clone() };
+                self.client.send(Method::PUT, &path(address, ""), &description).await?
+            }
+            AccountCommand::Remove { address } => {
+                self.client.request(Method::DELETE, &path(address, "")).await?
+            }
+            AccountCommand::Enable { address } => {
+                self.client.request(Method::POST, &path(address, "/enable")).await?
+            }
+            AccountCommand::Disable { address } => {
+                self.client.request(Method::POST, &path(address, "/disable")).await?
+            }
+        };
+        self.show(&answer, output::account)
     }
 
     /// Each user by itself: what one is refused does not stop the next.
@@ -141,7 +169,13 @@ impl Session<'_> {
 
     async fn sync_one(&mut self, directory: &str, request: &str) -> Result<(), Trouble> {
         let path = format!("/v1/directories/{}/{request}", encode(directory));
-        let answer = match self.client.request_within(Method::POST, &path, client::SYNC).await {
+        let answer = self.client.request_within(Method::POST, &path, client::SYNC);
+        let answer = if self.err_is_terminal {
+            progress::shown(&self.client, directory, answer, self.err).await?
+        } else {
+            answer.await
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             Err(ClientError::Refused(refusal)) => return self.refused(&refusal),
             Err(error) => return Err(error.into()),

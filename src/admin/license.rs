@@ -98,18 +98,21 @@ impl Session<'_> {
             }
             LicenseCommand::Install { file, force } => {
                 let path = format!("/v1/license?force={force}");
-                self.change_license(Method::PUT, &path, read(file)?).await
+                let answer = self.client.send_bytes(Method::PUT, &path, read(file)?).await?;
+                self.license_changed(&answer)
             }
             LicenseCommand::Activate { key, customer } => {
                 let body = ActivateBody { key: activation_key(key)?, customer: details(customer) };
-                let body = serde_json::to_vec(&body).map_err(io::Error::other)?;
-                self.change_license(Method::POST, "/v1/license/activate", body.into()).await
+                let answer = self.client.send(Method::POST, "/v1/license/activate", &body).await?;
+                self.license_changed(&answer)
             }
             LicenseCommand::Refresh => {
-                self.change_license(Method::POST, "/v1/license/refresh", Bytes::new()).await
+                let answer = self.client.request(Method::POST, "/v1/license/refresh").await?;
+                self.license_changed(&answer)
             }
             LicenseCommand::Deactivate => {
-                self.change_license(Method::POST, "/v1/license/deactivate", Bytes::new()).await
+                let answer = self.client.request(Method::POST, "/v1/license/deactivate").await?;
+                self.license_changed(&answer)
             }
             LicenseCommand::Request { customer } => {
                 let answer = self.get("/v1/license").await?;
@@ -124,9 +127,8 @@ impl Session<'_> {
         }
     }
 
-    async fn change_license(&mut self, method: Method, path: &str, body: Bytes) -> Result<(), Trouble> {
-        let answer = self.client.send(method, path, body).await?;
-        self.show(&answer, |change: &LicenseChange| format!("{}\n", output::clean(&change.message)))
+    fn license_changed(&mut self, answer: &super::client::Response) -> Result<(), Trouble> {
+        self.show(answer, |change: &LicenseChange| format!("{}\n", output::clean(&change.message)))
     }
 }
 

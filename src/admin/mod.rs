@@ -1,11 +1,13 @@
 //! The administration API on the control socket, and the command line as its client.
 
+mod accounts;
 pub mod client;
 mod command;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod license;
 mod output;
+mod progress;
 pub mod server;
 mod stream;
 

@@ -1,5 +1,5 @@
-//! The administration API: `/v1/status`, `/v1/license`, `/v1/users`, `/v1/seats`, `/v1/history`, `/v1/directories`,
-//! `/v1/verify`.
+//! The administration API: `/v1/status`, `/v1/license`, `/v1/users`, `/v1/accounts`, `/v1/seats`, `/v1/history`,
+//! `/v1/directories`, `/v1/verify`.
 //!
 //! Whoever can connect may do everything: the mode of the control socket is the guard.
 
@@ -12,7 +12,7 @@ use axum::routing::{get, post, put};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{History, Started, license, stream};
+use super::{History, Started, accounts, license, stream};
 use crate::net::http::json;
 use crate::net::problem::Problem;
 use crate::service::answers::SyncReport;
@@ -40,18 +40,20 @@ pub fn routes(admin: Admin) -> Router {
         .route("/v1/directories/{name}/sync", post(sync))
         .route("/v1/directories/{name}/approve", post(approve))
         .route("/v1/verify", get(verify));
-    routes.with_state(admin.clone()).merge(license::routes(admin.clone())).merge(status_route(admin))
+    let parts = accounts::routes(admin.clone()).merge(license::routes(admin.clone()));
+    routes.with_state(admin.clone()).merge(parts).merge(status_route(admin))
 }
 
 pub(super) type Answer = Result<Response<Body>, Problem>;
 
 /// A segment of the path; what is percent-encoded in it is no UTF-8 text in an `Err`.
-type Segment = Result<Path<String>, PathRejection>;
+pub(super) type Segment = Result<Path<String>, PathRejection>;
 
 impl From<AdminError> for Problem {
     fn from(error: AdminError) -> Problem {
         let status = match error {
-            AdminError::BadName(..) => StatusCode::BAD_REQUEST,
+            AdminError::BadName(..) | AdminError::TooManyAliases => StatusCode::BAD_REQUEST,
+            AdminError::Account(_) => StatusCode::CONFLICT,
             AdminError::NoSuchUser(_) | AdminError::NoSuchDirectory(_) => StatusCode::NOT_FOUND,
             AdminError::SyncFailed(_) | AdminError::License(LicenseFailure::Unreachable(_)) => {
                 StatusCode::BAD_GATEWAY
@@ -67,7 +69,7 @@ pub(super) fn bad_request(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
-fn segment(segment: Segment) -> Result<String, Problem> {
+pub(super) fn segment(segment: Segment) -> Result<String, Problem> {
     match segment {
         Ok(Path(text)) => Ok(text),
         Err(rejection) => Err(bad_request(format!("the path is wrong: {}", rejection.body_text()))),

@@ -6,6 +6,7 @@ mod housekeeping;
 mod intake;
 mod license;
 mod listeners;
+mod refusal;
 mod source;
 mod sync;
 mod systemd;
@@ -30,6 +31,7 @@ use crate::config::{self, Bind, Config};
 use crate::directory;
 use crate::domain::directory::Directory;
 use crate::domain::license::Components;
+use crate::domain::user::Origin;
 use crate::service::directories::Board;
 use crate::service::license::LicenseBoard;
 use crate::service::listeners::ListenerBoard;
@@ -278,7 +280,7 @@ impl Daemon {
     fn warn_of_forgotten_directories(&self) {
         for record in self.store.view().directories() {
             let users = record.census.people;
-            if users > 0 && !self.loops.contains_key(&record.name) {
+            if record.origin() == Origin::Mapped && users > 0 && !self.loops.contains_key(&record.name) {
                 let directory = &record.name;
                 warn!(
                     directory,
@@ -302,6 +304,7 @@ fn policy(config: &Config) -> Policy {
         seat_limit: None,
         directory_limits: BTreeMap::new(),
         take_on: config.seats.take_on,
+        administrator: None,
         expired: None,
         components: Components::default(),
     };

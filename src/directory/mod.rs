@@ -5,6 +5,7 @@
 //!
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
 //! - [`Connection::follow`] and [`Connection::dirsync`] tell only changes, from a cookie on;
+//! - [`Connection::reconcile`] compares the ids of everything with the mirror before that;
 //! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
 //!
 //! **[`Event::EndRefresh`] is the only word that lets users be removed**, and it is sent in one place
@@ -31,6 +32,7 @@ pub mod file;
 mod guard;
 mod ldap;
 pub mod ldif;
+mod reconcile;
 mod rfc4533;
 mod root_dse;
 mod sweep;
@@ -39,15 +41,17 @@ mod syncrepl;
 mod tcp;
 mod tls;
 
-pub use changelog::{Changes, Coverage};
+pub use changelog::{Changes, Coverage, Evidence};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
 pub use guard::is_guarded;
 pub use ldap::Connection;
+pub use reconcile::Known;
 pub use root_dse::Server;
 pub use sweep::Swept;
 
 use std::sync::Arc;
 
+use crate::domain::directory::LdapSource;
 use crate::domain::mapping::Entry;
 use crate::domain::name::StableId;
 pub use crate::domain::sync::Authority;
@@ -55,11 +59,24 @@ pub use crate::domain::sync::Authority;
 /// Whether the mirror has a living user with this id and DN.
 pub type IsKnown = Arc<dyn Fn(&StableId, &str) -> bool + Send + Sync>;
 
+/// What content synchronization of 389 Directory Server needs, which is only a hint there.
+#[derive(Clone)]
+pub struct Hinted {
+    /// For a second connection, to the same server.
+    pub server: LdapSource,
+    /// The mirror.
+    pub is_known: IsKnown,
+    /// Of the runs before, and for those to come.
+    pub evidence: Evidence,
+}
+
 /// What a driver tells of its directory.
 #[derive(Debug)]
 pub enum Event {
     /// Entries that exist, a bounded batch of them.
     Upserts(Vec<Entry>),
+    /// Entries that exist, and of which the mirror should know already: what differs is drift.
+    Differences(Vec<Entry>),
     /// Entries that exist and did not change.
     Present(Vec<StableId>),
     /// Entries that are gone.

@@ -144,8 +144,11 @@ async fn ask(
     by_hand: impl FnOnce(&Shop) -> Result<SoldLicense, ShopError>,
 ) -> Result<SoldLicense, IssuerError> {
     let client = Client::new(&control_socket(database));
-    let body = terms.map(serde_json::to_vec).transpose().map_err(io::Error::other)?.unwrap_or_default();
-    match client.send(Method::POST, path, body.into()).await {
+    let answer = match terms {
+        Some(terms) => client.send(Method::POST, path, terms).await,
+        None => client.request(Method::POST, path).await,
+    };
+    match answer {
         Ok(answer) => Ok(client.decode(&answer)?),
         Err(ClientError::Unreachable { .. }) => Ok(by_hand(&Shop::open(database)?)?),
         Err(error) => Err(error.into()),

@@ -21,8 +21,10 @@ pub struct Status {
     pub license: LicenseStatus,
     /// Seats.
     pub seats: SeatsStatus,
-    /// Users of all directories.
+    /// Users of all origins.
     pub users: UsersStatus,
+    /// Who holds the seats.
+    pub seats_by_origin: SeatsByOrigin,
     /// Configured directories, then those that only the store still knows.
     pub directories: Vec<DirectoryStatus>,
     /// Names that two users claim, the first of them.
@@ -150,6 +152,17 @@ pub struct SeatsStatus {
     pub to_release: u64,
 }
 
+/// Seats taken, by where their users come from.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct SeatsByOrigin {
+    /// By users of directories.
+    pub mapped: u64,
+    /// By local accounts.
+    pub local: u64,
+    /// By imported accounts.
+    pub imported: u64,
+}
+
 /// Users, counted.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct UsersStatus {
@@ -180,10 +193,14 @@ pub struct DirectoryStatus {
     pub mechanism: Option<String>,
     /// Why in this way.
     pub mechanism_reason: Option<String>,
+    /// What keeps the server from a better one, and what to do about it.
+    pub warning: Option<String>,
     /// The server's product, where it said.
     pub server: Option<String>,
     /// Entries that the present refresh, or the last one, has seen.
     pub seen: u64,
+    /// Entries a second that the present refresh reads; `null` where none is under way.
+    pub rate: Option<u64>,
     /// Living users.
     pub users: u64,
     /// Seats that they hold.
@@ -200,6 +217,9 @@ pub struct DirectoryStatus {
     pub skipped: BTreeMap<String, u64>,
     /// What the brake holds back.
     pub held: Option<LossReport>,
+    /// What comparisons of the mirror with the directory found; `null` before the first, and where each sync is
+    /// one.
+    pub drift: Option<DriftReport>,
     /// False for one that only the store still knows: its users stay as they were.
     pub configured: bool,
 }
@@ -255,6 +275,17 @@ impl From<Loss> for LossReport {
     }
 }
 
+/// Users in whom the mirror differed from the directory, although all changes had been told. They were repaired.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct DriftReport {
+    /// When the mirror was last compared with the whole directory.
+    pub last_reconcile: Timestamp,
+    /// How many users differed then.
+    pub found: u64,
+    /// How many since the daemon started.
+    pub total: u64,
+}
+
 /// A name that two users claim.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct ClashStatus {
@@ -284,9 +315,11 @@ pub struct UserLine {
     pub user: String,
     /// For people.
     pub display_name: Option<String>,
-    /// The directory's name.
-    pub directory: String,
-    /// By the directory.
+    /// The directory's name; `null` for an account that is not mapped.
+    pub directory: Option<String>,
+    /// `mapped`, `local` or `imported`.
+    pub origin: String,
+    /// By the directory, or by an administrator.
     pub enabled: bool,
     /// For a tombstone: since when.
     pub removed_at: Option<Timestamp>,
@@ -307,8 +340,10 @@ pub struct Explanation {
     pub names_held_by_others: Vec<String>,
     /// For people.
     pub display_name: Option<String>,
-    /// The directory's name.
-    pub directory: String,
+    /// The directory's name; `null` for an account that is not mapped.
+    pub directory: Option<String>,
+    /// `mapped`, `local` or `imported`.
+    pub origin: String,
     /// The stable id.
     pub id: String,
     /// Where the entry stands.
@@ -402,6 +437,21 @@ pub struct SeatChange {
     pub outcome: String,
     /// Whether the user is now as was asked.
     pub done: bool,
+    /// A sentence.
+    pub message: String,
+    /// Seats taken after it.
+    pub seats_used: u64,
+}
+
+/// `account …`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct AccountReport {
+    /// The name shown.
+    pub user: String,
+    /// `local` or `imported`.
+    pub origin: String,
+    /// `added`, `removed`, `enabled`, `disabled`, or `unchanged`.
+    pub outcome: String,
     /// A sentence.
     pub message: String,
     /// Seats taken after it.

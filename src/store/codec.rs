@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Cookie, DirectoryRecord, StoreError};
+use super::{Cookie, DirectoryRecord, Proof, StoreError};
 use crate::domain::name::{Name, StableId};
 use crate::domain::seats::{
     LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat, Service, TakenBy,
 };
+use crate::domain::sync::Window;
 use crate::domain::user::{Census, DirectoryId, Kind, Mapped, User, UserKey};
 
 /// The version that this program writes, the same for all records so far.
@@ -45,9 +46,12 @@ impl Encoder {
         self.0.push(number as u8);
     }
 
+    fn signed(&mut self, number: i64) {
+        self.number(((number << 1) ^ (number >> 63)) as u64);
+    }
+
     pub(super) fn time(&mut self, time: Timestamp) {
-        let millis = time.as_millisecond();
-        self.number(((millis << 1) ^ (millis >> 63)) as u64);
+        self.signed(time.as_millisecond());
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
@@ -106,10 +110,13 @@ impl<'a> Decoder<'a> {
         Err(corrupt(self.what))
     }
 
-    pub(super) fn time(&mut self) -> Result<Timestamp, StoreError> {
+    fn signed(&mut self) -> Result<i64, StoreError> {
         let zigzag = self.number()?;
-        let millis = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
-        Timestamp::from_millisecond(millis).map_err(|_| corrupt(self.what))
+        Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
+    }
+
+    pub(super) fn time(&mut self) -> Result<Timestamp, StoreError> {
+        Timestamp::from_millisecond(self.signed()?).map_err(|_| corrupt(self.what))
     }
 
     pub(super) fn bytes(&mut self) -> Result<&'a [u8], StoreError> {
@@ -213,6 +220,9 @@ fn encode_taken_by(encoder: &mut Encoder, by: &TakenBy) {
         TakenBy::Login(service) => (0, service.as_ref()),
         TakenBy::Delivery(service) => (1, service.as_ref()),
         TakenBy::Administrator => (2, None),
+        TakenBy::Created => (3, None),
+        TakenBy::Enabled => (4, None),
+        TakenBy::Imported => (5, None),
     };
     encoder.byte(tag);
     encoder.option(service, |encoder, service| encoder.text(service.as_str()));
@@ -225,6 +235,9 @@ fn decode_taken_by(decoder: &mut Decoder<'_>) -> Result<TakenBy, StoreError> {
         0 => Ok(TakenBy::Login(service)),
         1 => Ok(TakenBy::Delivery(service)),
         2 => Ok(TakenBy::Administrator),
+        3 => Ok(TakenBy::Created),
+        4 => Ok(TakenBy::Enabled),
+        5 => Ok(TakenBy::Imported),
         _ => Err(corrupt(decoder.what)),
     }
 }
@@ -289,6 +302,8 @@ pub(super) fn encode_ledger_event(event: &LedgerEvent) -> Vec<u8> {
                 ReleaseReason::Disabled => 1,
                 ReleaseReason::NotAPerson => 2,
                 ReleaseReason::Removed => 3,
+                ReleaseReason::Exempt => 4,
+                ReleaseReason::Reclaimed => 5,
             });
         }
     }
@@ -308,6 +323,8 @@ pub(super) fn decode_ledger_event(bytes: &[u8]) -> Result<LedgerEvent, StoreErro
             1 => ReleaseReason::Disabled,
             2 => ReleaseReason::NotAPerson,
             3 => ReleaseReason::Removed,
+            4 => ReleaseReason::Exempt,
+            5 => ReleaseReason::Reclaimed,
             _ => return Err(corrupt("ledger")),
         }),
         _ => return Err(corrupt("ledger")),
@@ -329,6 +346,11 @@ pub(super) fn encode_directory(record: &DirectoryRecord) -> Vec<u8> {
         encoder.text(code);
         encoder.number(*count);
     }
+    encoder.number(record.losses.minutes().len() as u64);
+    for (minute, lost) in record.losses.minutes() {
+        encoder.signed(*minute);
+        encoder.number(*lost);
+    }
     encoder.0
 }
 
@@ -348,6 +370,13 @@ pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryReco
     for _ in 0..decoder.number()? {
         skipped.insert(decoder.text()?.to_owned(), decoder.number()?);
     }
+    let mut losses = Vec::new();
+    // Older records end here.
+    if !decoder.rest.is_empty() {
+        for _ in 0..decoder.number()? {
+            losses.push((decoder.signed()?, decoder.number()?));
+        }
+    }
     Ok(DirectoryRecord {
         id: DirectoryId(id),
         name: name.to_owned(),
@@ -355,6 +384,7 @@ pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryReco
         last_success,
         census,
         skipped,
+        losses: Window::from_minutes(losses),
     })
 }
 
@@ -362,12 +392,25 @@ pub(super) fn encode_cookie(cookie: &Cookie) -> Vec<u8> {
     let mut encoder = Encoder::new();
     encoder.text(&cookie.valid_for);
     encoder.bytes(&cookie.bytes);
+    encoder.option(cookie.proof.as_ref(), |encoder, proof| {
+        encoder.time(proof.at);
+        encoder.bytes(&proof.bytes);
+    });
     encoder.0
 }
 
 pub(super) fn decode_cookie(bytes: &[u8]) -> Result<Cookie, StoreError> {
     let mut decoder = Decoder::new(bytes, "cookies")?;
-    Ok(Cookie { valid_for: decoder.text()?.to_owned(), bytes: decoder.bytes()?.to_vec() })
+    Ok(Cookie {
+        valid_for: decoder.text()?.to_owned(),
+        bytes: decoder.bytes()?.to_vec(),
+        proof: match decoder.rest {
+            // Older records end here.
+            [] => None,
+            _ => decoder
+                .option(|decoder| Ok(Proof { at: decoder.time()?, bytes: decoder.bytes()?.to_vec() }))?,
+        },
+    })
 }
 
 #[cfg(test)]
@@ -441,7 +484,14 @@ mod tests {
     fn small_records_survive() {
         let at = Timestamp::from_millisecond(1_700_000_000_123).unwrap();
         let imap = Service::parse("IMAP");
-        for by in [TakenBy::Login(imap.clone()), TakenBy::Delivery(None), TakenBy::Administrator] {
+        for by in [
+            TakenBy::Login(imap.clone()),
+            TakenBy::Delivery(None),
+            TakenBy::Administrator,
+            TakenBy::Created,
+            TakenBy::Enabled,
+            TakenBy::Imported,
+        ] {
             let seat = Seat { granted_at: at, by: by.clone() };
             assert_eq!(decode_seat(&encode_seat(&seat)).unwrap(), seat);
             let event = LedgerEvent {
@@ -455,8 +505,10 @@ mod tests {
         }
         let refusals = Refusals { first: at, last: at, count: u64::MAX, reason: "exhausted".into() };
         assert_eq!(decode_refusals(&encode_refusals(&refusals)).unwrap(), refusals);
-        let cookie = Cookie { valid_for: "syncrepl ou=people".to_owned(), bytes: vec![0, 255, 7] };
-        assert_eq!(decode_cookie(&encode_cookie(&cookie)).unwrap(), cookie);
+        for proof in [None, Some(Proof { at, bytes: vec![1, 2] })] {
+            let cookie = Cookie { valid_for: "syncrepl ou=people".to_owned(), bytes: vec![0, 255, 7], proof };
+            assert_eq!(decode_cookie(&encode_cookie(&cookie)).unwrap(), cookie);
+        }
         let login = LastLogin { at, service: imap };
         assert_eq!(decode_last_login(&encode_last_login(&login)).unwrap(), login);
     }

@@ -136,13 +136,28 @@ pub(super) trait Lookup {
             }
             _ => None,
         };
-        let seats = match policy.seat_limit {
-            Some(limit) => Some(SeatCount { used: self.seats_used()?, limit }),
-            None => None,
-        };
+        let seats = self.seat_count(policy)?;
+        let exempt = self.is_administrator(name, key, policy)?;
         let component = component_view(self, key, service, policy)?;
         let (take_on, expired) = (policy.take_on, policy.expired);
-        Ok((key, View { subject, seats, take_on, expired, component }))
+        Ok((key, View { subject, seats, take_on, exempt, expired, component }))
+    }
+
+    /// Whether a name is the internal administrator's: the configured one, or another of the same user.
+    fn is_administrator(
+        &self,
+        name: &Name,
+        key: Option<UserKey>,
+        policy: &Policy,
+    ) -> Result<bool, StoreError> {
+        let Some(administrator) = &policy.administrator else { return Ok(false) };
+        Ok(name == administrator || (key.is_some() && key == self.key_by_name(administrator)?))
+    }
+
+    /// Seats taken and bought; `None` without a licence.
+    fn seat_count(&self, policy: &Policy) -> Result<Option<SeatCount>, StoreError> {
+        let Some(limit) = policy.seat_limit else { return Ok(None) };
+        Ok(Some(SeatCount { used: self.seats_used()?, limit }))
     }
 }
 

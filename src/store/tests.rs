@@ -25,6 +25,7 @@ fn policy(limit: u64) -> Policy {
         take_on: TakeOn { login: true, delivery: false },
         expired: None,
         components: Components::default(),
+        administrator: None,
     }
 }
 

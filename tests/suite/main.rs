@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod accounts;
 mod brake;
 mod commands;
 mod contentsync;
@@ -10,12 +11,15 @@ mod directory;
 mod dirsync;
 mod ds389;
 mod hostile;
+mod hostile_sync;
 mod identity;
 mod ldif;
 mod license;
 mod lifecycle;
 mod mail;
 mod outage;
+mod progress;
+mod reconcile;
 mod reload;
 mod samba;
 mod seats;

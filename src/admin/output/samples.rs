@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::service::answers::{
-    DirectoryState, DirectoryStatus, LicenseStatus, SeatsStatus, Status, UsersStatus,
+    DirectoryState, DirectoryStatus, LicenseStatus, SeatsByOrigin, SeatsStatus, Status, UsersStatus,
 };
 
 /// So many seconds after noon of 1 March 2026, which is when the tests take place.
@@ -19,7 +19,9 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         state: DirectoryState::Idle,
         mechanism: Some("sweep".to_owned()),
         mechanism_reason: None,
+        warning: None,
         seen: 0,
+        rate: None,
         server: None,
         users: 12,
         seats_used: 3,
@@ -29,6 +31,7 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         last_error: None,
         skipped: [].into(),
         held: None,
+        drift: None,
         configured: true,
     }
 }
@@ -47,6 +50,7 @@ pub(crate) fn status() -> Status {
         },
         seats: SeatsStatus { limit: 25, used: 3, free: 22, over_limit: false, to_release: 0 },
         users: UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 1, tombstoned: 0 },
+        seats_by_origin: SeatsByOrigin { mapped: 3, local: 0, imported: 0 },
         directories: vec![directory("corp")],
         clashes: Vec::new(),
         listeners: Vec::new(),

@@ -53,7 +53,8 @@ impl World {
     async fn start(&self) -> Run {
         let take_on = TakeOn { login: true, delivery: false };
         let (expired, components) = (None, Components::default());
-        let policy = Policy { seat_limit: None, directory_limits: [].into(), take_on, expired, components };
+        let (seat_limit, directory_limits, administrator) = (None, [].into(), None);
+        let policy = Policy { seat_limit, directory_limits, take_on, administrator, expired, components };
         let (store, writer) = Store::open(&self.folder.path().join("store.redb"), policy).unwrap();
         let board = LicenseBoard::new().0;
         let clock = Arc::clone(&self.clock);

@@ -261,6 +261,7 @@ fn a_store_of_an_earlier_program_gets_its_new_tables() {
     let txn = db.begin_write().unwrap();
     txn.delete_table(crate::store::license::LICENSE).unwrap();
     txn.delete_table(crate::store::license::COMPONENT_SEATS).unwrap();
+    txn.open_table(crate::store::tables::META).unwrap().insert("format", 2).unwrap();
     txn.commit().unwrap();
     drop(db);
     runtime().block_on(async {

@@ -5,10 +5,12 @@
 pub(crate) mod daemon;
 pub(crate) mod dovecot;
 pub(crate) mod ds389;
+pub(crate) mod fake_ldap;
 pub(crate) mod http;
 pub(crate) mod issuer;
 pub(crate) mod samba;
 pub(crate) mod slapd;
+pub(crate) mod valve;
 
 use std::time::{Duration, Instant};
 
