@@ -269,12 +269,16 @@ pub struct ServeArgs {
     /// Where to listen: HOST:PORT, or unix:/path.
     #[arg(long, value_name = "BIND", default_value = "127.0.0.1:8470")]
     pub bind: String,
-    /// The certificate and its chain, as PEM.
+    /// The certificate and its chain, as PEM. Restart the server when it was renewed.
     #[arg(long, value_name = "FILE", requires = "cert_key")]
     pub cert: Option<PathBuf>,
     /// The certificate's private key, as PEM.
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub cert_key: Option<PathBuf>,
+    /// A public key that licences in hand may still be signed with, after the key was changed; as often as
+    /// needed.
+    #[arg(long, value_name = "SPKI")]
+    pub also_trust: Vec<String>,
     /// The name of the issuer in the licences.
     #[arg(long, value_name = "NAME")]
     pub issuer: Option<String>,

@@ -101,6 +101,17 @@ enum Via {
     Refresh,
 }
 
+impl Via {
+    fn as_str(self) -> &'static str {
+        match self {
+            Via::File => "file",
+            Via::Administrator { .. } => "administrator",
+            Via::Activation => "activation",
+            Via::Refresh => "refresh",
+        }
+    }
+}
+
 impl Keeper {
     /// Reads what is in force, and puts it in force. An installation's first start makes its id.
     pub async fn open(
@@ -309,7 +320,15 @@ impl Keeper {
                 sentence(&license)
             );
         } else {
-            info!(event = "license_installed", license = id, serial, seats, via = ?via, "{}", sentence(&license));
+            info!(
+                event = "license_installed",
+                license = id,
+                serial,
+                seats,
+                via = via.as_str(),
+                "{}",
+                sentence(&license)
+            );
         }
         held.license = Some(license.clone());
         Ok(license)

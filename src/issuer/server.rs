@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 use super::shop::{Shop, ShopError, SoldLicense, etag};
 use crate::cli::license::{ServeArgs, TermsArgs};
 use crate::config::Bind;
-use crate::domain::license::License;
+use crate::domain::license::{InstallationId, License, PublicKey};
 use crate::licensing::protocol::{ActivationRequest, LicenseAnswer};
 use crate::licensing::signer::Signer;
 use crate::net::http::{connection, connection_over, json, read_body, with_fallbacks};
@@ -55,6 +55,9 @@ pub enum ServeError {
     /// Where to listen.
     #[error("{0:?} is no HOST:PORT and no unix:/path")]
     BadBind(String),
+    /// `--also-trust`.
+    #[error("{0:?} is no Ed25519 public key in SPKI form: copy the line that license keygen printed")]
+    BadKey(String),
     /// The activation keys would be readable on the way.
     #[error(
         "{0} is reached from other machines: give --cert and --cert-key, or listen on loopback behind a proxy"
@@ -83,6 +86,8 @@ pub enum ServeError {
 struct Office {
     shop: Shop,
     signer: Signer,
+    /// Keys that licences in hand may be signed with.
+    trusted: Vec<PublicKey>,
     issuer: Option<String>,
 }
 
@@ -104,8 +109,12 @@ pub async fn run(args: &ServeArgs) -> Result<(), ServeError> {
         _ => return Err(ServeError::Unencrypted(args.bind.clone())),
     };
     let signer = Signer::load(&args.key).map_err(ShopError::from)?;
+    let mut trusted = vec![signer.public_key().clone()];
+    for text in &args.also_trust {
+        trusted.push(PublicKey::parse(text).ok_or(ServeError::BadKey(text.clone()))?);
+    }
     let shop = Shop::open(&args.database.database)?;
-    let office = Arc::new(Office { shop, signer, issuer: args.issuer.clone() });
+    let office = Arc::new(Office { shop, signer, trusted, issuer: args.issuer.clone() });
     let control = Socket::bind(&Bind::Unix(control_socket(&args.database.database)), CONTROL_MODE).await?;
     let public = Socket::bind(&bind, PUBLIC_MODE).await?;
     let (listener, encrypted) = (public.shown().to_owned(), tls.is_some());
@@ -248,7 +257,9 @@ async fn activate(State(office): State<Arc<Office>>, request: Request) -> Answer
         let place = format!("the body is wrong at line {}, column {}", error.line(), error.column());
         Problem::new(StatusCode::BAD_REQUEST, place)
     })?;
-    let installation = request.installation.clone();
+    // What is no id is not logged.
+    let installation =
+        InstallationId::parse(&request.installation).map_or(String::new(), |id| id.to_string());
     match blocking(&office, move |office| office.shop.activate(&request, Timestamp::now())).await {
         Ok(license) => {
             let (id, serial) = (&license.id, license.serial);
@@ -263,7 +274,7 @@ async fn activate(State(office): State<Arc<Office>>, request: Request) -> Answer
         }
         Err(problem) => {
             let reason = &problem.detail;
-            warn!(event = "activation_refused", installation = ?installation, reason, "An activation was refused: {reason}");
+            warn!(event = "activation_refused", installation, reason, "An activation was refused: {reason}");
             Err(problem)
         }
     }
@@ -279,7 +290,7 @@ fn bearer(headers: &HeaderMap) -> Result<String, Problem> {
 
 async fn current(State(office): State<Arc<Office>>, headers: HeaderMap) -> Answer {
     let token = bearer(&headers)?;
-    let license = blocking(&office, move |office| office.shop.current(&token, &office.signer)).await?;
+    let license = blocking(&office, move |office| office.shop.current(&token, &office.trusted)).await?;
     license_answer(&office, &license, headers.get(IF_NONE_MATCH))
 }
 
@@ -287,7 +298,7 @@ async fn deactivate(State(office): State<Arc<Office>>, headers: HeaderMap) -> An
     let token = bearer(&headers)?;
     let now = Timestamp::now();
     let license =
-        blocking(&office, move |office| office.shop.deactivate(&token, &office.signer, now)).await?;
+        blocking(&office, move |office| office.shop.deactivate(&token, &office.trusted, now)).await?;
     info!(event = "license_deactivated", license = license.id, "{} was given back.", license.id);
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;

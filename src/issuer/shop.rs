@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::terms::{self, TermsError};
 use crate::cli::license::TermsArgs;
-use crate::domain::license::{InstallationId, License};
+use crate::domain::license::{InstallationId, License, PublicKey};
 use crate::licensing::claims::{Claims, ClaimsError};
 use crate::licensing::protocol::ActivationRequest;
-use crate::licensing::signer::{Signer, SignerError};
+use crate::licensing::signer::SignerError;
 use crate::licensing::token;
 use crate::store::StoreError;
 use crate::store::issuer::{IssuerStore, Sale};
@@ -170,16 +170,21 @@ impl Shop {
     }
 
     /// The current issue of the licence that somebody shows.
-    pub fn current(&self, token: &str, signer: &Signer) -> Result<License, ShopError> {
-        let shown = shown(token, signer)?;
+    pub fn current(&self, token: &str, trusted: &[PublicKey]) -> Result<License, ShopError> {
+        let shown = shown(token, trusted)?;
         let sale = self.store.sale(&shown.id)?.ok_or(ShopError::UnknownLicense(shown.id.clone()))?;
         check_holder(&shown, &license_of(&sale)?, sale.is_revoked)?;
         Ok(license_of(&sale)?)
     }
 
     /// Takes the activation of the licence that somebody shows back.
-    pub fn deactivate(&self, token: &str, signer: &Signer, now: Timestamp) -> Result<License, ShopError> {
-        let shown = shown(token, signer)?;
+    pub fn deactivate(
+        &self,
+        token: &str,
+        trusted: &[PublicKey],
+        now: Timestamp,
+    ) -> Result<License, ShopError> {
+        let shown = shown(token, trusted)?;
         self.change(&shown.id, |license| {
             check_holder(&shown, license, false)?;
             license.installation = None;
@@ -234,8 +239,7 @@ impl Shop {
     }
 }
 
-fn shown(token: &str, signer: &Signer) -> Result<License, ShopError> {
-    let trusted = std::slice::from_ref(signer.public_key());
+fn shown(token: &str, trusted: &[PublicKey]) -> Result<License, ShopError> {
     token::verify(token, trusted).map_err(|error| ShopError::BadToken(error.to_string()))
 }
 
@@ -294,6 +298,7 @@ pub fn etag(token: &str) -> String {
 mod tests {
     use super::*;
     use crate::cli::license::SeatsTerm;
+    use crate::licensing::signer::Signer;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_700_000_000 + second).unwrap()
@@ -309,6 +314,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let shop = Shop::open(&folder.path().join("licenses.redb")).unwrap();
         let signer = Signer::generate(&folder.path().join("key.pem")).unwrap();
+        let trusted = [signer.public_key().clone()];
         let terms = TermsArgs { seats: Some(SeatsTerm::Exactly(5)), ..TermsArgs::default() };
         let sold = shop.sell("L-1", Some("Vendor"), &terms, at(0)).unwrap();
         let key = sold.activation_key.unwrap();
@@ -328,30 +334,35 @@ mod tests {
         let old = signer.sign(&first).unwrap();
         let more = TermsArgs { seats: Some(SeatsTerm::More(10)), ..TermsArgs::default() };
         assert_eq!(shop.sell("L-1", None, &more, at(4)).unwrap().activation_key, None);
-        let current = shop.current(&old, &signer).unwrap();
+        let current = shop.current(&old, &trusted).unwrap();
         assert_eq!((current.seats, current.issuer.as_deref()), (15, Some("Vendor")));
 
         let stranger = Signer::generate(&folder.path().join("other.pem")).unwrap();
         let forged = stranger.sign(&first).unwrap();
-        assert_eq!(shop.current(&forged, &signer).unwrap_err().status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(shop.current(&forged, &trusted).unwrap_err().status(), StatusCode::UNAUTHORIZED);
         let unbound = License { installation: None, ..first.clone() };
         let unbound = signer.sign(&unbound).unwrap();
-        assert_eq!(shop.current(&unbound, &signer).unwrap_err().status(), StatusCode::FORBIDDEN);
+        assert_eq!(shop.current(&unbound, &trusted).unwrap_err().status(), StatusCode::FORBIDDEN);
         let unknown = signer.sign(&License { id: "L-2".to_owned(), ..first }).unwrap();
-        assert_eq!(shop.current(&unknown, &signer).unwrap_err().status(), StatusCode::NOT_FOUND);
+        assert_eq!(shop.current(&unknown, &trusted).unwrap_err().status(), StatusCode::NOT_FOUND);
+
+        // The vendor's key was changed: the old one counts as long as it is trusted.
+        let new_key = [stranger.public_key().clone()];
+        assert_eq!(shop.current(&old, &new_key).unwrap_err().status(), StatusCode::UNAUTHORIZED);
+        assert!(shop.current(&old, &[new_key[0].clone(), trusted[0].clone()]).is_ok());
 
         // Given back, it is another's; the first one's licence is worth nothing here any more.
-        shop.deactivate(&old, &signer, at(5)).unwrap();
+        shop.deactivate(&old, &trusted, at(5)).unwrap();
         let second = shop.activate(&request(&key, "two"), at(6)).unwrap();
-        assert_eq!(shop.current(&old, &signer).unwrap_err().status(), StatusCode::FORBIDDEN);
-        assert_eq!(shop.deactivate(&old, &signer, at(7)).unwrap_err().status(), StatusCode::FORBIDDEN);
+        assert_eq!(shop.current(&old, &trusted).unwrap_err().status(), StatusCode::FORBIDDEN);
+        assert_eq!(shop.deactivate(&old, &trusted, at(7)).unwrap_err().status(), StatusCode::FORBIDDEN);
         assert_eq!(second.registered, current.registered, "the anniversary stays");
 
         shop.free("L-1", at(8)).unwrap();
         let third = shop.activate(&request(&key, "three"), at(9)).unwrap();
         let third = signer.sign(&third).unwrap();
         assert!(shop.revoke("L-1").unwrap().revoked);
-        assert_eq!(shop.current(&third, &signer).unwrap_err().status(), StatusCode::GONE);
+        assert_eq!(shop.current(&third, &trusted).unwrap_err().status(), StatusCode::GONE);
         assert!(matches!(shop.activate(&request(&key, "three"), at(9)), Err(ShopError::Revoked(_))));
         assert_eq!(shop.sold().unwrap().len(), 1);
         assert!(matches!(shop.free("L-9", at(0)), Err(ShopError::UnknownLicense(_))));

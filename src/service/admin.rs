@@ -403,6 +403,7 @@ fn explanation(
         counts: seat.is_some(),
         counts_because: counts_because(&user, origin, seat.is_some()).to_owned(),
         seat: seat.map(|seat| SeatReport { granted_at: seat.granted_at, by: seat.by.to_string() }),
+        components: view.components_of(key)?,
         last_login: last_login.map(|login| LoginReport {
             at: login.at,
             service: login.service.map(|service| service.as_str().to_owned()),

@@ -364,6 +364,9 @@ pub struct Explanation {
     pub counts_because: String,
     /// The seat, if one is held.
     pub seat: Option<SeatReport>,
+    /// Components of which the user holds a seat.
+    #[serde(default)]
+    pub components: Vec<String>,
     /// The last login.
     pub last_login: Option<LoginReport>,
     /// Refusals, if any.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::answers::{ComponentStatus, LicenseStatus, RefreshStatus};
-use crate::domain::license::{ComponentStanding, License, State};
+use crate::domain::license::{ComponentStanding, License, State, trusted_time};
 use crate::store::{LicenseRecord, Policy, ReadView, StoreError};
 
 /// Commands that may wait: administrators ask for a licence one by one.
@@ -156,6 +156,8 @@ pub(super) fn status(
     now: Timestamp,
 ) -> Result<LicenseStatus, StoreError> {
     let license = facts.license.as_ref();
+    // Days are left by the same time that the states come by.
+    let now = trusted_time(now, facts.record.time_seen.unwrap_or(now)).0;
     let declared = facts.declared && policy.seat_limit.is_some();
     let state = if declared { State::Active } else { facts.state };
     Ok(LicenseStatus {

@@ -1,6 +1,7 @@
 //! Licences that come, shrink, lose components and expire, against a model.
 
 use super::*;
+use crate::domain::account::NewAccount;
 use crate::domain::license::{ComponentName, ComponentStanding};
 use crate::domain::seats::Service;
 
@@ -16,10 +17,24 @@ enum Step {
     Appear { user: u8, enabled: bool },
     /// The directory has the user no more.
     Disappear(u8),
+    /// An administrator creates a local account.
+    Create(u8),
+    /// It is disabled, or removed.
+    End { account: u8, remove: bool },
     /// Another licence, or none, or another day.
     License(Terms),
     /// Power fails.
     Crash,
+}
+
+const ACCOUNTS: u8 = 3;
+
+/// A local account of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Local {
+    Unknown,
+    Enabled,
+    Disabled,
 }
 
 /// What is in force.
@@ -53,6 +68,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => user().prop_map(Step::Release),
         4 => (user(), prop::bool::weighted(0.8)).prop_map(|(user, enabled)| Step::Appear { user, enabled }),
         1 => user().prop_map(Step::Disappear),
+        2 => (0..ACCOUNTS).prop_map(Step::Create),
+        1 => (0..ACCOUNTS, any::<bool>()).prop_map(|(account, remove)| Step::End { account, remove }),
         3 => terms().prop_map(Step::License),
         1 => Just(Step::Crash),
     ]
@@ -64,6 +81,7 @@ struct Expected {
     lives: Vec<Life>,
     seated: Vec<bool>,
     eas: Vec<bool>,
+    locals: Vec<Local>,
     terms: Terms,
 }
 
@@ -79,7 +97,29 @@ impl Expected {
             expired: None,
         };
         let none = vec![false; USERS.into()];
-        Expected { lives: vec![Life::Unknown; USERS.into()], seated: none.clone(), eas: none, terms }
+        let locals = vec![Local::Unknown; ACCOUNTS.into()];
+        Expected { lives: vec![Life::Unknown; USERS.into()], seated: none.clone(), eas: none, locals, terms }
+    }
+
+    fn used(&self) -> u64 {
+        taken(&self.seated) + self.locals.iter().filter(|local| **local == Local::Enabled).count() as u64
+    }
+
+    fn create(&mut self, account: u8) -> &'static str {
+        let account = usize::from(account);
+        if self.locals[account] != Local::Unknown {
+            return "taken";
+        }
+        let Terms { seats, expired, .. } = self.terms;
+        match (expired, seats) {
+            (Some(_), _) => "license_expired",
+            (None, None) => "license_missing",
+            (None, Some(seats)) if self.used() >= seats => "exhausted",
+            (None, Some(_)) => {
+                self.locals[account] = Local::Enabled;
+                "granted"
+            }
+        }
     }
 
     fn login(&mut self, user: u8, eas: bool) -> &'static str {
@@ -106,7 +146,7 @@ impl Expected {
             return "license_expired";
         }
         let Some(seats) = seats else { return "license_missing" };
-        let seat_is_free = self.seated[user] || taken(&self.seated) < seats;
+        let seat_is_free = self.seated[user] || self.used() < seats;
         let component_is_free = limit.is_none_or(|limit| taken(&self.eas) < limit);
         if !seat_is_free || !component_is_free {
             return "exhausted";
@@ -138,6 +178,14 @@ impl Expected {
                     *life = Life::Gone;
                 }
             }
+            Step::Create(account) => return Some(self.create(account)),
+            Step::End { account, remove } => {
+                let local = &mut self.locals[usize::from(account)];
+                *local = match (*local, remove) {
+                    (Local::Unknown, _) | (_, true) => Local::Unknown,
+                    (_, false) => Local::Disabled,
+                };
+            }
             Step::License(terms) => self.terms = terms,
             Step::Crash => {}
         }
@@ -155,6 +203,20 @@ impl Expected {
 
 fn activesync() -> ComponentName {
     ComponentName::parse("activesync").unwrap()
+}
+
+fn account(number: u8) -> Name {
+    name(&format!("local{number}@x.org"))
+}
+
+async fn create(store: &Store, number: u8) -> &'static str {
+    let change = AccountChange::Add(NewAccount::new(account(number), Vec::new(), None));
+    match store.account(change, at(0)).await.unwrap() {
+        Ok(changed) => changed.granted.map_or("exempt", |_| "granted"),
+        Err(AccountRefusal::NoSeat { decision, .. }) => decision.code(),
+        Err(AccountRefusal::Taken(_)) => "taken",
+        Err(refusal) => panic!("{refusal}"),
+    }
 }
 
 fn key_of(store: &Store, directory: DirectoryId, user: u8) -> Option<UserKey> {
@@ -183,6 +245,13 @@ async fn take(store: &Store, directory: DirectoryId, step: &Step) -> Option<&'st
                 store.apply(directory, changes, at(0)).await.unwrap();
             }
         }
+        Step::Create(number) => return Some(create(store, number).await),
+        Step::End { account: number, remove } => {
+            let name = account(number);
+            let change = if remove { AccountChange::Remove(name) } else { AccountChange::Disable(name) };
+            // One that does not exist is refused, and that is as good.
+            let _ = store.account(change, at(0)).await.unwrap();
+        }
         Step::License(_) | Step::Crash => {}
     }
     None
@@ -199,6 +268,12 @@ fn seen(store: &Store, directory: DirectoryId, terms: Terms) -> Expected {
         seen.seated[usize::from(user)] = view.seat_of(key).unwrap().is_some();
         seen.eas[usize::from(user)] = view.components_of(key).unwrap() == ["activesync"];
     }
+    for number in 0..ACCOUNTS {
+        let Some(key) = view.find(&account(number)).unwrap() else { continue };
+        let is_seated = view.seat_of(key).unwrap().is_some();
+        seen.locals[usize::from(number)] = if is_seated { Local::Enabled } else { Local::Disabled };
+    }
+    assert_eq!(view.seats_used().unwrap(), seen.used());
     assert_eq!(view.verify().unwrap(), []);
     assert_eq!(view.component_seats_used(&activesync()).unwrap(), taken(&seen.eas));
     seen
@@ -223,8 +298,8 @@ proptest! {
                 let got = take(&store, directory, &step).await;
                 prop_assert_eq!(got, expected, "{:?}", step);
                 prop_assert_eq!(&seen(&store, directory, model.terms), &model, "{:?}", step);
-                if taken(&model.seated) > taken(&before.seated) {
-                    prop_assert!(model.terms.seats.is_some_and(|seats| taken(&model.seated) <= seats));
+                if model.used() > before.used() {
+                    prop_assert!(model.terms.seats.is_some_and(|seats| model.used() <= seats));
                     prop_assert_eq!(model.terms.expired, None);
                 }
                 if taken(&model.eas) > taken(&before.eas) {
