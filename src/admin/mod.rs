@@ -8,6 +8,7 @@ pub(crate) mod fixture;
 mod license;
 mod output;
 mod progress;
+mod reclaim;
 pub mod server;
 mod stream;
 

@@ -347,6 +347,7 @@ impl Keeper {
         let expired = license.filter(|_| state == State::Expired).map(|license| license.on_expiry);
         let standings = license.map(|license| license.standings(now)).unwrap_or_default();
         let components = Components { services: held.settings.services.clone(), standings };
+        let is_changed = self.0.store.policy().seat_limit != seat_limit;
         self.0.store.change_policy(|policy| {
             policy.seat_limit = seat_limit;
             policy.expired = expired;
@@ -355,6 +356,9 @@ impl Keeper {
         self.publish(held, state, clock);
         if held.record != before {
             self.0.store.keep_license(held.record.clone()).await?;
+        } else if is_changed {
+            // A transaction settles what follows from another number of seats.
+            self.0.store.ping().await?;
         }
         Ok(())
     }

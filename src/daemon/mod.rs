@@ -6,6 +6,7 @@ mod housekeeping;
 mod intake;
 mod license;
 mod listeners;
+mod passwords;
 mod refusal;
 mod source;
 mod sync;
@@ -35,6 +36,7 @@ use crate::domain::user::Origin;
 use crate::service::directories::Board;
 use crate::service::license::LicenseBoard;
 use crate::service::listeners::ListenerBoard;
+use crate::service::passwords::Authenticator;
 use crate::service::{Service, Settings};
 use crate::store::{Policy, Store, Writer};
 use license::{Keeper, LicenseSettings};
@@ -83,10 +85,13 @@ struct Daemon {
     store: Store,
     service: Service,
     keeper: Keeper,
+    authenticator: Authenticator,
+    verifiers: Arc<passwords::Directories>,
     board: Board,
     listeners: Listeners,
     loops: BTreeMap<String, RunningLoop>,
     grace: watch::Sender<Duration>,
+    reclaim_after: watch::Sender<Option<Duration>>,
     background: Vec<JoinHandle<()>>,
     stop: CancellationToken,
     signals: Signals,
@@ -120,6 +125,8 @@ impl Daemon {
         let opening = policy(&config);
         let (store, writer) =
             tokio::task::spawn_blocking(move || Store::open(&store_path, opening)).await??;
+        // Settles what follows from a policy that changed while the daemon was down.
+        store.ping().await?;
         let (board, listener_board) = (Board::default(), ListenerBoard::default());
         let (license_board, license_commands) = LicenseBoard::new();
         // Before anybody can ask: the first login must find the licence in force.
@@ -129,14 +136,21 @@ impl Daemon {
         let (boards, settings) = ((board.clone(), listener_board.clone()), settings(&config));
         let service = Service::new(store.clone(), settings, boards.0, boards.1, license_board);
         let stop = CancellationToken::new();
-        let mut listeners = Listeners::new(service.clone(), listener_board, stop.clone());
+        let verifiers = Arc::new(passwords::Directories::default());
+        verifiers.set(&config.directories);
+        let authenticator = Authenticator::new(service.admission(), verifiers.clone());
+        authenticator.set_cache(config.password_cache);
+        let mut listeners =
+            Listeners::new(service.clone(), authenticator.clone(), listener_board, stop.clone());
         listeners.serve_control(&Bind::Unix(config.control_socket.clone())).await?;
         let plan = listeners.plan(&config.listeners).await?;
         listeners.apply(plan);
         let (grace, grace_seen) = watch::channel(config.seats.removal_grace);
+        let (reclaim_after, after_seen) = watch::channel(config.seats.reclaim_after);
         let background = vec![
             tokio::spawn(housekeeping::flush(service.clone())),
             tokio::spawn(housekeeping::purge(store.clone(), grace_seen)),
+            tokio::spawn(housekeeping::reclaim(service.admin(), after_seen)),
             tokio::spawn(systemd::watch(store.clone(), service.admin())),
             tokio::spawn(keeper.clone().run(license_commands)),
         ];
@@ -146,10 +160,13 @@ impl Daemon {
             store,
             service,
             keeper,
+            authenticator,
+            verifiers,
             board,
             listeners,
             loops: BTreeMap::new(),
             grace,
+            reclaim_after,
             background,
             stop,
             signals,
@@ -188,7 +205,7 @@ impl Daemon {
 
     /// Nobody new, then the last answers, then the last writes, then the file is closed.
     async fn drain(self, writer: Writer) -> anyhow::Result<()> {
-        let Daemon { store, service, keeper, listeners, loops, background, stop, .. } = self;
+        let Daemon { store, service, authenticator, keeper, listeners, loops, background, stop, .. } = self;
         stop.cancel();
         for running in loops.into_values() {
             running.stop.cancel();
@@ -201,7 +218,7 @@ impl Daemon {
             task.abort();
             let _ = task.await;
         }
-        drop((listeners, service, keeper, store));
+        drop((listeners, authenticator, service, keeper, store));
         tokio::task::spawn_blocking(move || writer.join()).await??;
         flushed?;
         Ok(())
@@ -238,7 +255,12 @@ impl Daemon {
         self.store.change_policy(|policy| configure(policy, &config));
         self.keeper.reconfigure(license_settings(&config)).await?;
         self.service.set_settings(settings(&config));
+        self.verifiers.set(&config.directories);
+        self.authenticator.set_cache(config.password_cache);
         self.grace.send_replace(config.seats.removal_grace);
+        self.reclaim_after.send_replace(config.seats.reclaim_after);
+        // A transaction settles what follows from the new policy; without a store the daemon ends by itself.
+        let _ = self.store.ping().await;
         self.level.set(config.log.level);
         self.listeners.apply(plan);
         self.sync(&config.directories).await;
@@ -304,7 +326,7 @@ fn policy(config: &Config) -> Policy {
         seat_limit: None,
         directory_limits: BTreeMap::new(),
         take_on: config.seats.take_on,
-        administrator: None,
+        administrator: config.administrator.clone(),
         expired: None,
         components: Components::default(),
     };
@@ -317,6 +339,7 @@ fn configure(policy: &mut Policy, config: &Config) {
     let limit = |directory: &Directory| Some((directory.name.clone(), directory.seat_limit?));
     policy.directory_limits = config.directories.iter().filter_map(limit).collect();
     policy.take_on = config.seats.take_on;
+    policy.administrator.clone_from(&config.administrator);
 }
 
 fn license_settings(config: &Config) -> LicenseSettings {
@@ -333,5 +356,6 @@ fn settings(config: &Config) -> Settings {
         default_domain: config.default_domain.clone(),
         directories: names.collect(),
         removal_grace: config.seats.removal_grace,
+        protected: config.seats.protected.clone(),
     }
 }

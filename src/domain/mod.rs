@@ -11,6 +11,7 @@ pub mod license;
 pub mod mail_server;
 pub mod mapping;
 pub mod name;
+pub mod password;
 mod preset;
 pub mod refresh;
 pub mod seats;

@@ -2,6 +2,7 @@
 
 mod license;
 mod people;
+mod reclaim;
 mod status;
 mod sync;
 
@@ -12,6 +13,7 @@ use jiff::Timestamp;
 
 pub(super) use license::license;
 pub(super) use people::{account, change, explanation, history, users};
+pub(super) use reclaim::{reclaimed, refused};
 pub(super) use status::{progress, status};
 pub(super) use sync::{report, verification};
 
