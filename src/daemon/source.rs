@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::intake::{Intake, Mode, SyncError};
-use crate::directory::{Connection, DirectoryError, Event, IsKnown, file};
-use crate::domain::course::{Choice, Mechanism, choose};
+use crate::directory::{Connection, DirectoryError, Event, IsKnown, Poll, file};
+use crate::domain::course::{Mechanism, Refusal, choose};
 use crate::domain::directory::{Directory, LdapSource, Source as Configured};
 use crate::domain::ldap_text::Filter;
 use crate::domain::mapping::{Preset, Rules, printable};
@@ -31,15 +31,15 @@ const UNAVAILABLE_EXTENSION: u32 = 12;
 pub(super) struct Source {
     first_url: usize,
     fingerprint: Option<file::Fingerprint>,
-    /// Set when the server showed a control and then refused to work with it: it is swept from now on.
-    refused: Option<&'static str>,
+    /// What the server offered and then refused to work with, each once.
+    refused: Vec<Refusal>,
 }
 
 /// A directory that was opened.
 pub(super) struct Opened {
     pub(super) mechanism: Mechanism,
     /// Why this one.
-    pub(super) reason: &'static str,
+    pub(super) reason: String,
     pub(super) server: Option<String>,
     pub(super) rules: Rules,
     /// Everything that a cookie of this run depends on.
@@ -52,7 +52,7 @@ pub(super) struct Opened {
 
 impl Source {
     pub(super) fn new(_: &Directory) -> Source {
-        Source { first_url: 0, fingerprint: None, refused: None }
+        Source { first_url: 0, fingerprint: None, refused: Vec::new() }
     }
 
     /// Connects to the first server that answers, and chooses the mechanism.
@@ -61,7 +61,7 @@ impl Source {
             Configured::Ldif(_) => {
                 return Ok(Opened {
                     mechanism: Mechanism::Ldif,
-                    reason: "it is a file",
+                    reason: "it is a file".to_owned(),
                     server: None,
                     rules: directory.rules(Preset::Ldif),
                     valid_for: String::new(),
@@ -75,10 +75,7 @@ impl Source {
         };
         let connection = Connection::open(ldap, self.first_url).await?;
         let server = connection.server();
-        let (mechanism, reason) = match (ldap.sync, self.refused) {
-            (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal),
-            (choice, _) => choose(choice, server.offers),
-        };
+        let (mechanism, reason) = choose(ldap.sync, server.offers, &self.refused);
         // Without a changelog every run of it reads everything, and even so nobody is lost.
         let is_389 = matches!(server.preset, Preset::Ds389 | Preset::FreeIpa);
         let is_hinted = is_389 && mechanism == Mechanism::SyncRepl;
@@ -115,20 +112,47 @@ impl Source {
     }
 
     /// A server may answer and yet fail in the middle each time: the next one is tried first. One that only
-    /// pretends to know a mechanism is swept from now on.
+    /// pretends to know a mechanism is not asked for it again.
     pub(super) fn failed(&mut self, error: &SyncError) {
         self.fingerprint = None;
-        match error {
+        let refusal = match error {
             SyncError::Directory(DirectoryError::Refused { result, .. })
                 if result.code == UNAVAILABLE_EXTENSION =>
             {
-                self.refused = Some("the server offers syncrepl, but not for this base");
+                Some("the server offers syncrepl, but not for this base")
             }
-            SyncError::Directory(DirectoryError::SizeLimit { .. }) if self.refused.is_none() => {
-                self.refused = Some("the server's size limit leaves no room for syncrepl");
+            SyncError::Directory(DirectoryError::SizeLimit { .. }) => {
+                Some("the server's size limit leaves no room for syncrepl")
             }
-            _ => self.first_url = self.first_url.wrapping_add(1),
+            _ => None,
+        };
+        if !refusal.is_some_and(|why| self.refuse(Mechanism::SyncRepl, why.to_owned())) {
+            self.first_url = self.first_url.wrapping_add(1);
         }
+    }
+
+    /// Whether the error means that the server refuses the mechanism, and that another one takes its place.
+    pub(super) fn is_refusal(&mut self, error: &SyncError) -> bool {
+        match error {
+            SyncError::Directory(DirectoryError::MechanismRefused { mechanism, problem, .. }) => {
+                self.refuse(*mechanism, format!("the server refuses {}: {problem}", mechanism.as_str()))
+            }
+            _ => false,
+        }
+    }
+
+    /// Remembers it; `false` where it was known.
+    fn refuse(&mut self, mechanism: Mechanism, why: String) -> bool {
+        let is_new = self.refused.iter().all(|(refused, _)| *refused != mechanism);
+        if is_new {
+            self.refused.push((mechanism, why));
+        }
+        is_new
+    }
+
+    /// What a domain controller refused is tried again: its administrator may have given the rights meanwhile.
+    pub(super) fn forgive(&mut self) {
+        self.refused.retain(|(refused, _)| !matches!(refused, Mechanism::DirSync | Mechanism::Usn));
     }
 
     /// What a sweep would do now, on a connection of its own.
@@ -171,19 +195,20 @@ impl Opened {
             (Configured::Ldap(ldap), Some(mut connection)) => {
                 let filter = filter(ldap, self.rules.preset)?;
                 let (base, rules, mechanism) = (ldap.base_dn.clone(), self.rules.clone(), self.mechanism);
-                let hinted = (mechanism == Mechanism::ContentSync)
-                    .then(|| (ldap.clone(), is_known(store.clone(), directory.name.clone())));
+                let is_known = is_known(store.clone(), directory.name.clone());
+                let ldap = ldap.clone();
                 tokio::spawn(async move {
                     let attributes = rules.attributes();
                     match mechanism {
                         Mechanism::SyncRepl | Mechanism::ContentSync => {
-                            let hinted = hinted.as_ref().map(|(ldap, is_known)| (ldap, Arc::clone(is_known)));
+                            let hinted = (mechanism == Mechanism::ContentSync).then_some((&ldap, is_known));
                             let followed =
                                 connection.follow(&base, &filter, &attributes, cookie, hinted, &events);
                             return Err(followed.await);
                         }
-                        Mechanism::DirSync => {
-                            connection.dirsync(&base, &filter, &attributes, cookie, &events).await?;
+                        Mechanism::DirSync | Mechanism::Usn => {
+                            let poll = Poll { mechanism, cookie, is_known };
+                            connection.poll(poll, &base, &filter, &attributes, &events).await?;
                         }
                         Mechanism::Sweep | Mechanism::Ldif => {
                             connection.sweep(&base, &filter, &attributes, &events).await?;

@@ -121,8 +121,12 @@ impl SyncLoop {
         }
     }
 
-    fn due(&self) -> Happened {
-        Happened::Due { full: self.full_sync.is_some_and(|at| at <= Instant::now()) }
+    fn due(&mut self) -> Happened {
+        let full = self.full_sync.is_some_and(|at| at <= Instant::now());
+        if full {
+            self.source.forgive();
+        }
+        Happened::Due { full }
     }
 
     /// What a command makes happen; `None` where the course is not touched.
@@ -136,6 +140,9 @@ impl SyncLoop {
             }
             Some(SyncCommand::Sync { full, reply, .. }) => {
                 self.reply = Some(reply);
+                if full {
+                    self.source.forgive();
+                }
                 Some(Happened::Asked { full })
             }
             Some(SyncCommand::Approve { reply }) if self.course.is_held() => {
@@ -175,6 +182,14 @@ impl SyncLoop {
                 info!(directory, "The directory {directory} has to be read from the beginning.");
                 Happened::RefreshRequired
             }
+            Err(error) if self.source.is_refusal(&error) => {
+                let (directory, problem) = (&self.directory.name, sentence(&error));
+                warn!(
+                    directory,
+                    "The directory {directory} is synchronized in another way, since {problem}."
+                );
+                Happened::Refused
+            }
             Err(error) => {
                 self.source.failed(&error);
                 self.tell_failure(&sentence(&error));
@@ -187,7 +202,7 @@ impl SyncLoop {
         let mut opened = self.source.open(&self.directory).await?;
         self.progress.send_modify(|progress| {
             progress.mechanism = Some(opened.mechanism.as_str().to_owned());
-            progress.mechanism_reason = Some(opened.reason.to_owned());
+            progress.mechanism_reason = Some(opened.reason.clone());
             progress.server.clone_from(&opened.server);
         });
         let cookie = self.cookie(&opened, run.start)?;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::domain::course::Mechanism;
 use crate::domain::directory::LdapUrl;
 use crate::domain::ldap_text::Dn;
 
@@ -57,11 +58,13 @@ pub enum DirectoryError {
         /// The server.
         url: LdapUrl,
     },
-    /// The server shows the DirSync control and does not work with it here.
-    #[error("{url}: the server refuses DirSync: {problem}")]
-    DirSyncRefused {
+    /// The server shows a mechanism and does not work with it here.
+    #[error("{url}: the server refuses {}: {problem}", mechanism.as_str())]
+    MechanismRefused {
         /// The server.
         url: LdapUrl,
+        /// What it refuses.
+        mechanism: Mechanism,
         /// Its reason.
         problem: String,
     },

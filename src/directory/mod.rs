@@ -4,7 +4,7 @@
 //! server down instead of filling memory:
 //!
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
-//! - [`Connection::follow`] and [`Connection::dirsync`] tell only changes, from a cookie on;
+//! - [`Connection::follow`] and [`Connection::poll`] tell only changes, from a cookie on;
 //! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
 //!
 //! **[`Event::EndRefresh`] is the only word that lets users be removed**, and it is sent in one place
@@ -20,8 +20,10 @@
 //! it: it recurses as deep as a message nests, and it buffers a message as long as its head announces, for
 //! as long as the deadlines let it. A server without TLS must therefore be in a network that is trusted.
 
+mod adpoll;
 mod batch;
 mod ber;
+mod bookmark;
 mod changelog;
 mod contentsync;
 mod dirsync;
@@ -38,6 +40,7 @@ mod sync_search;
 mod syncrepl;
 mod tcp;
 mod tls;
+mod usn;
 
 pub use changelog::{Changes, Coverage};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
@@ -48,12 +51,23 @@ pub use sweep::Swept;
 
 use std::sync::Arc;
 
+use crate::domain::course::Mechanism;
 use crate::domain::mapping::Entry;
 use crate::domain::name::StableId;
 pub use crate::domain::sync::Authority;
 
 /// Whether the mirror has a living user with this id and DN.
 pub type IsKnown = Arc<dyn Fn(&StableId, &str) -> bool + Send + Sync>;
+
+/// How a domain controller is polled.
+pub struct Poll {
+    /// [`Mechanism::DirSync`] or [`Mechanism::Usn`].
+    pub mechanism: Mechanism,
+    /// Where the last poll ended.
+    pub cookie: Option<Vec<u8>>,
+    /// Asks the mirror.
+    pub is_known: IsKnown,
+}
 
 /// What a driver tells of its directory.
 #[derive(Debug)]

@@ -34,6 +34,8 @@ pub enum Mechanism {
     ContentSync,
     /// The DirSync control of Active Directory, polled.
     DirSync,
+    /// The numbers of the writes on one domain controller, polled.
+    Usn,
 }
 
 impl Mechanism {
@@ -45,6 +47,7 @@ impl Mechanism {
             Mechanism::SyncRepl => "syncrepl",
             Mechanism::ContentSync => "content-sync",
             Mechanism::DirSync => "dirsync",
+            Mechanism::Usn => "usn",
         }
     }
 
@@ -60,7 +63,7 @@ impl Mechanism {
 
     /// Goes on from a cookie, so that only changes are told, and everything is read again now and then.
     pub fn keeps_cookies(self) -> bool {
-        matches!(self, Mechanism::SyncRepl | Mechanism::ContentSync | Mechanism::DirSync)
+        matches!(self, Mechanism::SyncRepl | Mechanism::ContentSync | Mechanism::DirSync | Mechanism::Usn)
     }
 }
 
@@ -73,10 +76,32 @@ pub struct Offers {
     pub content_sync: bool,
     /// The DirSync control, on a server with the conventions of Active Directory.
     pub dirsync: bool,
+    /// The number of its latest write, on a domain controller that can be told from others.
+    pub usn: bool,
 }
 
-/// Chooses the mechanism, and says why.
-pub fn choose(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
+/// What a server offered and then refused to work with, and why.
+pub type Refusal = (Mechanism, String);
+
+/// Chooses the mechanism, and says why. What was refused is replaced by the next best, unless the configuration
+/// insists on it.
+pub fn choose(choice: Choice, offers: Offers, refused: &[Refusal]) -> (Mechanism, String) {
+    let (mut mechanism, why) = first_choice(choice, offers);
+    let mut why = why.to_owned();
+    // Ends, since each mechanism leads on to a plainer one.
+    while let Some((_, refusal)) = refused.iter().find(|(refused, _)| *refused == mechanism) {
+        mechanism = match mechanism {
+            Mechanism::DirSync if offers.usn => Mechanism::Usn,
+            Mechanism::DirSync | Mechanism::Usn => Mechanism::Sweep,
+            Mechanism::SyncRepl if choice == Choice::Auto => Mechanism::Sweep,
+            _ => break,
+        };
+        why.clone_from(refusal);
+    }
+    (mechanism, why)
+}
+
+fn first_choice(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
     match choice {
         Choice::Sweep => (Mechanism::Sweep, "the configuration says so"),
         Choice::SyncRepl if offers.content_sync => (Mechanism::ContentSync, "the configuration says so"),
@@ -84,7 +109,8 @@ pub fn choose(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
         Choice::DirSync => (Mechanism::DirSync, "the configuration says so"),
         Choice::Auto if offers.syncrepl => (Mechanism::SyncRepl, "the server offers it"),
         Choice::Auto if offers.content_sync => (Mechanism::Sweep, "syncrepl is used here when asked for"),
-        Choice::Auto if offers.dirsync => (Mechanism::Sweep, "dirsync is used here when asked for"),
+        Choice::Auto if offers.dirsync => (Mechanism::DirSync, "the server offers it"),
+        Choice::Auto if offers.usn => (Mechanism::Usn, "the server offers no DirSync"),
         Choice::Auto => (Mechanism::Sweep, "the server offers no better one"),
     }
 }
@@ -132,6 +158,8 @@ pub enum Happened {
     Held(u64),
     /// The server wants the refresh to begin without a cookie.
     RefreshRequired,
+    /// The server refuses to work with the mechanism, and another one is tried at once.
+    Refused,
     /// The run failed.
     Failed,
     /// The wait is over, or a full sync is due.
@@ -208,6 +236,8 @@ impl Course {
             // A server that refuses even the refresh from nothing is broken.
             Happened::RefreshRequired if self.run.start == Start::Everything => self.fail(jitter),
             Happened::RefreshRequired => self.start(Start::Everything, self.run.approved),
+            // Each mechanism is refused once, so this comes to an end.
+            Happened::Refused => self.start(self.run.start, self.run.approved),
             Happened::Failed => self.fail(jitter),
             Happened::Due { full } | Happened::Asked { full } => {
                 self.start(if full { Start::Everything } else { Start::Cookie }, None)
@@ -251,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_course_runs() {
-        use Happened::{Approved, Asked, Failed, Held, RefreshRequired, Refreshed};
+        use Happened::{Approved, Asked, Failed, Held, RefreshRequired, Refreshed, Refused};
         use Phase::{Backoff, Following, Idle, Refreshing};
         let (swept, followed) = (Refreshed { follows: false }, Refreshed { follows: true });
         let (due, full_due) = (Happened::Due { full: false }, Happened::Due { full: true });
@@ -275,6 +305,9 @@ mod tests {
         check(&[followed, RefreshRequired], FROM_NOTHING, Refreshing);
         check(&[RefreshRequired, RefreshRequired], Action::Wait(Duration::from_secs(1)), Backoff(1));
 
+        check(&[Refused], FROM_COOKIE, Refreshing);
+        check(&[swept, full_due, Refused], FROM_NOTHING, Refreshing);
+
         check(&[Held(9)], Action::Wait(POLL), Phase::Held(9));
         check(&[followed, Held(9), due], FROM_COOKIE, Refreshing);
         let approved = Action::Run(Run { start: Start::Cookie, approved: Some(9) });
@@ -292,19 +325,47 @@ mod tests {
 
     #[test]
     fn the_mechanism_is_chosen() {
-        let offers = Offers { content_sync: true, ..Offers::default() };
-        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::Sweep);
-        assert_eq!(choose(Choice::SyncRepl, offers).0, Mechanism::ContentSync);
-        assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
-        let offers = Offers { syncrepl: true, ..Offers::default() };
-        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::SyncRepl);
-        assert_eq!(choose(Choice::Auto, Offers::default()).0, Mechanism::Sweep);
-        assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
-        assert_eq!(choose(Choice::SyncRepl, Offers::default()).0, Mechanism::SyncRepl);
-        let offers = Offers { dirsync: true, ..Offers::default() };
-        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::Sweep);
-        assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
-        assert_eq!(choose(Choice::DirSync, Offers::default()).0, Mechanism::DirSync);
-        assert!(Mechanism::DirSync.keeps_cookies() && !Mechanism::DirSync.follows());
+        use Mechanism::{ContentSync, DirSync, Sweep, SyncRepl, Usn};
+        let check = |choice, offers, refused: &[Mechanism], mechanism, reason: &str| {
+            let refused: Vec<Refusal> = refused.iter().map(|one| (*one, format!("no {one:?}"))).collect();
+            assert_eq!(
+                choose(choice, offers, &refused),
+                (mechanism, reason.to_owned()),
+                "{choice:?} {offers:?}"
+            );
+        };
+        let (wanted, offered) = ("the configuration says so", "the server offers it");
+
+        let none = Offers::default();
+        check(Choice::Auto, none, &[], Sweep, "the server offers no better one");
+        check(Choice::SyncRepl, none, &[], SyncRepl, wanted);
+        check(Choice::DirSync, none, &[], DirSync, wanted);
+        let open_ldap = Offers { syncrepl: true, ..none };
+        check(Choice::Auto, open_ldap, &[], SyncRepl, offered);
+        check(Choice::Auto, open_ldap, &[SyncRepl], Sweep, "no SyncRepl");
+        check(Choice::SyncRepl, open_ldap, &[SyncRepl], SyncRepl, wanted);
+        check(Choice::Sweep, open_ldap, &[], Sweep, wanted);
+        let ds389 = Offers { content_sync: true, ..none };
+        check(Choice::Auto, ds389, &[], Sweep, "syncrepl is used here when asked for");
+        check(Choice::SyncRepl, ds389, &[], ContentSync, wanted);
+        check(Choice::Sweep, ds389, &[], Sweep, wanted);
+
+        let controller = Offers { dirsync: true, usn: true, ..none };
+        check(Choice::Auto, controller, &[], DirSync, offered);
+        check(Choice::Sweep, controller, &[], Sweep, wanted);
+        for choice in [Choice::Auto, Choice::DirSync] {
+            check(choice, controller, &[DirSync], Usn, "no DirSync");
+            check(choice, controller, &[DirSync, Usn], Sweep, "no Usn");
+            check(choice, Offers { usn: false, ..controller }, &[DirSync], Sweep, "no DirSync");
+        }
+        check(
+            Choice::Auto,
+            Offers { dirsync: false, ..controller },
+            &[],
+            Usn,
+            "the server offers no DirSync",
+        );
+        assert!(DirSync.keeps_cookies() && !DirSync.follows());
+        assert!(Usn.keeps_cookies() && !Usn.follows());
     }
 }
