@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod accounts;
 mod brake;
 mod commands;
 mod contentsync;
@@ -10,6 +11,7 @@ mod directory;
 mod dirsync;
 mod ds389;
 mod hostile;
+mod hostile_sync;
 mod identity;
 mod ldif;
 mod lifecycle;
