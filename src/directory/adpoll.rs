@@ -71,11 +71,9 @@ const USN_CHANGED: &str = "uSNChanged";
 const INVOCATION_ID: &str = "invocationId";
 
 /// Results (RFC 4511 appendix A).
-pub(super) const UNAVAILABLE_EXTENSION: u32 = 12;
 pub(super) const INSUFFICIENT_ACCESS: u32 = 50;
 pub(super) const BUSY: u32 = 51;
 pub(super) const UNAVAILABLE: u32 = 52;
-pub(super) const UNWILLING_TO_PERFORM: u32 = 53;
 
 /// One poll, with everything that it needs.
 pub(super) struct Job {

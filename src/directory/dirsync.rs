@@ -8,10 +8,7 @@ use std::sync::Arc;
 
 use ldap3::controls::RawControl;
 
-use super::adpoll::{
-    ALL_BUT_MACHINES, BUSY, INSUFFICIENT_ACCESS, Job, Told, UNAVAILABLE, UNAVAILABLE_EXTENSION,
-    UNWILLING_TO_PERFORM, id,
-};
+use super::adpoll::{ALL_BUT_MACHINES, BUSY, INSUFFICIENT_ACCESS, Job, Told, UNAVAILABLE, id};
 use super::bookmark::Bookmark;
 use super::dirsync_wire::{self, DIRSYNC};
 use super::error::{DirectoryError, LdapResult};
@@ -68,7 +65,7 @@ impl Job {
         loop {
             let control = RawControl {
                 ctype: DIRSYNC.to_owned(),
-                // Else a server that ignored it would tell everything.
+                // Else a server that ignored it would tell everything; it has to be critical, too.
                 crit: true,
                 val: Some(dirsync_wire::request(bookmark.object_security, &bookmark.cookie)),
             };
@@ -80,24 +77,25 @@ impl Job {
                     bookmark.object_security = true;
                     continue;
                 }
-                // What is wrong with a cookie has no result of its own.
+                // What is wrong with a cookie has no result of its own, nor has a right that is missing.
                 _ if !bookmark.cookie.is_empty() => return Err(self.refresh_required()),
-                UNAVAILABLE_EXTENSION | INSUFFICIENT_ACCESS | UNWILLING_TO_PERFORM
-                    if !bookmark.object_security =>
-                {
+                _ if !bookmark.object_security => {
                     bookmark.object_security = true;
                     continue;
                 }
-                UNAVAILABLE_EXTENSION | INSUFFICIENT_ACCESS | UNWILLING_TO_PERFORM => {
-                    let problem = LdapResult::new(result.rc, &result.text).to_string();
+                code => {
+                    let problem = LdapResult::new(code, &result.text).to_string();
                     return Err(self.mechanism_refused(problem));
                 }
-                _ => return Err(self.refused(&result)),
             }
-            let control = result.ctrls.iter().find(|control| control.1.ctype == DIRSYNC);
-            let value = control.and_then(|control| control.1.val.as_deref());
-            let answer = value.ok_or("the answer has no DirSync control").and_then(dirsync_wire::answer);
-            let answer = answer.map_err(|problem| self.malformed(problem))?;
+            let Some(control) = result.ctrls.iter().find(|control| control.1.ctype == DIRSYNC) else {
+                if !bookmark.cookie.is_empty() {
+                    return Err(self.refresh_required());
+                }
+                return Err(self.mechanism_refused("it ignores the control".to_owned()));
+            };
+            let value = control.1.val.as_deref().ok_or("the DirSync control has no value");
+            let answer = value.and_then(dirsync_wire::answer).map_err(|problem| self.malformed(problem))?;
             let is_stuck = answer.more && answer.cookie == bookmark.cookie;
             bookmark.cookie = answer.cookie;
             if is_stuck {

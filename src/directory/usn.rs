@@ -9,10 +9,7 @@ use std::sync::Arc;
 
 use ldap3::controls::RawControl;
 
-use super::adpoll::{
-    ALL_BUT_MACHINES, INSUFFICIENT_ACCESS, Job, OBJECT_GUID, Told, UNAVAILABLE_EXTENSION,
-    UNWILLING_TO_PERFORM, id,
-};
+use super::adpoll::{ALL_BUT_MACHINES, INSUFFICIENT_ACCESS, Job, OBJECT_GUID, Told, id};
 use super::error::{DirectoryError, LdapResult};
 use super::ldap::Session;
 use super::root_dse::texts;
@@ -21,6 +18,10 @@ use crate::domain::mapping::Entry;
 
 /// LDAP_SERVER_SHOW_DELETED_OID ([MS-ADTS] section 3.1.1.3.4.1.14).
 const SHOW_DELETED: &str = "1.2.840.113556.1.4.417";
+
+/// Results (RFC 4511 appendix A) that mean that the server can't search for the number.
+const INAPPROPRIATE_MATCHING: u32 = 18;
+const UNWILLING_TO_PERFORM: u32 = 53;
 
 const USN_CREATED: &str = "uSNCreated";
 
@@ -47,7 +48,7 @@ impl Job {
                 if told.take(id, !is_new) { Ok(()) } else { Err(self.refresh_required()) }
             };
             let result = self.search(session, root, &filter, &attributes, controls, take).await?;
-            if matches!(result.rc, UNAVAILABLE_EXTENSION | INSUFFICIENT_ACCESS | UNWILLING_TO_PERFORM) {
+            if matches!(result.rc, INAPPROPRIATE_MATCHING | INSUFFICIENT_ACCESS | UNWILLING_TO_PERFORM) {
                 let problem = LdapResult::new(result.rc, &result.text).to_string();
                 return Err(self.mechanism_refused(problem));
             }

@@ -22,4 +22,5 @@ mod samba;
 mod seats;
 mod support;
 mod syncrepl;
+mod usn;
 mod wire;
