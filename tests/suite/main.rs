@@ -6,6 +6,7 @@ mod accounts;
 mod brake;
 mod commands;
 mod contentsync;
+mod controller;
 mod crash;
 mod directory;
 mod dirsync;

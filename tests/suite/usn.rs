@@ -98,7 +98,7 @@ fn who_may_see_deleted_entries_is_told_of_them() {
 #[test]
 fn without_the_id_of_the_database_it_is_swept_until_a_full_sync_tries_again() {
     let samba = samba(people(0..5));
-    samba.replace_in_requests(b"invocationId", b"invocationXX");
+    samba.write_over(b"invocationId", 0, b"invocationXX");
     let daemon = Daemon::start(plain(&samba, ""));
     let (swept, reason) = mechanism(&daemon);
     assert_eq!(swept, "sweep");

@@ -137,12 +137,18 @@ impl SambaAd {
     /// must be. Its root DSE shows the control all the same.
     pub(crate) fn refuse_dirsync(&self) {
         let control = |critical: u8| [DIRSYNC.as_bytes(), &[0x01, 0x01, critical]].concat();
-        self.ldap.replace(&control(0xff), &control(0));
+        self.write_over(&control(0xff), 0, &control(0));
     }
 
-    /// Replaces what is asked at [`url`](SambaAd::url) by something of the same length.
-    pub(crate) fn replace_in_requests(&self, old: &[u8], new: &[u8]) {
-        self.ldap.replace(old, new);
+    /// Writes over what is asked at [`url`](SambaAd::url): so many bytes after the place where some bytes begin.
+    pub(crate) fn write_over(&self, place: &[u8], after: usize, new: &[u8]) {
+        let (place, new) = (place.to_vec(), new.to_vec());
+        self.ldap.edit(Box::new(move |request| {
+            if let Some(at) = request.windows(place.len()).position(|window| window == place) {
+                let over = request.iter_mut().skip(at + after);
+                over.zip(&new).for_each(|(old, new)| *old = *new);
+            }
+        }));
     }
 
     /// Lets requests through as they are.

@@ -48,11 +48,13 @@ pub(super) struct Relay {
     tampering: Arc<Tampering>,
 }
 
+/// Changes bytes of a request in their place.
+pub(super) type Edit = Box<dyn Fn(&mut [u8]) + Send>;
+
 /// What is done to the bytes on their way.
-#[derive(Debug)]
 struct Tampering {
-    /// What is replaced in requests, and by what of the same length.
-    replace: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
+    /// What is done to requests.
+    edits: Mutex<Vec<Edit>>,
     /// Bytes of answers that still go through.
     left: AtomicUsize,
 }
@@ -62,7 +64,7 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let is_over = Arc::new(AtomicBool::new(false));
-        let nothing = Tampering { replace: Mutex::default(), left: AtomicUsize::new(usize::MAX) };
+        let nothing = Tampering { edits: Mutex::default(), left: AtomicUsize::new(usize::MAX) };
         let tampering = Arc::new(nothing);
         let (network, over, with) = (network.clone(), is_over.clone(), tampering.clone());
         thread::spawn(move || {
@@ -82,15 +84,14 @@ impl Relay {
         Relay { address, is_over, tampering }
     }
 
-    /// Replaces these bytes in requests from now on.
-    pub(super) fn replace(&self, old: &[u8], new: &[u8]) {
-        assert_eq!(old.len(), new.len(), "the length is said before");
-        self.tampering.replace.lock().unwrap().push((old.to_vec(), new.to_vec()));
+    /// Edits requests from now on.
+    pub(super) fn edit(&self, edit: Edit) {
+        self.tampering.edits.lock().unwrap().push(edit);
     }
 
-    /// Replaces nothing any more.
+    /// Edits nothing any more.
     pub(super) fn be_honest(&self) {
-        self.tampering.replace.lock().unwrap().clear();
+        self.tampering.edits.lock().unwrap().clear();
     }
 
     /// Lets so many more bytes of answers through, then swallows them.
@@ -106,10 +107,8 @@ impl Relay {
 
 impl Tampering {
     fn request(&self, bytes: &mut [u8]) {
-        for (old, new) in self.replace.lock().unwrap().iter() {
-            while let Some(at) = bytes.windows(old.len()).position(|window| window == old) {
-                bytes[at..at + new.len()].copy_from_slice(new);
-            }
+        for edit in self.edits.lock().unwrap().iter() {
+            edit(bytes);
         }
     }
 
