@@ -9,22 +9,25 @@ use serde::de::DeserializeOwned;
 
 use super::accounts::Description;
 use super::client::{self, Client, ClientError, Response, encode};
-use super::{History, Users, output};
+use super::{History, Users, output, progress};
 use crate::cli::{AccountCommand, ClientCommand, Exit, SeatsCommand, SyncAction, SyncArgs, UsersArgs};
 use crate::service::answers::{Explanation, Status, SyncReport, Verification};
 
 /// Runs a command against the daemon behind a control socket.
 ///
 /// What was asked for goes to `out`: text for people, or with `json` one compact document a line, as the API
-/// answered it. What went wrong goes to `err`. A reader of `out` that goes away is no failure.
+/// answered it. What went wrong goes to `err`, and how far a sync is, where `err` is a terminal. A reader of `out`
+/// that goes away is no failure.
 pub async fn run(
     command: &ClientCommand,
     socket: &Path,
     json: bool,
     out: &mut dyn Write,
     err: &mut dyn Write,
+    err_is_terminal: bool,
 ) -> Exit {
-    let mut session = Session { client: Client::new(socket), json, out, err, worst: Exit::Done };
+    let client = Client::new(socket);
+    let mut session = Session { client, json, out, err, err_is_terminal, worst: Exit::Done };
     match session.run(command).await {
         Ok(()) => session.worst,
         Err(Trouble::Client(error)) => {
@@ -62,6 +65,7 @@ struct Session<'a> {
     json: bool,
     out: &'a mut dyn Write,
     err: &'a mut dyn Write,
+    err_is_terminal: bool,
     /// How the command ends, where one part of it failed and the others went on.
     worst: Exit,
 }
@@ -160,7 +164,13 @@ impl Session<'_> {
 
     async fn sync_one(&mut self, directory: &str, request: &str) -> Result<(), Trouble> {
         let path = format!("/v1/directories/{}/{request}", encode(directory));
-        let answer = match self.client.request_within(Method::POST, &path, client::SYNC).await {
+        let answer = self.client.request_within(Method::POST, &path, client::SYNC);
+        let answer = if self.err_is_terminal {
+            progress::shown(&self.client, directory, answer, self.err).await?
+        } else {
+            answer.await
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             Err(ClientError::Refused(refusal)) => return self.refused(&refusal),
             Err(error) => return Err(error.into()),

@@ -17,7 +17,9 @@ use super::root_dse::{self, Server};
 use super::sweep::{Job, Swept};
 use super::sync_search::SyncSearch;
 use super::tls::{ADDRESS_PLACEHOLDER, Trust};
-use super::{Coverage, Event, IsKnown, Poll, adpoll, ber, changelog, contentsync, syncrepl, tcp};
+use super::{
+    Coverage, Event, IsKnown, Known, Poll, adpoll, ber, changelog, contentsync, reconcile, syncrepl, tcp,
+};
 use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts};
 use crate::domain::ldap_text::{Dn, Filter};
 use crate::domain::mapping::Entry;
@@ -163,6 +165,35 @@ impl Connection {
             Ok(Err(error)) => error,
             Err(_) => DirectoryError::Panicked { url: self.url },
         }
+    }
+
+    /// Compares the ids of everything with the mirror: tells who is there unchanged by their ids, and what
+    /// differs by its entries, but no end of a refresh. Another search must tell it, and what changed
+    /// since the cookie. The error is [`DirectoryError::RefreshRequired`] where too much differs.
+    pub async fn reconcile(
+        &mut self,
+        base: &Dn,
+        filter: &Filter,
+        attributes: &[&str],
+        known: Known,
+        events: &Sender<Event>,
+    ) -> Result<(), DirectoryError> {
+        let Some(session) = self.session.take() else {
+            return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
+        };
+        let job = reconcile::Job {
+            url: self.url.clone(),
+            base: base.clone(),
+            filter: filter.clone(),
+            attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
+            preset: self.server.preset,
+            timeouts: self.timeouts,
+            known,
+            events: events.clone(),
+        };
+        let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
+        self.session = Some(guarded(job.run(session)).await.map_err(panicked)??);
+        Ok(())
     }
 
     /// Whether the changelog of 389 Directory Server records the changes of a base. An error is like

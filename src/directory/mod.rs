@@ -5,6 +5,7 @@
 //!
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
 //! - [`Connection::follow`] and [`Connection::poll`] tell only changes, from a cookie on;
+//! - [`Connection::reconcile`] compares the ids of everything with the mirror before that;
 //! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
 //!
 //! **[`Event::EndRefresh`] is the only word that lets users be removed**, and it is sent in one place
@@ -33,6 +34,7 @@ pub mod file;
 mod guard;
 mod ldap;
 pub mod ldif;
+mod reconcile;
 mod rfc4533;
 mod root_dse;
 mod sweep;
@@ -46,6 +48,7 @@ pub use changelog::{Changes, Coverage};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
 pub use guard::is_guarded;
 pub use ldap::Connection;
+pub use reconcile::Known;
 pub use root_dse::Server;
 pub use sweep::Swept;
 
@@ -74,6 +77,8 @@ pub struct Poll {
 pub enum Event {
     /// Entries that exist, a bounded batch of them.
     Upserts(Vec<Entry>),
+    /// Entries that exist, and of which the mirror should know already: what differs is drift.
+    Differences(Vec<Entry>),
     /// Entries that exist and did not change.
     Present(Vec<StableId>),
     /// Entries that are gone.

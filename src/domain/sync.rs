@@ -1,7 +1,7 @@
 //! What a directory's answer means for the mirror: additions and changes at once, removals and disables
 //! only at the end of a complete sweep, and only as many as the brake lets through.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -91,32 +91,47 @@ pub enum Authority {
     Named,
 }
 
+/// Minutes of a [`Window`]: an hour of them.
+const WINDOW: i64 = 60;
+
 /// What was taken away in the last hour, to the minute: the brake of a directory that is followed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Window {
-    /// At most sixty minutes, the oldest first.
-    minutes: VecDeque<(i64, u64)>,
+    /// At most sixty minutes since 1970 with what was lost in each, the oldest first.
+    minutes: Vec<(i64, u64)>,
 }
 
 impl Window {
+    /// The window that [`minutes`](Window::minutes) told.
+    pub fn from_minutes(minutes: Vec<(i64, u64)>) -> Window {
+        Window { minutes }
+    }
+
+    /// Minutes since 1970 with what was lost in each.
+    pub fn minutes(&self) -> &[(i64, u64)] {
+        &self.minutes
+    }
+
     /// How many users were removed or disabled in the hour before `now`.
-    pub fn lost(&mut self, now: Timestamp) -> u64 {
-        let minute = now.as_second().div_euclid(60);
-        while self.minutes.front().is_some_and(|(at, _)| *at <= minute - 60) {
-            self.minutes.pop_front();
-        }
-        self.minutes.iter().map(|(_, lost)| lost).sum()
+    pub fn lost(&self, now: Timestamp) -> u64 {
+        let minute = minute(now);
+        self.minutes.iter().filter(|(at, _)| *at > minute - WINDOW).map(|(_, lost)| lost).sum()
     }
 
     /// Counts what was taken away now.
     pub fn add(&mut self, now: Timestamp, lost: u64) {
-        let minute = now.as_second().div_euclid(60);
-        match self.minutes.back_mut() {
+        let minute = minute(now);
+        self.minutes.retain(|(at, _)| *at > minute - WINDOW);
+        match self.minutes.last_mut() {
             // A clock that was set back adds to the latest minute.
             Some((at, sum)) if *at >= minute => *sum += lost,
-            _ => self.minutes.push_back((minute, lost)),
+            _ => self.minutes.push((minute, lost)),
         }
     }
+}
+
+fn minute(at: Timestamp) -> i64 {
+    at.as_second().div_euclid(60)
 }
 
 /// What to do with one entry of a running sweep.
@@ -214,9 +229,16 @@ impl Sweep {
         self.seen.insert(key);
     }
 
-    /// Notes that the directory named a user as gone. One whom it tells again later is not.
+    /// Notes that the directory named a user as gone: the last word counts, so one whom it told before is
+    /// gone, and one whom it tells again later is not.
     pub fn name_gone(&mut self, key: UserKey) {
         self.named.insert(key);
+        self.seen.remove(key);
+    }
+
+    /// Whether the directory named this user as gone.
+    pub fn is_named(&self, key: UserKey) -> bool {
+        self.named.contains(key)
     }
 
     /// The users who were named as gone and not seen.
@@ -282,6 +304,12 @@ impl KeySet {
         is_new
     }
 
+    fn remove(&mut self, UserKey(key): UserKey) {
+        if let Some(word) = self.words.get_mut((key / 64) as usize) {
+            *word &= !(1 << (key % 64));
+        }
+    }
+
     fn iter(&self) -> impl Iterator<Item = UserKey> + '_ {
         let bits = |word: u64| (0..64).filter(move |bit| word & (1 << bit) != 0);
         let words = self.words.iter().zip(0u64..);
@@ -316,6 +344,26 @@ pub struct Report {
     pub seats_released_after_grace: u64,
     /// Set when the brake tripped.
     pub held: Option<Loss>,
+    /// What was repaired although no change was told of it.
+    pub drift: Drift,
+}
+
+/// Users in whom the mirror differed from the directory, although all changes had been told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Drift {
+    /// In the directory, and not in the mirror.
+    pub missing: u64,
+    /// Otherwise in the directory than in the mirror.
+    pub stale: u64,
+    /// In the mirror, and not in the directory.
+    pub surplus: u64,
+}
+
+impl Drift {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.missing + self.stale + self.surplus
+    }
 }
 
 impl Report {
@@ -453,6 +501,9 @@ mod tests {
         }
         sweep.saw(UserKey(64));
         assert_eq!(sweep.named_gone().collect::<Vec<_>>(), [UserKey(1), UserKey(200)]);
+        sweep.observe_present(UserKey(1), Kind::Person);
+        sweep.name_gone(UserKey(64));
+        assert_eq!(sweep.named_gone().collect::<Vec<_>>(), [UserKey(64), UserKey(200)]);
     }
 
     #[test]

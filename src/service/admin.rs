@@ -299,6 +299,7 @@ fn directory_status(
         name: name.to_owned(),
         domain: domain.to_owned(),
         state: progress.state,
+        rate: progress.rate(),
         mechanism: progress.mechanism,
         mechanism_reason: progress.mechanism_reason,
         seen: progress.seen,
@@ -311,6 +312,7 @@ fn directory_status(
         last_error: progress.last_error,
         skipped: record.map(|record| record.skipped.clone()).unwrap_or_default(),
         held: progress.held,
+        drift: progress.drift,
         configured,
     }
 }

@@ -102,6 +102,8 @@ pub struct DirectoryStatus {
     pub server: Option<String>,
     /// Entries that the present refresh, or the last one, has seen.
     pub seen: u64,
+    /// Entries a second that the present refresh reads; `null` where none is under way.
+    pub rate: Option<u64>,
     /// Living users.
     pub users: u64,
     /// Seats that they hold.
@@ -118,6 +120,9 @@ pub struct DirectoryStatus {
     pub skipped: BTreeMap<String, u64>,
     /// What the brake holds back.
     pub held: Option<LossReport>,
+    /// What comparisons of the mirror with the directory found; `null` before the first, and where each sync is
+    /// one.
+    pub drift: Option<DriftReport>,
     /// False for one that only the store still knows: its users stay as they were.
     pub configured: bool,
 }
@@ -171,6 +176,17 @@ impl From<Loss> for LossReport {
     fn from(Loss { removed, disabled, people, empty }: Loss) -> LossReport {
         LossReport { removed, disabled, people, empty }
     }
+}
+
+/// Users in whom the mirror differed from the directory, although all changes had been told. They were repaired.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct DriftReport {
+    /// When the mirror was last compared with the whole directory.
+    pub last_reconcile: Timestamp,
+    /// How many users differed then.
+    pub found: u64,
+    /// How many since the daemon started.
+    pub total: u64,
 }
 
 /// A name that two users claim.

@@ -30,7 +30,7 @@ use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::{Decision, Request, TakeOn};
 use crate::domain::name::Name;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
-use crate::domain::sync::{Change, Report};
+use crate::domain::sync::{Change, Report, Window};
 use crate::domain::user::{Census, DirectoryId, Kind, Mapped, Origin, UserKey};
 use writer::Command;
 
@@ -115,6 +115,8 @@ pub struct DirectoryRecord {
     pub census: Census,
     /// Entries that the last complete sweep skipped, by reason code.
     pub skipped: BTreeMap<String, u64>,
+    /// People who were removed or disabled in the last hour.
+    pub losses: Window,
 }
 
 impl DirectoryRecord {
@@ -126,6 +128,7 @@ impl DirectoryRecord {
             last_success: None,
             census: Census::default(),
             skipped: BTreeMap::new(),
+            losses: Window::default(),
         }
     }
 
@@ -211,6 +214,17 @@ pub struct Cookie {
     /// Everything that the cookie depends on: with anything else it is worthless.
     pub valid_for: String,
     /// The server's bytes.
+    pub bytes: Vec<u8>,
+    /// When the mirror was last proved equal to the directory.
+    pub proof: Option<Proof>,
+}
+
+/// The mirror was compared with the whole directory, and made equal to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proof {
+    /// When.
+    pub at: Timestamp,
+    /// The server's cookie at its end.
     pub bytes: Vec<u8>,
 }
 

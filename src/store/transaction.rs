@@ -397,10 +397,24 @@ impl<'t> Transaction<'t> {
         for key in changes.removals {
             applied.entombed.extend(self.entomb(key, now)?);
         }
+        self.count_losses(directory, &applied, now);
         if let Some(checkpoint) = changes.checkpoint {
             self.checkpoint(directory, &checkpoint, now)?;
         }
         Ok(applied)
+    }
+
+    /// In the transaction that takes away, so that a restart forgets nothing of the hour.
+    fn count_losses(&mut self, directory: DirectoryId, applied: &Applied, now: Timestamp) {
+        let removed = applied.entombed.iter().filter(|entombed| entombed.kind == Kind::Person).count();
+        let disabled = applied.upserted.iter().filter(|upserted| upserted.change == Change::Disabled).count();
+        let lost = (removed + disabled) as u64;
+        if lost > 0
+            && let Some(record) = self.directories.get_mut(&directory)
+        {
+            record.losses.add(now, lost);
+            self.changed_directories.insert(directory);
+        }
     }
 
     fn checkpoint(

@@ -18,6 +18,8 @@ mod ldif;
 mod lifecycle;
 mod mail;
 mod outage;
+mod progress;
+mod reconcile;
 mod reload;
 mod samba;
 mod seats;

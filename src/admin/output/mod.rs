@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, ColumnConstraint, Table, Width, presets};
 use jiff::Timestamp;
 
 pub(super) use people::{account, change, explanation, history, users};
-pub(super) use status::status;
+pub(super) use status::{progress, status};
 pub(super) use sync::{report, verification};
 
 /// How long ago, or how far ahead: in one unit, rounded down.

@@ -20,6 +20,7 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         mechanism: Some("sweep".to_owned()),
         mechanism_reason: None,
         seen: 0,
+        rate: None,
         server: None,
         users: 12,
         seats_used: 3,
@@ -29,6 +30,7 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         last_error: None,
         skipped: [].into(),
         held: None,
+        drift: None,
         configured: true,
     }
 }

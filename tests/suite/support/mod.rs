@@ -9,6 +9,7 @@ pub(crate) mod fake_ldap;
 pub(crate) mod http;
 pub(crate) mod samba;
 pub(crate) mod slapd;
+pub(crate) mod valve;
 
 use std::time::{Duration, Instant};
 
