@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::intake::{Intake, Mode, SyncError};
-use crate::directory::{Connection, DirectoryError, Event, IsKnown, Known, Poll, file};
+use crate::directory::{Connection, DirectoryError, Event, IsKnown, Known, Poll, Watch, file};
 use crate::domain::course::{Mechanism, Refusal, choose};
 use crate::domain::directory::{Directory, LdapSource, Source as Configured};
 use crate::domain::ldap_text::Filter;
@@ -33,6 +33,8 @@ pub(super) struct Source {
     fingerprint: Option<file::Fingerprint>,
     /// What the server offered and then refused to work with, each once.
     refused: Vec<Refusal>,
+    /// The server's notifications, and which server it is.
+    watch: Option<(Watch, usize)>,
 }
 
 /// A directory that was opened.
@@ -41,6 +43,8 @@ pub(super) struct Opened {
     /// Why this one.
     pub(super) reason: String,
     pub(super) server: Option<String>,
+    /// The server says when a poll would find something.
+    notifies: bool,
     pub(super) rules: Rules,
     /// Everything that a cookie of this run depends on.
     pub(super) valid_for: String,
@@ -52,7 +56,7 @@ pub(super) struct Opened {
 
 impl Source {
     pub(super) fn new(_: &Directory) -> Source {
-        Source { first_url: 0, fingerprint: None, refused: Vec::new() }
+        Source { first_url: 0, fingerprint: None, refused: Vec::new(), watch: None }
     }
 
     /// Connects to the first server that answers, and chooses the mechanism.
@@ -63,6 +67,7 @@ impl Source {
                     mechanism: Mechanism::Ldif,
                     reason: "it is a file".to_owned(),
                     server: None,
+                    notifies: false,
                     rules: directory.rules(Preset::Ldif),
                     valid_for: String::new(),
                     connection: None,
@@ -85,6 +90,7 @@ impl Source {
             mechanism,
             reason,
             server: Some(server.vendor.clone()),
+            notifies: server.notifies && matches!(mechanism, Mechanism::DirSync | Mechanism::Usn),
             valid_for: valid_for(ldap, &rules, mechanism, connection.url().to_string())?,
             rules,
             url_index: connection.url_index(),
@@ -105,10 +111,33 @@ impl Source {
         found == file::fingerprint(&ldif.file).ok()
     }
 
-    /// Remembers who answered.
-    pub(super) fn succeeded(&mut self, opened: &Opened) {
+    /// Remembers who answered, and listens to their notifications.
+    pub(super) fn succeeded(&mut self, directory: &Directory, opened: &Opened) {
         self.first_url = opened.url_index;
         self.fingerprint = opened.fingerprint;
+        let url = match &directory.source {
+            Configured::Ldap(ldap) if opened.notifies => {
+                ldap.urls.get(opened.url_index).map(|url| (ldap, url))
+            }
+            _ => None,
+        };
+        let is_watched = self.watch.as_ref().is_some_and(|(_, watched)| *watched == opened.url_index);
+        match url {
+            None => self.watch = None,
+            Some(_) if is_watched => {}
+            Some((ldap, url)) => {
+                let source = LdapSource { urls: vec![url.clone()], ..ldap.clone() };
+                self.watch = Some((Watch::start(source), opened.url_index));
+            }
+        }
+    }
+
+    /// Waits until the server says that a poll would find something. May be dropped.
+    pub(super) async fn woken(&self) {
+        match &self.watch {
+            Some((watch, _)) => watch.woken().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// A server may answer and yet fail in the middle each time: the next one is tried first. One that only

@@ -13,7 +13,7 @@ use super::follow::{Ended, Follower};
 use super::intake::{Compares, Intake, Mode, SyncError, held};
 use super::source::{Opened, Source};
 use crate::directory::{Authority, DirectoryError, Event};
-use crate::domain::course::{Action, Course, Happened, Phase, Run, Start};
+use crate::domain::course::{Action, Course, Happened, Pace, Phase, Run, Start};
 use crate::domain::directory::Directory;
 use crate::domain::sync::{Drift, Loss, Report};
 use crate::service::answers::{DirectoryState, DriftReport, LossReport, SyncReport};
@@ -43,6 +43,10 @@ pub struct SyncLoop {
     proof: Option<Proof>,
     /// When that is due again.
     reconcile_at: Option<Instant>,
+    /// How soon a notification may lead to a poll,
+    pace: Pace,
+    /// and whether one led to this one.
+    was_woken: bool,
     /// Who waits for the end of the refresh.
     reply: Option<Reply>,
 }
@@ -59,6 +63,7 @@ impl SyncLoop {
         };
         board.insert(&directory.name, handle);
         let (course, _) = Course::begin(directory.poll_every);
+        let pace = Pace::new(directory.poll_every);
         SyncLoop {
             source: Source::new(&directory),
             directory,
@@ -68,6 +73,8 @@ impl SyncLoop {
             course,
             proof: None,
             reconcile_at: None,
+            pace,
+            was_woken: false,
             reply: None,
         }
     }
@@ -109,8 +116,19 @@ impl SyncLoop {
 
     async fn wait(&mut self, wait: Duration) -> Happened {
         let mut until = Instant::now() + wait;
+        let may_be_woken = Instant::now() + self.pace.gap();
+        let is_idle = self.course.phase() == Phase::Idle;
         loop {
+            let woken = async {
+                // First, so that no notification is lost when this is dropped.
+                tokio::time::sleep_until(may_be_woken).await;
+                self.source.woken().await;
+            };
             tokio::select! {
+                () = woken, if is_idle => {
+                    self.was_woken = true;
+                    return Happened::Due;
+                }
                 command = self.commands.recv() => {
                     if let Some(happened) = self.obey(command).await {
                         return happened;
@@ -239,7 +257,10 @@ impl SyncLoop {
             self.tell_held(&report);
             return Ok(Happened::Held(loss));
         }
-        self.source.succeeded(&opened);
+        if std::mem::take(&mut self.was_woken) {
+            self.pace.led_to(report.has_changes());
+        }
+        self.source.succeeded(&directory, &opened);
         self.tell_completed(&report);
         self.proof = proof;
         if mechanism.keeps_cookies() && (proves || self.reconcile_at.is_none()) {

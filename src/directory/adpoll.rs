@@ -160,9 +160,9 @@ impl Job {
         let read =
             tokio::time::timeout(limit, read).await.map_err(|_| self.lost(ServerProblem::Silent(limit)))?;
         let settings = read.map_err(|problem| self.lost(problem))?;
-        let attributes = settings.into_iter().flat_map(|entry| entry.attributes);
-        let mut values = attributes.flat_map(|attribute| attribute.values);
-        Ok(values.next().unwrap_or_default())
+        let mut attributes = settings.into_iter().flat_map(|entry| entry.attributes);
+        let found = attributes.find(|attribute| attribute.name.eq_ignore_ascii_case(INVOCATION_ID));
+        Ok(found.and_then(|attribute| attribute.values.into_iter().next()).unwrap_or_default())
     }
 
     /// The position, then a sweep.

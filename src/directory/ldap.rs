@@ -244,6 +244,10 @@ impl Connection {
         Ok(())
     }
 
+    pub(super) fn into_session(self) -> Option<Session> {
+        self.session
+    }
+
     /// Says good-bye to the server (RFC 4511 section 4.3), which keeps its log clean.
     pub async fn close(mut self) {
         if let Some(mut session) = self.session.take() {

@@ -5,6 +5,7 @@
 //!
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
 //! - [`Connection::follow`] and [`Connection::poll`] tell only changes, from a cookie on;
+//! - [`Watch`] says that a poll would find something;
 //! - [`Connection::reconcile`] compares the ids of everything with the mirror before that;
 //! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
 //!
@@ -34,6 +35,7 @@ pub mod file;
 mod guard;
 mod ldap;
 pub mod ldif;
+mod notify;
 mod reconcile;
 mod rfc4533;
 mod root_dse;
@@ -48,6 +50,7 @@ pub use changelog::{Changes, Coverage};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
 pub use guard::is_guarded;
 pub use ldap::Connection;
+pub use notify::Watch;
 pub use reconcile::Known;
 pub use root_dse::Server;
 pub use sweep::Swept;

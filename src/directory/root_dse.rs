@@ -2,6 +2,7 @@
 
 use super::changelog::Changes;
 use super::dirsync_wire::DIRSYNC;
+use super::notify::NOTIFICATION;
 use super::rfc4533::SYNC_REQUEST;
 use crate::domain::course::Offers;
 use crate::domain::mapping::{Entry, Preset};
@@ -19,6 +20,8 @@ pub struct Server {
     pub changes: Changes,
     /// How it can tell changes.
     pub offers: Offers,
+    /// Says when something was written, so that a poll need not wait for its time.
+    pub notifies: bool,
     /// What polling a domain controller needs to know of it; empty elsewhere.
     pub(super) controller: Controller,
 }
@@ -98,6 +101,7 @@ pub(super) fn server(root_dse: Option<&Entry>, configured: Option<Preset>) -> Se
             pages: true,
             changes: Changes::default(),
             offers: Offers::default(),
+            notifies: false,
             controller: Controller::default(),
         };
     };
@@ -118,6 +122,7 @@ pub(super) fn server(root_dse: Option<&Entry>, configured: Option<Preset>) -> Se
         pages: root_dse.pages(),
         changes,
         offers: Offers { syncrepl, content_sync, dirsync, usn },
+        notifies: preset == Preset::ActiveDirectory && root_dse.controls(NOTIFICATION),
         controller,
     }
 }

@@ -17,7 +17,7 @@ use super::sweep;
 use crate::domain::mapping::Entry;
 
 /// LDAP_SERVER_SHOW_DELETED_OID ([MS-ADTS] section 3.1.1.3.4.1.14).
-const SHOW_DELETED: &str = "1.2.840.113556.1.4.417";
+pub(super) const SHOW_DELETED: &str = "1.2.840.113556.1.4.417";
 
 /// Results (RFC 4511 appendix A) that mean that the server can't search for the number.
 const INAPPROPRIATE_MATCHING: u32 = 18;

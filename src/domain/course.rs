@@ -120,6 +120,37 @@ fn first_choice(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
     }
 }
 
+/// How soon after one another notifications may lead to polls. While they lead to nothing, as those of a busy
+/// domain mostly do, ever slower.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    gap: Duration,
+    slowest: Duration,
+}
+
+impl Pace {
+    /// The shortest time between two of these polls.
+    const FASTEST: Duration = Duration::from_secs(1);
+
+    /// The longest: notifications are to bring a change much sooner than a poll at its time.
+    const SLOWEST: Duration = Duration::from_secs(30);
+
+    /// For a directory that is polled so often in any case.
+    pub fn new(poll_every: Duration) -> Pace {
+        Pace { gap: Pace::FASTEST, slowest: Pace::SLOWEST.min(poll_every).max(Pace::FASTEST) }
+    }
+
+    /// The time that has to pass between two polls.
+    pub fn gap(&self) -> Duration {
+        self.gap
+    }
+
+    /// Takes in whether a notification led to a change.
+    pub fn led_to(&mut self, a_change: bool) {
+        self.gap = if a_change { Pace::FASTEST } else { (self.gap * 2).min(self.slowest) };
+    }
+}
+
 /// Where a run begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Start {
@@ -361,6 +392,24 @@ mod tests {
         let by_ids = Run { reconciles: true, ..FROM_COOKIE };
         again(&[followed, ReconcileDue { start: Start::Cookie }], by_ids);
         check(&[Refreshed { follows: false }, Approved], Action::Nothing, Phase::Idle);
+    }
+
+    #[test]
+    fn notifications_that_lead_to_nothing_slow_down() {
+        let gaps = |poll_every, count: usize| -> Vec<u64> {
+            let mut pace = Pace::new(Duration::from_secs(poll_every));
+            let slower = |_| {
+                pace.led_to(false);
+                pace.gap().as_secs()
+            };
+            let gaps = (0..count).map(slower).collect();
+            pace.led_to(true);
+            assert_eq!(pace.gap(), Duration::from_secs(1));
+            gaps
+        };
+        assert_eq!(gaps(3600, 7), [2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(gaps(10, 5), [2, 4, 8, 10, 10]);
+        assert_eq!(gaps(1, 2), [1, 1]);
     }
 
     #[test]

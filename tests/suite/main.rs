@@ -17,6 +17,7 @@ mod identity;
 mod ldif;
 mod lifecycle;
 mod mail;
+mod notification;
 mod outage;
 mod progress;
 mod reconcile;
