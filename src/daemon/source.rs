@@ -7,8 +7,11 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::intake::{Intake, Mode, SyncError};
-use crate::directory::{Connection, DirectoryError, Event, IsKnown, Known, Poll, Watch, file};
-use crate::domain::course::{Mechanism, Refusal, choose};
+use super::refusal::{Refusal, Refusals};
+use crate::directory::{
+    Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, Known, Poll, Watch, file,
+};
+use crate::domain::course::{Choice, Mechanism, choose};
 use crate::domain::directory::{Directory, LdapSource, Source as Configured};
 use crate::domain::ldap_text::Filter;
 use crate::domain::mapping::{Preset, Rules, printable};
@@ -24,15 +27,14 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Raised when the meaning of a cookie's data changes: older cookies are not used then.
 const DRIVER_VERSION: u32 = 1;
 
-/// unavailableCriticalExtension (RFC 4511 appendix A): the database has no sync provider.
-const UNAVAILABLE_EXTENSION: u32 = 12;
-
 /// What is remembered of a directory between two runs.
 pub(super) struct Source {
     first_url: usize,
     fingerprint: Option<file::Fingerprint>,
-    /// What the server offered and then refused to work with, each once.
-    refused: Vec<Refusal>,
+    /// What the servers show and then don't work with.
+    pub(super) refusals: Refusals,
+    /// What changes have shown of a 389 Directory Server's changelog.
+    evidence: Evidence,
     /// The server's notifications, and which server it is.
     watch: Option<(Watch, usize)>,
 }
@@ -42,6 +44,11 @@ pub(super) struct Opened {
     pub(super) mechanism: Mechanism,
     /// Why this one.
     pub(super) reason: String,
+    /// Why no better one.
+    refusal: Option<Refusal>,
+    /// What the changelog of a 389 Directory Server has.
+    coverage: Option<Coverage>,
+    evidence: Evidence,
     pub(super) server: Option<String>,
     /// The server says when a poll would find something.
     notifies: bool,
@@ -56,7 +63,13 @@ pub(super) struct Opened {
 
 impl Source {
     pub(super) fn new(_: &Directory) -> Source {
-        Source { first_url: 0, fingerprint: None, refused: Vec::new(), watch: None }
+        Source {
+            first_url: 0,
+            fingerprint: None,
+            refusals: Refusals::default(),
+            evidence: Evidence::default(),
+            watch: None,
+        }
     }
 
     /// Connects to the first server that answers, and chooses the mechanism.
@@ -66,6 +79,9 @@ impl Source {
                 return Ok(Opened {
                     mechanism: Mechanism::Ldif,
                     reason: "it is a file".to_owned(),
+                    refusal: None,
+                    coverage: None,
+                    evidence: self.evidence.clone(),
                     server: None,
                     notifies: false,
                     rules: directory.rules(Preset::Ldif),
@@ -78,26 +94,61 @@ impl Source {
             }
             Configured::Ldap(ldap) => ldap,
         };
-        let connection = Connection::open(ldap, self.first_url).await?;
-        let server = connection.server();
-        let (mechanism, reason) = choose(ldap.sync, server.offers, &self.refused);
+        let mut connection = Connection::open(ldap, self.first_url).await?;
+        let (preset, offers) = (connection.server().preset, connection.server().offers);
+        let is_389 = matches!(preset, Preset::Ds389 | Preset::FreeIpa);
+        let refusal = self.refusals.current(directory.full_sync_every);
+        let (mechanism, reason) = match (ldap.sync, refusal) {
+            (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal.reason.to_owned()),
+            (Choice::SyncRepl, Some(refusal)) if is_389 => (Mechanism::Sweep, refusal.reason.to_owned()),
+            (choice, _) => choose(choice, offers, self.refusals.of_polls()),
+        };
         // Without a changelog every run of it reads everything, and even so nobody is lost.
-        let is_389 = matches!(server.preset, Preset::Ds389 | Preset::FreeIpa);
         let is_hinted = is_389 && mechanism == Mechanism::SyncRepl;
         let mechanism = if is_hinted { Mechanism::ContentSync } else { mechanism };
+        let coverage = match mechanism {
+            Mechanism::ContentSync => Some(connection.changelog(&ldap.base_dn).await),
+            _ => None,
+        };
+        let refusal = refusal.filter(|_| mechanism == Mechanism::Sweep && ldap.sync != Choice::Sweep);
+        let changelog = coverage.as_ref().map(|coverage| format!("\n{}", coverage.as_str()));
+        let server = connection.server();
         let rules = directory.rules(server.preset);
         Ok(Opened {
             mechanism,
             reason,
+            refusal,
+            coverage,
+            evidence: self.evidence.clone(),
             server: Some(server.vendor.clone()),
             notifies: server.notifies && matches!(mechanism, Mechanism::DirSync | Mechanism::Usn),
-            valid_for: valid_for(ldap, &rules, mechanism, connection.url().to_string())?,
+            valid_for: valid_for(ldap, &rules, mechanism, connection.url().to_string())?
+                + &changelog.unwrap_or_default(),
             rules,
             url_index: connection.url_index(),
             connection: Some(connection),
             driver: None,
             fingerprint: None,
         })
+    }
+
+    /// A cookie of the store, where it can be used. It also tells what changes had shown before a restart.
+    pub(super) fn usable(&self, opened: &Opened, cookie: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let (cookie, preset) = (cookie?, opened.rules.preset);
+        let Some(coverage) = &opened.coverage else { return Some(cookie) };
+        if *coverage == Coverage::Hidden && (cookie.is_empty() || preset == Preset::FreeIpa) {
+            self.evidence.show(!cookie.is_empty());
+        }
+        coverage.is_trustworthy(preset, &self.evidence).then_some(cookie)
+    }
+
+    /// What keeps the server from a better mechanism, and what to do about it.
+    pub(super) fn warning(&self, directory: &Directory, opened: &Opened) -> Option<String> {
+        let Configured::Ldap(ldap) = &directory.source else { return None };
+        match (&opened.coverage, opened.refusal) {
+            (Some(coverage), _) => coverage.warning(&ldap.base_dn, opened.rules.preset, &self.evidence),
+            (None, refusal) => Some(refusal?.warning(&directory.name, directory.full_sync_every)),
+        }
     }
 
     /// A file is read again only when it changed; a server has to be asked.
@@ -113,6 +164,7 @@ impl Source {
 
     /// Remembers who answered, and listens to their notifications.
     pub(super) fn succeeded(&mut self, directory: &Directory, opened: &Opened) {
+        self.refusals.succeeded();
         self.first_url = opened.url_index;
         self.fingerprint = opened.fingerprint;
         let url = match &directory.source {
@@ -141,47 +193,12 @@ impl Source {
     }
 
     /// A server may answer and yet fail in the middle each time: the next one is tried first. One that only
-    /// pretends to know a mechanism is not asked for it again.
+    /// pretends to know a mechanism is swept from now on.
     pub(super) fn failed(&mut self, error: &SyncError) {
         self.fingerprint = None;
-        let refusal = match error {
-            SyncError::Directory(DirectoryError::Refused { result, .. })
-                if result.code == UNAVAILABLE_EXTENSION =>
-            {
-                Some("the server offers syncrepl, but not for this base")
-            }
-            SyncError::Directory(DirectoryError::SizeLimit { .. }) => {
-                Some("the server's size limit leaves no room for syncrepl")
-            }
-            _ => None,
-        };
-        if !refusal.is_some_and(|why| self.refuse(Mechanism::SyncRepl, why.to_owned())) {
+        if !self.refusals.failed(error) {
             self.first_url = self.first_url.wrapping_add(1);
         }
-    }
-
-    /// Whether the error means that the server refuses the mechanism, and that another one takes its place.
-    pub(super) fn is_refusal(&mut self, error: &SyncError) -> bool {
-        match error {
-            SyncError::Directory(DirectoryError::MechanismRefused { mechanism, problem, .. }) => {
-                self.refuse(*mechanism, format!("the server refuses {}: {problem}", mechanism.as_str()))
-            }
-            _ => false,
-        }
-    }
-
-    /// Remembers it; `false` where it was known.
-    fn refuse(&mut self, mechanism: Mechanism, why: String) -> bool {
-        let is_new = self.refused.iter().all(|(refused, _)| *refused != mechanism);
-        if is_new {
-            self.refused.push((mechanism, why));
-        }
-        is_new
-    }
-
-    /// What a domain controller refused is tried again: its administrator may have given the rights meanwhile.
-    pub(super) fn forgive(&mut self) {
-        self.refused.retain(|(refused, _)| !matches!(refused, Mechanism::DirSync | Mechanism::Usn));
     }
 
     /// What a sweep would do now, on a connection of its own.
@@ -227,7 +244,11 @@ impl Opened {
                 let filter = filter(ldap, self.rules.preset)?;
                 let (base, rules, mechanism) = (ldap.base_dn.clone(), self.rules.clone(), self.mechanism);
                 let is_known = is_known(store.clone(), directory.name.clone());
-                let ldap = ldap.clone();
+                let hinted = (mechanism == Mechanism::ContentSync).then(|| Hinted {
+                    server: ldap.clone(),
+                    is_known: Arc::clone(&is_known),
+                    evidence: self.evidence.clone(),
+                });
                 let known = proven.zip(cookie.clone());
                 let known = known.map(|(proven, cookie)| {
                     let is_known = Arc::clone(&is_known);
@@ -240,7 +261,6 @@ impl Opened {
                     }
                     match mechanism {
                         Mechanism::SyncRepl | Mechanism::ContentSync => {
-                            let hinted = (mechanism == Mechanism::ContentSync).then_some((&ldap, is_known));
                             let followed =
                                 connection.follow(&base, &filter, &attributes, cookie, hinted, &events);
                             return Err(followed.await);

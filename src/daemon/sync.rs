@@ -155,10 +155,10 @@ impl SyncLoop {
                 None
             }
             Some(SyncCommand::Sync { full, reply, .. }) => {
-                self.reply = Some(reply);
                 if full {
-                    self.source.forgive();
+                    self.source.refusals.forget();
                 }
+                self.reply = Some(reply);
                 Some(Happened::Asked { full })
             }
             Some(SyncCommand::Approve { reply }) if self.course.is_held() => {
@@ -199,7 +199,7 @@ impl SyncLoop {
                 info!(directory, "The directory {directory} has to be read from the beginning.");
                 Happened::RefreshRequired
             }
-            Err(error) if self.source.is_refusal(&error) => {
+            Err(error) if self.source.refusals.refuses(&error) => {
                 let (directory, problem) = (&self.directory.name, sentence(&error));
                 warn!(
                     directory,
@@ -217,13 +217,11 @@ impl SyncLoop {
 
     async fn refresh_and_follow(&mut self, run: Run) -> Result<Happened, SyncError> {
         let mut opened = self.source.open(&self.directory).await?;
-        self.progress.send_modify(|progress| {
-            progress.mechanism = Some(opened.mechanism.as_str().to_owned());
-            progress.mechanism_reason = Some(opened.reason.clone());
-            progress.server.clone_from(&opened.server);
-        });
-        let mechanism = opened.mechanism;
+        self.source.refusals.tries(opened.mechanism);
         let cookie = self.cookie(&opened, run)?;
+        let cookie = self.source.usable(&opened, cookie);
+        self.tell_opened(&opened);
+        let mechanism = opened.mechanism;
         let proven = self.begin_proof(run, cookie.is_some());
         let compares = match (run.reconciles, &proven) {
             (false, _) => Compares::Nothing,
@@ -353,7 +351,7 @@ impl SyncLoop {
         if !run.reconciles {
             return None;
         }
-        self.source.forgive();
+        self.source.refusals.forget_polls();
         let again = RECONCILE_AGAIN.min(self.directory.full_sync_every);
         self.reconcile_at = Some(Instant::now() + again);
         self.proof.as_ref().filter(|_| goes_on).map(|proof| proof.bytes.clone())
@@ -387,6 +385,23 @@ impl SyncLoop {
             // Whoever asked may have gone.
             let _ = reply.send(report);
         }
+    }
+
+    /// What keeps the server from a better mechanism is logged once.
+    fn tell_opened(&self, opened: &Opened) {
+        let directory = &self.directory.name;
+        let warning = self.source.warning(&self.directory, opened);
+        if let Some(warning) = &warning
+            && self.progress.borrow().warning.as_ref() != Some(warning)
+        {
+            warn!(directory, "The sync of {directory} could do better: {warning}.");
+        }
+        self.progress.send_modify(|progress| {
+            progress.mechanism = Some(opened.mechanism.as_str().to_owned());
+            progress.mechanism_reason = Some(opened.reason.clone());
+            progress.warning = warning;
+            progress.server.clone_from(&opened.server);
+        });
     }
 
     fn tell_completed(&mut self, report: &Report) {

@@ -85,11 +85,11 @@ pub struct Offers {
     pub usn: bool,
 }
 
-/// What a server offered and then refused to work with, and why.
+/// What a domain controller offered and then refused to work with, and why.
 pub type Refusal = (Mechanism, String);
 
-/// Chooses the mechanism, and says why. What was refused is replaced by the next best, unless the configuration
-/// insists on it.
+/// Chooses the mechanism, and says why. Of those that poll a domain controller, what was refused is replaced by the
+/// next best.
 pub fn choose(choice: Choice, offers: Offers, refused: &[Refusal]) -> (Mechanism, String) {
     let (mut mechanism, why) = first_choice(choice, offers);
     let mut why = why.to_owned();
@@ -98,7 +98,6 @@ pub fn choose(choice: Choice, offers: Offers, refused: &[Refusal]) -> (Mechanism
         mechanism = match mechanism {
             Mechanism::DirSync if offers.usn => Mechanism::Usn,
             Mechanism::DirSync | Mechanism::Usn => Mechanism::Sweep,
-            Mechanism::SyncRepl if choice == Choice::Auto => Mechanism::Sweep,
             _ => break,
         };
         why.clone_from(refusal);
@@ -113,7 +112,7 @@ fn first_choice(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
         Choice::SyncRepl => (Mechanism::SyncRepl, "the configuration says so"),
         Choice::DirSync => (Mechanism::DirSync, "the configuration says so"),
         Choice::Auto if offers.syncrepl => (Mechanism::SyncRepl, "the server offers it"),
-        Choice::Auto if offers.content_sync => (Mechanism::Sweep, "syncrepl is used here when asked for"),
+        Choice::Auto if offers.content_sync => (Mechanism::ContentSync, "the server offers it"),
         Choice::Auto if offers.dirsync => (Mechanism::DirSync, "the server offers it"),
         Choice::Auto if offers.usn => (Mechanism::Usn, "the server offers no DirSync"),
         Choice::Auto => (Mechanism::Sweep, "the server offers no better one"),
@@ -431,11 +430,10 @@ mod tests {
         check(Choice::DirSync, none, &[], DirSync, wanted);
         let open_ldap = Offers { syncrepl: true, ..none };
         check(Choice::Auto, open_ldap, &[], SyncRepl, offered);
-        check(Choice::Auto, open_ldap, &[SyncRepl], Sweep, "no SyncRepl");
         check(Choice::SyncRepl, open_ldap, &[SyncRepl], SyncRepl, wanted);
         check(Choice::Sweep, open_ldap, &[], Sweep, wanted);
         let ds389 = Offers { content_sync: true, ..none };
-        check(Choice::Auto, ds389, &[], Sweep, "syncrepl is used here when asked for");
+        check(Choice::Auto, ds389, &[], ContentSync, offered);
         check(Choice::SyncRepl, ds389, &[], ContentSync, wanted);
         check(Choice::Sweep, ds389, &[], Sweep, wanted);
 

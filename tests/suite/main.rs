@@ -20,6 +20,7 @@ mod mail;
 mod notification;
 mod outage;
 mod progress;
+mod reclaim;
 mod reconcile;
 mod reload;
 mod samba;
