@@ -7,6 +7,7 @@
 //! - [`Connection::follow`] and [`Connection::poll`] tell only changes, from a cookie on;
 //! - [`Watch`] says that a poll would find something;
 //! - [`Connection::reconcile`] compares the ids of everything with the mirror before that;
+//! - [`Verifier`] verifies passwords of users;
 //! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
 //!
 //! **[`Event::EndRefresh`] is the only word that lets users be removed**, and it is sent in one place
@@ -48,6 +49,7 @@ mod syncrepl;
 mod tcp;
 mod tls;
 mod usn;
+mod verify;
 
 pub use changelog::{Changes, Coverage, Evidence};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem, Violation};
@@ -57,6 +59,7 @@ pub use notify::Watch;
 pub use reconcile::Known;
 pub use root_dse::Server;
 pub use sweep::Swept;
+pub use verify::Verifier;
 
 use std::sync::Arc;
 

@@ -19,6 +19,7 @@ mod lifecycle;
 mod mail;
 mod notification;
 mod outage;
+mod postfix;
 mod progress;
 mod reclaim;
 mod reconcile;
