@@ -24,4 +24,5 @@ mod samba;
 mod seats;
 mod support;
 mod syncrepl;
+mod syncrepl_outages;
 mod wire;
