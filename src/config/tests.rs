@@ -230,7 +230,9 @@ fn the_example_has_every_key() {
         let known = mistake.help.strip_prefix("known here: ").unwrap();
         let from = changed.find("zzzzzzzzzzzz").unwrap();
         let table = changed.get(from..).and_then(|rest| rest.split("\n\n\n").next()).unwrap();
-        for key in known.split(", ") {
+        // Only a Unix socket has a mode.
+        let is_tcp = table.lines().any(|line| line.starts_with("bind = ") && !line.contains("unix:"));
+        for key in known.split(", ").filter(|key| !(is_tcp && *key == "socket_mode")) {
             let is_key = |line: &str| line.starts_with(&format!("{key} = "));
             let is_table = |line: &str| line.starts_with('[') && line.contains(key);
             let place = if header.is_empty() { changed.as_str() } else { table };
@@ -238,7 +240,7 @@ fn the_example_has_every_key() {
         }
         tables += 1;
     }
-    assert_eq!(tables, 21);
+    assert_eq!(tables, 16);
 }
 
 proptest! {

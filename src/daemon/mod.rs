@@ -5,6 +5,7 @@ mod follow;
 mod housekeeping;
 mod intake;
 mod listeners;
+mod refusal;
 mod source;
 mod sync;
 mod systemd;

@@ -137,6 +137,9 @@ impl SyncLoop {
                 None
             }
             Some(SyncCommand::Sync { full, reply, .. }) => {
+                if full {
+                    self.source.refusals.forget();
+                }
                 self.reply = Some(reply);
                 Some(Happened::Asked { full })
             }
@@ -188,13 +191,11 @@ impl SyncLoop {
 
     async fn refresh_and_follow(&mut self, run: Run) -> Result<Happened, SyncError> {
         let mut opened = self.source.open(&self.directory).await?;
-        self.progress.send_modify(|progress| {
-            progress.mechanism = Some(opened.mechanism.as_str().to_owned());
-            progress.mechanism_reason = Some(opened.reason.to_owned());
-            progress.server.clone_from(&opened.server);
-        });
-        let mechanism = opened.mechanism;
+        self.source.refusals.tries(opened.mechanism);
         let cookie = self.cookie(&opened, run)?;
+        let cookie = self.source.usable(&opened, cookie);
+        self.tell_opened(&opened);
+        let mechanism = opened.mechanism;
         let proven = self.begin_proof(run, cookie.is_some());
         let compares = match (run.reconciles, &proven) {
             (false, _) => Compares::Nothing,
@@ -354,6 +355,23 @@ impl SyncLoop {
             // Whoever asked may have gone.
             let _ = reply.send(report);
         }
+    }
+
+    /// What keeps the server from a better mechanism is logged once.
+    fn tell_opened(&self, opened: &Opened) {
+        let directory = &self.directory.name;
+        let warning = self.source.warning(&self.directory, opened);
+        if let Some(warning) = &warning
+            && self.progress.borrow().warning.as_ref() != Some(warning)
+        {
+            warn!(directory, "The sync of {directory} could do better: {warning}.");
+        }
+        self.progress.send_modify(|progress| {
+            progress.mechanism = Some(opened.mechanism.as_str().to_owned());
+            progress.mechanism_reason = Some(opened.reason.to_owned());
+            progress.warning = warning;
+            progress.server.clone_from(&opened.server);
+        });
     }
 
     fn tell_completed(&mut self, report: &Report) {

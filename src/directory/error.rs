@@ -57,6 +57,19 @@ pub enum DirectoryError {
         /// The server.
         url: LdapUrl,
     },
+    /// 389 Directory Server says nothing when the search behind a refresh fails, whatever the reason is.
+    #[error(
+        "{url}: the server fell silent in the refresh of content synchronization of {base} after {entries} \
+         entries, while it answers everything else"
+    )]
+    SilentRefresh {
+        /// The server.
+        url: LdapUrl,
+        /// The search base.
+        base: Dn,
+        /// Entries told before.
+        entries: u64,
+    },
     /// The server shows the DirSync control and does not work with it here.
     #[error("{url}: the server refuses DirSync: {problem}")]
     DirSyncRefused {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, StdStream};
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{self, Sender};
 
 use super::error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
 use super::guard::guarded;
@@ -17,15 +17,16 @@ use super::root_dse::{self, Server};
 use super::sweep::{Job, Swept};
 use super::sync_search::SyncSearch;
 use super::tls::{ADDRESS_PLACEHOLDER, Trust};
-use super::{
-    Coverage, Event, IsKnown, Known, ber, changelog, contentsync, dirsync, reconcile, syncrepl, tcp,
-};
+use super::{Coverage, Event, Hinted, Known, ber, changelog, contentsync, dirsync, reconcile, syncrepl, tcp};
 use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts};
 use crate::domain::ldap_text::{Dn, Filter};
 use crate::domain::mapping::Entry;
 
 /// No password of a person or a machine is longer.
 const MAX_PASSWORD_BYTES: u64 = 4096;
+
+/// Asks for entries without attributes (RFC 4511 section 4.5.1.8).
+const NO_ATTRIBUTES: &str = "1.1";
 
 /// A server that the daemon is bound to. Dropping it closes the connection, on which the server abandons
 /// whatever it was doing for it (RFC 4511 section 5.3).
@@ -36,6 +37,8 @@ pub struct Connection {
     server: Server,
     timeouts: Timeouts,
     page_size: u32,
+    /// Once it was asked for.
+    coverage: Option<Coverage>,
     /// `None` after an error: what the server sends next is anybody's guess.
     session: Option<Session>,
 }
@@ -73,6 +76,7 @@ impl Connection {
                         server: root_dse::server(root_dse.as_ref(), source.preset),
                         timeouts: source.timeouts,
                         page_size: source.page_size,
+                        coverage: None,
                         session: Some(session),
                     });
                 }
@@ -108,6 +112,31 @@ impl Connection {
         attributes: &[&str],
         events: &Sender<Event>,
     ) -> Result<Swept, DirectoryError> {
+        let page_size = self.server.pages.then_some(self.page_size);
+        self.search(base, filter, attributes, page_size, events).await
+    }
+
+    /// Searches without pages, which counts for the server's limits as content synchronization does, and
+    /// reads no attributes. The error is the server's reason why it won't tell everything; after a success
+    /// the connection can be used again.
+    pub async fn search_at_once(&mut self, base: &Dn, filter: &Filter) -> Result<Swept, DirectoryError> {
+        let (events, mut told) = mpsc::channel(1);
+        let drain = async move { while told.recv().await.is_some() {} };
+        let search = async {
+            let events = events;
+            self.search(base, filter, &[NO_ATTRIBUTES], None, &events).await
+        };
+        tokio::join!(search, drain).0
+    }
+
+    async fn search(
+        &mut self,
+        base: &Dn,
+        filter: &Filter,
+        attributes: &[&str],
+        page_size: Option<u32>,
+        events: &Sender<Event>,
+    ) -> Result<Swept, DirectoryError> {
         let Some(session) = self.session.take() else {
             return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
         };
@@ -116,7 +145,7 @@ impl Connection {
             base: base.clone(),
             filter: filter.clone(),
             attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
-            page_size: self.server.pages.then_some(self.page_size),
+            page_size,
             timeouts: self.timeouts,
             events: events.clone(),
         };
@@ -131,14 +160,15 @@ impl Connection {
     /// [`DirectoryError::RefreshRequired`] where the cookie is of no use.
     ///
     /// With `hinted`, which 389 Directory Server needs, what changed since the cookie is only a hint: the
-    /// ids of everything are compared with the mirror, on a second connection.
+    /// ids of everything are compared with the mirror, on a second connection. Without
+    /// [`changelog`](Connection::changelog) before it, nothing is known of its changelog.
     pub async fn follow(
         mut self,
         base: &Dn,
         filter: &Filter,
         attributes: &[&str],
         cookie: Option<Vec<u8>>,
-        hinted: Option<(&LdapSource, IsKnown)>,
+        hinted: Option<Hinted>,
         events: &Sender<Event>,
     ) -> DirectoryError {
         let Some(session) = self.session.take() else {
@@ -155,9 +185,11 @@ impl Connection {
         };
         let outcome = match hinted {
             None => guarded(syncrepl::Job { search }.run(session)).await,
-            Some((source, is_known)) => {
-                let source = LdapSource { urls: vec![self.url.clone()], ..source.clone() };
-                guarded(contentsync::Job { search, source, is_known }.run(session)).await
+            Some(hinted) => {
+                let server = LdapSource { urls: vec![self.url.clone()], ..hinted.server };
+                let hinted = Hinted { server, ..hinted };
+                let (preset, coverage) = (self.server.preset, self.coverage.unwrap_or(Coverage::Hidden));
+                guarded(contentsync::Job { search, hinted, preset, coverage }.run(session)).await
             }
         };
         match outcome {
@@ -208,7 +240,9 @@ impl Connection {
         };
         let Ok(Some((session, settings))) = guarded(read).await else { return Coverage::Hidden };
         self.session = Some(session);
-        changelog::coverage(settings.as_ref(), base)
+        let coverage = changelog::coverage(settings.as_ref(), base);
+        self.coverage = Some(coverage.clone());
+        coverage
     }
 
     /// Polls by DirSync: tells what changed since `cookie`, or everything without one, then

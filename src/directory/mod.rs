@@ -41,7 +41,7 @@ mod syncrepl;
 mod tcp;
 mod tls;
 
-pub use changelog::{Changes, Coverage};
+pub use changelog::{Changes, Coverage, Evidence};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
 pub use guard::is_guarded;
 pub use ldap::Connection;
@@ -51,12 +51,24 @@ pub use sweep::Swept;
 
 use std::sync::Arc;
 
+use crate::domain::directory::LdapSource;
 use crate::domain::mapping::Entry;
 use crate::domain::name::StableId;
 pub use crate::domain::sync::Authority;
 
 /// Whether the mirror has a living user with this id and DN.
 pub type IsKnown = Arc<dyn Fn(&StableId, &str) -> bool + Send + Sync>;
+
+/// What content synchronization of 389 Directory Server needs, which is only a hint there.
+#[derive(Clone)]
+pub struct Hinted {
+    /// For a second connection, to the same server.
+    pub server: LdapSource,
+    /// The mirror.
+    pub is_known: IsKnown,
+    /// Of the runs before, and for those to come.
+    pub evidence: Evidence,
+}
 
 /// What a driver tells of its directory.
 #[derive(Debug)]

@@ -88,7 +88,7 @@ pub fn choose(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
         Choice::SyncRepl => (Mechanism::SyncRepl, "the configuration says so"),
         Choice::DirSync => (Mechanism::DirSync, "the configuration says so"),
         Choice::Auto if offers.syncrepl => (Mechanism::SyncRepl, "the server offers it"),
-        Choice::Auto if offers.content_sync => (Mechanism::Sweep, "syncrepl is used here when asked for"),
+        Choice::Auto if offers.content_sync => (Mechanism::ContentSync, "the server offers it"),
         Choice::Auto if offers.dirsync => (Mechanism::Sweep, "dirsync is used here when asked for"),
         Choice::Auto => (Mechanism::Sweep, "the server offers no better one"),
     }
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn the_mechanism_is_chosen() {
         let offers = Offers { content_sync: true, ..Offers::default() };
-        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::Sweep);
+        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::ContentSync);
         assert_eq!(choose(Choice::SyncRepl, offers).0, Mechanism::ContentSync);
         assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
         let offers = Offers { syncrepl: true, ..Offers::default() };

@@ -302,6 +302,7 @@ fn directory_status(
         rate: progress.rate(),
         mechanism: progress.mechanism,
         mechanism_reason: progress.mechanism_reason,
+        warning: progress.warning,
         seen: progress.seen,
         server: progress.server,
         users: census.people,

@@ -98,6 +98,8 @@ pub struct DirectoryStatus {
     pub mechanism: Option<String>,
     /// Why in this way.
     pub mechanism_reason: Option<String>,
+    /// What keeps the server from a better one, and what to do about it.
+    pub warning: Option<String>,
     /// The server's product, where it said.
     pub server: Option<String>,
     /// Entries that the present refresh, or the last one, has seen.

@@ -18,6 +18,8 @@ pub struct Progress {
     pub mechanism: Option<String>,
     /// Why in this way.
     pub mechanism_reason: Option<String>,
+    /// What keeps the server from a better one, and what to do about it.
+    pub warning: Option<String>,
     /// The server's product.
     pub server: Option<String>,
     /// Entries that the refresh has seen so far.
@@ -40,6 +42,7 @@ impl Default for Progress {
             state: DirectoryState::Starting,
             mechanism: None,
             mechanism_reason: None,
+            warning: None,
             server: None,
             seen: 0,
             refreshing_since: None,

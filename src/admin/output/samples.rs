@@ -19,6 +19,7 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         state: DirectoryState::Idle,
         mechanism: Some("sweep".to_owned()),
         mechanism_reason: None,
+        warning: None,
         seen: 0,
         rate: None,
         server: None,

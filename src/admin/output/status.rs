@@ -165,6 +165,7 @@ fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
         let before = if total > 0 { format!(", {total} in all since the start") } else { String::new() };
         notes.push(format!("{compared}: {found}{before}"));
     }
+    notes.extend(directory.warning.clone());
     if !directory.skipped.is_empty() {
         notes.push(skipped(&directory.skipped));
     }
