@@ -14,6 +14,8 @@ struct State {
     left: usize,
     /// Connections opened before so many cuts are over.
     cuts: u32,
+    /// Bytes of answers that have passed.
+    passed: usize,
 }
 
 #[derive(Default)]
@@ -32,6 +34,7 @@ impl Gauge {
             return None;
         }
         let taken = wanted.min(state.left);
+        state.passed += taken;
         if state.left != usize::MAX {
             state.left -= taken;
         }
@@ -80,6 +83,11 @@ impl Valve {
     /// Lets so many more bytes through, of all connections together.
     pub(crate) fn close_after(&self, bytes: usize) {
         self.gauge.change(|state| state.left = bytes);
+    }
+
+    /// Bytes of answers that have passed, of all connections together.
+    pub(crate) fn passed(&self) -> usize {
+        self.gauge.state.lock().unwrap().passed
     }
 
     /// Waits until it holds something back.
