@@ -204,6 +204,20 @@ fn the_brake_counts_over_the_hour_and_a_crash() {
 }
 
 #[test]
+fn a_size_limit_that_only_pages_get_around_leaves_the_sweep() {
+    let limits = "size.soft=10 size.hard=10 size.pr=unlimited size.prtotal=unlimited".to_owned();
+    let slapd = Slapd::start(Options { limits, ..provider(people(0..20)) });
+    let daemon = Daemon::launch(&Settings::ldap(5, &slapd, ""));
+    users(&daemon, 20);
+    daemon.wait_for("the sweep", |status| directory(status, "corp")["state"] == "idle");
+    assert_eq!(mechanism(&daemon), "sweep");
+    let page = String::from_utf8(daemon.command(&["status"]).stdout).unwrap();
+    let why = "corp: mechanism sweep, because the server's size limit leaves no room for syncrepl\n";
+    assert!(page.contains(why), "{page}");
+    daemon.agrees();
+}
+
+#[test]
 fn another_filter_or_base_is_read_from_the_beginning_and_loses_nobody() {
     let (slapd, mut daemon) = following(30, "");
     daemon.expect("u25", "granted");
