@@ -9,9 +9,10 @@ use serde::de::DeserializeOwned;
 
 use super::accounts::Description;
 use super::client::{self, Client, ClientError, Response, encode};
+use super::reclaim::Refused;
 use super::{History, Users, output, progress};
 use crate::cli::{AccountCommand, ClientCommand, Exit, SeatsCommand, SyncAction, SyncArgs, UsersArgs};
-use crate::service::answers::{Explanation, Status, SyncReport, Verification};
+use crate::service::answers::{Explanation, ReclaimReport, Status, SyncReport, Verification};
 
 /// Runs a command against the daemon behind a control socket.
 ///
@@ -94,6 +95,15 @@ impl Session<'_> {
                 let path = format!("/v1/history?limit={limit}{}", of_user.unwrap_or_default());
                 let answer = self.get(&path).await?;
                 self.show(&answer, |History { history }: &History| output::history(history, now))
+            }
+            ClientCommand::Seats(SeatsCommand::Reclaim { inactive, dry_run }) => {
+                let path = format!("/v1/reclaim?inactive={}s&dry_run={dry_run}", inactive.as_secs());
+                let answer = self.client.request(Method::POST, &path).await?;
+                self.show(&answer, |report: &ReclaimReport| output::reclaimed(report, now))
+            }
+            ClientCommand::Seats(SeatsCommand::Refused { limit }) => {
+                let answer = self.get(&format!("/v1/refused?limit={limit}")).await?;
+                self.show(&answer, |Refused { refused }: &Refused| output::refused(refused, now))
             }
             ClientCommand::Sync(args) => self.sync(args).await,
             ClientCommand::Verify => self.verify().await,
@@ -240,6 +250,9 @@ fn users_path(args: &UsersArgs) -> String {
     }
     if let Some(inactive) = args.inactive {
         path += &format!("&inactive={}s", inactive.as_secs());
+    }
+    if args.never {
+        path += "&never=true";
     }
     if let Some(domain) = &args.domain {
         path += &format!("&domain={}", encode(domain));

@@ -7,6 +7,7 @@ mod command;
 pub(crate) mod fixture;
 mod output;
 mod progress;
+mod reclaim;
 pub mod server;
 mod stream;
 

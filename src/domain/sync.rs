@@ -196,19 +196,25 @@ impl Sweep {
         if mapped.kind == Kind::Person {
             self.people_seen += 1;
         }
-        let is_first = match stored {
-            Some((key, _)) => self.seen.insert(key),
-            None => true,
-        };
+        // An entry that changes meanwhile may be told again: its last word counts, and it counts once.
+        let is_again = stored.is_some_and(|(key, _)| !self.seen.insert(key));
+        if is_again {
+            let before = self.deferred.len();
+            self.deferred.retain(|deferred| deferred.id != mapped.id);
+            self.disabled -= (before - self.deferred.len()) as u64;
+        }
         match compare(stored.map(|(_, user)| user), &mapped) {
+            // What was told before may be on its way to the mirror.
+            Change::Unchanged if is_again => Step::Write(mapped),
             Change::Unchanged => Step::Nothing,
             Change::Disabled => {
-                // A paged search may show an entry twice when it moves meanwhile: count it once.
-                if is_first {
+                let has_room = (self.deferred.len() as u64) < self.allowance;
+                // Past the allowance nobody knows who was counted before.
+                if has_room || !is_again {
                     self.disabled += 1;
-                    if (self.deferred.len() as u64) < self.allowance {
-                        self.deferred.push(mapped);
-                    }
+                }
+                if has_room {
+                    self.deferred.push(mapped);
                 }
                 Step::Nothing
             }
@@ -491,6 +497,25 @@ mod tests {
         };
         assert!(matches!(verdict(3, 2), Verdict::Proceed { .. }));
         assert!(matches!(verdict(3, 3), Verdict::Held(_)));
+    }
+
+    #[test]
+    fn the_last_word_on_an_entry_counts() {
+        let brake = Brake { max_removals_percent: 10, min_removals: 3, max_removals: 8 };
+        let mut sweep = Sweep::new(&brake, 50, 0, None);
+        let mut observe = |mapped| sweep.observe(Some((UserKey(1), &user(1))), mapped);
+        let disabled = Mapped { enabled: false, ..mapped(1) };
+        let moved = Mapped { dn: "uid=moved".into(), ..mapped(1) };
+        assert!(matches!(observe(moved.clone()), Step::Write(_)));
+        assert!(
+            matches!(observe(mapped(1)), Step::Write(_)),
+            "as the mirror has it, but the move is under way"
+        );
+        assert!(matches!(observe(disabled.clone()), Step::Nothing));
+        assert!(matches!(observe(moved), Step::Write(_)));
+        assert_eq!((sweep.disabled, sweep.take_deferred().len()), (0, 0));
+        let _ = sweep.observe(Some((UserKey(1), &user(1))), disabled);
+        assert_eq!((sweep.disabled, sweep.take_deferred().len()), (1, 1));
     }
 
     #[test]

@@ -363,6 +363,55 @@ pub struct AccountReport {
     pub seats_used: u64,
 }
 
+/// `seats reclaim`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct ReclaimReport {
+    /// Nothing was released.
+    pub dry_run: bool,
+    /// Users who were inactive for as long, but are protected.
+    pub protected: u64,
+    /// Whose seats were released, or would be, the longest unused first.
+    pub reclaimed: Vec<ReclaimedSeat>,
+    /// Seats taken after it.
+    pub seats_used: u64,
+}
+
+/// A seat that nobody used.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct ReclaimedSeat {
+    /// The name shown.
+    pub user: String,
+    /// `mapped`, `local` or `imported`.
+    pub origin: String,
+    /// The directory's name; `null` for an account that is not mapped.
+    pub directory: Option<String>,
+    /// Since when it was held.
+    pub seat_since: Timestamp,
+    /// The last login.
+    pub last_login: Option<Timestamp>,
+    /// The last login or the grant, whichever was later.
+    pub last_used: Timestamp,
+}
+
+/// One line of `seats refused`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct RefusedLine {
+    /// The name shown, or the name asked for.
+    pub user: String,
+    /// False for a name that nobody had.
+    pub is_known: bool,
+    /// Holds a seat by now.
+    pub seated: bool,
+    /// How often.
+    pub count: u64,
+    /// The first time.
+    pub first: Timestamp,
+    /// The latest time.
+    pub last: Timestamp,
+    /// The latest reason code.
+    pub reason: String,
+}
+
 /// One line of `seats history`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct HistoryLine {

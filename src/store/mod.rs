@@ -5,6 +5,7 @@
 
 mod accounts;
 mod codec;
+mod settle;
 mod tables;
 mod transaction;
 mod verify;
@@ -22,6 +23,7 @@ use redb::{Builder, Database, ReadableTable};
 use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::AccountChanged;
+pub(crate) use settle::log_release;
 pub use verify::Finding;
 pub use view::{ReadView, UserDetails};
 pub use writer::Preview;
@@ -93,14 +95,13 @@ pub struct Policy {
     pub administrator: Option<Name>,
 }
 
-/// The record that the local accounts stand under. No configured directory can have a name with an `@`, so
-/// a sync, which only ever touches the users of its own directory, touches none of them.
-const LOCAL: &str = "@local";
-
-/// What the name of a record for imported accounts begins with; the domain follows.
+/// What the names of the records begin with under which local and imported accounts stand; their mail domain
+/// follows. No configured directory can have a name with an `@`, so a sync, which only ever touches the users
+/// of its own directory, touches none of them.
+const LOCAL: &str = "@local:";
 const IMPORTED: &str = "@import:";
 
-/// What the store keeps of a directory, of the local accounts, or of the accounts imported for a domain.
+/// What the store keeps of a directory, or of the local or imported accounts of a domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DirectoryRecord {
     /// The store's number.
@@ -135,15 +136,15 @@ impl DirectoryRecord {
     /// Where its users come from.
     pub fn origin(&self) -> Origin {
         match self.name.as_str() {
-            LOCAL => Origin::Local,
+            name if name.starts_with(LOCAL) => Origin::Local,
             name if name.starts_with(IMPORTED) => Origin::Imported,
             _ => Origin::Mapped,
         }
     }
 
-    /// The domain of imported accounts.
-    pub fn imported_domain(&self) -> Option<&str> {
-        self.name.strip_prefix(IMPORTED)
+    /// The mail domain of local or imported accounts; the configuration has that of a directory.
+    pub fn accounts_domain(&self) -> Option<&str> {
+        self.name.strip_prefix(LOCAL).or_else(|| self.name.strip_prefix(IMPORTED))
     }
 }
 
@@ -406,13 +407,24 @@ impl Store {
         self.ask(|reply| Command::Purge { cutoff, now, limit, reply }).await
     }
 
-    /// Writes coalesced last logins and refusals.
+    /// Takes the seats of these users back, of each who was not active since `cutoff`.
+    pub async fn reclaim(
+        &self,
+        keys: Vec<UserKey>,
+        cutoff: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<(UserKey, Released)>, StoreError> {
+        self.ask(|reply| Command::Reclaim { keys, cutoff, now, reply }).await
+    }
+
+    /// Writes coalesced last logins and refusals, and refusals of names that nobody has.
     pub async fn record_activity(
         &self,
         logins: Vec<(UserKey, LastLogin)>,
         refusals: Vec<(UserKey, Refusals)>,
+        strangers: Vec<(Name, Refusals)>,
     ) -> Result<(), StoreError> {
-        self.ask(|reply| Command::RecordActivity { logins, refusals, reply }).await
+        self.ask(|reply| Command::RecordActivity { logins, refusals, strangers, reply }).await
     }
 
     /// Runs a collected sweep in a transaction that is dropped.

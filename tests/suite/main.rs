@@ -19,6 +19,7 @@ mod lifecycle;
 mod mail;
 mod outage;
 mod progress;
+mod reclaim;
 mod reconcile;
 mod reload;
 mod samba;
