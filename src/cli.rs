@@ -254,7 +254,7 @@ pub struct SyncArgs {
     /// Change nothing, and say what a sync would do.
     #[arg(long)]
     pub dry_run: bool,
-    /// Wait for the end, and show what was done.
+    /// Wait for the end, and show what was done; on a terminal also how far it is.
     #[arg(long)]
     pub wait: bool,
     /// Something else than a sync.

@@ -271,7 +271,7 @@ impl SyncLoop {
             return self.follow(&mut follower, &mut events, opened).await;
         }
         // Right after a poll, so that nothing counts as drift that a poll would have brought.
-        if self.reconcile_at.is_some_and(|at| at <= Instant::now()) {
+        if mechanism.keeps_cookies() && self.reconcile_at.is_some_and(|at| at <= Instant::now()) {
             let _ = self.on(Happened::Refreshed { follows });
             return Ok(Happened::ReconcileDue { start: Start::Everything });
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod accounts;
+mod backpressure;
 mod brake;
 mod commands;
 mod contentsync;
@@ -29,5 +30,6 @@ mod samba;
 mod seats;
 mod support;
 mod syncrepl;
+mod syncrepl_outages;
 mod usn;
 mod wire;

@@ -53,12 +53,23 @@ fn unit(place: &str) -> String {
 
 #[test]
 fn whole_units_that_move_are_found() {
+    find_whole_units_that_move("");
+}
+
+/// Then everybody is read, and what differs is drift all the same.
+#[test]
+fn they_are_found_where_the_bind_user_may_not_read_stamps() {
+    find_whole_units_that_move("access to attrs=entryCSN by * none\n");
+}
+
+fn find_whole_units_that_move(access: &str) {
     let (team, out) = (format!("ou=team,{PEOPLE}"), "ou=out,dc=example,dc=org".to_owned());
     let away = format!("ou=away,{out}");
     let data = [unit(&team), unit(&out), unit(&away), people(0..10)].concat()
         + &(20..23).map(|number| person_in(number, &team)).collect::<String>()
         + &(30..32).map(|number| person_in(number, &away)).collect::<String>();
-    let slapd = Slapd::start(provider(data));
+    let options = provider(data);
+    let slapd = Slapd::start(Options { access: access.to_owned() + &options.access, ..options });
     let daemon = Daemon::start(Settings::ldap(5, &slapd, "full_sync_every = \"1s\"\n"));
     daemon.wait_for("changes to come by themselves", is_following);
     daemon.expect("u20", "granted");

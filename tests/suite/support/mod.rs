@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses the part that it needs")]
 
 pub(crate) mod daemon;
+pub(crate) mod disk;
 pub(crate) mod dovecot;
 pub(crate) mod ds389;
 pub(crate) mod fake_ldap;
