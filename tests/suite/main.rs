@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod accounts;
+mod backpressure;
 mod brake;
 mod commands;
 mod contentsync;
+mod controller;
 mod crash;
 mod directory;
 mod dirsync;
@@ -14,8 +16,10 @@ mod hostile;
 mod hostile_sync;
 mod identity;
 mod ldif;
+mod license;
 mod lifecycle;
 mod mail;
+mod notification;
 mod outage;
 mod postfix;
 mod progress;
@@ -26,4 +30,6 @@ mod samba;
 mod seats;
 mod support;
 mod syncrepl;
+mod syncrepl_outages;
+mod usn;
 mod wire;
