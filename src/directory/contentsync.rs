@@ -341,12 +341,15 @@ fn unique_id(id: &StableId) -> String {
     text
 }
 
-/// The number of the last change that a cookie covers: `server#bind DN:base:filter#number`. The server may
-/// make cookies of a number that stands for none, which must not be kept.
+/// Stand for no change, in a server's earlier and in its later versions: -1 without a sign.
+const NO_CHANGE: [u64; 2] = [u32::MAX as u64, u64::MAX];
+
+/// The number of the last change that a cookie covers: `server#bind DN:base:filter#number`. `None` for one that
+/// stands for no change, which must not be kept.
 fn change_number(cookie: &[u8]) -> Option<u64> {
     let digits = cookie.rsplit(|byte| *byte == b'#').next()?;
     let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    (number != u64::MAX).then_some(number)
+    (!NO_CHANGE.contains(&number)).then_some(number)
 }
 
 #[cfg(test)]
@@ -358,7 +361,10 @@ mod tests {
         let cookie = |end: &str| format!("localhost:389#cn=reader,dc=x:ou=people,dc=x:(cn=a#1)#{end}");
         assert_eq!(change_number(cookie("2317").as_bytes()), Some(2317));
         assert_eq!(change_number(cookie("0").as_bytes()), Some(0));
-        for end in ["18446744073709551615", "18446744073709551616", "", "-1", "x", "1\n", "\u{fffd}"] {
+        assert_eq!(change_number(cookie("4294967296").as_bytes()), Some(4_294_967_296));
+        for end in
+            ["18446744073709551615", "4294967295", "18446744073709551616", "", "-1", "x", "1\n", "\u{fffd}"]
+        {
             assert_eq!(change_number(cookie(end).as_bytes()), None, "{end}");
         }
         assert_eq!(change_number(b""), None);

@@ -201,6 +201,10 @@ async fn limits_of_the_server_make_a_sweep_incomplete() {
         }
         change(&format!("delete: {limit}"));
     }
+    // It calls this a success, with pages.
+    let base_dn = Dn::parse("ou=nobody,dc=example,dc=org").unwrap();
+    let error = error(sweep_with(&LdapSource { base_dn, ..source(&server) }, None).await);
+    assert!(matches!(error, DirectoryError::NoSuchBase { .. }), "{error}");
 }
 
 #[tokio::test]

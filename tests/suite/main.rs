@@ -4,6 +4,7 @@
 
 mod accounts;
 mod brake;
+mod changelog;
 mod commands;
 mod contentsync;
 mod crash;
