@@ -8,7 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::intake::{Intake, Mode, SyncError};
 use super::refusal::{Refusal, Refusals};
-use crate::directory::{Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, file};
+use crate::directory::{Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, Known, file};
 use crate::domain::course::{Choice, Mechanism, choose};
 use crate::domain::directory::{Directory, LdapSource, Source as Configured};
 use crate::domain::ldap_text::Filter;
@@ -177,7 +177,7 @@ impl Source {
         }
         let mode = Mode { dry_run: true, ..Mode::default() };
         let mut intake = Intake::begin(directory, opened.rules.clone(), store, mode).await?;
-        let mut events = opened.start(directory, store, None)?;
+        let mut events = opened.start(directory, store, None, None)?;
         loop {
             match events.recv().await {
                 Some(Event::EndRefresh(authority, _)) => return Ok(intake.end(authority, None).await?.0),
@@ -189,12 +189,14 @@ impl Source {
 }
 
 impl Opened {
-    /// Starts the driver; it ends with this value.
+    /// Starts the driver; it ends with this value. With the cookie of the last proof, and one to go on from,
+    /// it compares the ids of everything first.
     pub(super) fn start(
         &mut self,
         directory: &Directory,
         store: &Store,
         cookie: Option<Vec<u8>>,
+        proven: Option<Vec<u8>>,
     ) -> Result<mpsc::Receiver<Event>, SyncError> {
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
         let driver = match (&directory.source, self.connection.take()) {
@@ -209,13 +211,19 @@ impl Opened {
             (Configured::Ldap(ldap), Some(mut connection)) => {
                 let filter = filter(ldap, self.rules.preset)?;
                 let (base, rules, mechanism) = (ldap.base_dn.clone(), self.rules.clone(), self.mechanism);
+                let is_known = is_known(store.clone(), directory.name.clone());
                 let hinted = (mechanism == Mechanism::ContentSync).then(|| Hinted {
                     server: ldap.clone(),
-                    is_known: is_known(store.clone(), directory.name.clone()),
+                    is_known: Arc::clone(&is_known),
                     evidence: self.evidence.clone(),
                 });
+                let known = proven.zip(cookie.clone());
+                let known = known.map(|(proven, cookie)| Known { is_known, proven, cookie });
                 tokio::spawn(async move {
                     let attributes = rules.attributes();
+                    if let Some(known) = known {
+                        connection.reconcile(&base, &filter, &attributes, known, &events).await?;
+                    }
                     match mechanism {
                         Mechanism::SyncRepl | Mechanism::ContentSync => {
                             let followed =

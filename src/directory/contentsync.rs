@@ -256,7 +256,12 @@ impl Job {
         mut session: Session,
         newest: Option<u64>,
     ) -> Result<Session, DirectoryError> {
-        if item.is_intermediate() || item.is_ref() {
+        if item.is_intermediate() {
+            // It tells nothing here, and may be malformed all the same.
+            self.search.info(&item)?;
+            return Ok(session);
+        }
+        if item.is_ref() {
             return Ok(session);
         }
         let SyncState { state, id, cookie } = self.search.state(&item.1)?;

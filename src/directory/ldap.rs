@@ -9,15 +9,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, StdStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::{self, Sender};
 
 use super::error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
 use super::guard::guarded;
+use super::relay::Relay;
 use super::root_dse::{self, Server};
 use super::sweep::{Job, Swept};
 use super::sync_search::SyncSearch;
-use super::tls::{ADDRESS_PLACEHOLDER, Trust};
-use super::{Coverage, Event, Hinted, ber, changelog, contentsync, dirsync, syncrepl, tcp};
+use super::tls::Trust;
+use super::{
+    Coverage, Event, Hinted, Known, ber, changelog, contentsync, dirsync, reconcile, syncrepl, tcp, tls,
+};
 use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts};
 use crate::domain::ldap_text::{Dn, Filter};
 use crate::domain::mapping::Entry;
@@ -63,7 +68,6 @@ impl Connection {
             let encrypt = url.is_ldaps || source.tls.starttls;
             let attempt = Attempt {
                 url: url.clone(),
-                starttls: source.tls.starttls,
                 trust: trust.clone().filter(|_| encrypt),
                 credentials: credentials.clone(),
                 limit: source.timeouts.connect,
@@ -199,6 +203,35 @@ impl Connection {
         }
     }
 
+    /// Compares the ids of everything with the mirror: tells who is there unchanged by their ids, and what
+    /// differs by its entries, but no end of a refresh. Another search must tell it, and what changed
+    /// since the cookie. The error is [`DirectoryError::RefreshRequired`] where too much differs.
+    pub async fn reconcile(
+        &mut self,
+        base: &Dn,
+        filter: &Filter,
+        attributes: &[&str],
+        known: Known,
+        events: &Sender<Event>,
+    ) -> Result<(), DirectoryError> {
+        let Some(session) = self.session.take() else {
+            return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
+        };
+        let job = reconcile::Job {
+            url: self.url.clone(),
+            base: base.clone(),
+            filter: filter.clone(),
+            attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
+            preset: self.server.preset,
+            timeouts: self.timeouts,
+            known,
+            events: events.clone(),
+        };
+        let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
+        self.session = Some(guarded(job.run(session)).await.map_err(panicked)??);
+        Ok(())
+    }
+
     /// Whether the changelog of 389 Directory Server records the changes of a base. An error is like
     /// settings that may not be read; the connection can't be used after it.
     pub async fn changelog(&mut self, base: &Dn) -> Coverage {
@@ -267,10 +300,11 @@ pub(super) struct Session {
     line: Line,
 }
 
-/// The driver, until it ends.
+/// The driver, until it ends, and what stands between it and the server.
 pub(super) struct Line {
     driver: Option<Driver>,
     broken: Option<io::Error>,
+    relay: Relay,
 }
 
 impl fmt::Debug for Session {
@@ -280,8 +314,15 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    fn new(driver: LdapConnAsync, ldap: Ldap) -> Session {
-        Session { ldap, line: Line { driver: Some(Box::pin(driver.drive())), broken: None } }
+    /// A session on a stream to the server, through a relay.
+    async fn over(server: impl AsyncRead + AsyncWrite + Send + 'static) -> Result<Session, ServerProblem> {
+        /// The library's word for a Unix socket, one that is connected already.
+        const SOCKET: &str = "ldapi:///";
+        let (relay, library) = Relay::start(server).map_err(ServerProblem::Broken)?;
+        let settings = LdapConnSettings::new().set_std_stream(StdStream::Unix(library));
+        let opened = LdapConnAsync::with_settings(settings, SOCKET).await;
+        let (driver, ldap) = opened.map_err(|error| problem(error, None))?;
+        Ok(Session { ldap, line: Line { driver: Some(Box::pin(driver.drive())), broken: None, relay } })
     }
 
     /// The handle and the line apart, for operations that borrow the handle.
@@ -320,8 +361,11 @@ impl Session {
     }
 
     async fn unbind(&mut self, limit: Duration) {
-        let farewell = self.line.with(self.ldap.unbind());
-        // Nothing depends on it.
+        let farewell = async {
+            // Nothing depends on it.
+            let _ = self.line.with(self.ldap.unbind()).await;
+            self.line.relay.finished().await;
+        };
         let _ = tokio::time::timeout(limit, farewell).await;
     }
 }
@@ -336,7 +380,7 @@ impl Line {
         if let Some(driver) = &mut self.driver {
             let ended = tokio::select! {
                 biased;
-                result = &mut operation => return result.map_err(|error| problem(error, self.broken.take())),
+                result = &mut operation => return result.map_err(|error| self.problem(error)),
                 ended = driver => ended,
             };
             self.driver = None;
@@ -345,13 +389,19 @@ impl Line {
             }
         }
         // The driver is gone and its channels with it: what it had read is taken, then comes an error.
-        operation.await.map_err(|error| problem(error, self.broken.take()))
+        operation.await.map_err(|error| self.problem(error))
+    }
+
+    /// What the relay found says more than what the library noticed of it.
+    fn problem(&mut self, error: LdapError) -> ServerProblem {
+        let noticed = problem(error, self.broken.take());
+        self.relay.problem().unwrap_or(noticed)
     }
 }
 
 /// What an error of the LDAP library means. A closed channel means that the connection is gone; `broken`
 /// is the reason, which is none when the server closed it in order.
-pub(super) fn problem(error: LdapError, broken: Option<io::Error>) -> ServerProblem {
+fn problem(error: LdapError, broken: Option<io::Error>) -> ServerProblem {
     match (error, broken) {
         (LdapError::Io { source }, _) | (_, Some(source)) => {
             // The library's own word for bytes that it can't read.
@@ -368,7 +418,7 @@ pub(super) fn problem(error: LdapError, broken: Option<io::Error>) -> ServerProb
 /// One server, one try.
 struct Attempt {
     url: LdapUrl,
-    starttls: bool,
+    /// Whom to trust, where the connection is to be encrypted.
     trust: Option<Trust>,
     credentials: Option<Arc<Credentials>>,
     limit: Duration,
@@ -389,7 +439,7 @@ impl Attempt {
         *step = ConnectStep::Connect;
         let socket = tcp::connect(&addresses, deadline).await?;
         *step = ConnectStep::Tls;
-        let mut session = self.encrypt(socket).await?;
+        let mut session = self.session(socket).await?;
         if let Some(credentials) = &self.credentials {
             *step = ConnectStep::Bind;
             session.bind(credentials).await?;
@@ -399,28 +449,12 @@ impl Attempt {
         Ok((session, root_dse))
     }
 
-    async fn encrypt(&self, socket: std::net::TcpStream) -> Result<Session, ServerProblem> {
-        let mut settings = LdapConnSettings::new().set_std_stream(StdStream::Tcp(socket));
-        if let Some(trust) = &self.trust {
-            let config = trust.config(&self.url).map_err(|error| ServerProblem::Tls(error.to_string()))?;
-            settings = settings.set_config(Arc::new(config)).set_starttls(self.starttls);
+    async fn session(&self, mut socket: TcpStream) -> Result<Session, ServerProblem> {
+        let Some(trust) = &self.trust else { return Session::over(socket).await };
+        if !self.url.is_ldaps {
+            tls::start_tls(&mut socket).await?;
         }
-        let opened = LdapConnAsync::with_settings(settings, &self.library_url()).await;
-        let (driver, ldap) = opened.map_err(|error| match (error, &self.trust) {
-            (LdapError::LdapResult { result }, _) => {
-                ServerProblem::StartTls(LdapResult::new(result.rc, &result.text))
-            }
-            (error, Some(trust)) => trust.explain(&self.url, error),
-            (error, None) => problem(error, None),
-        })?;
-        Ok(Session::new(driver, ldap))
-    }
-
-    /// The library takes scheme and host name from it; the socket is connected already.
-    fn library_url(&self) -> String {
-        let scheme = if self.url.is_ldaps { "ldaps" } else { "ldap" };
-        let host = if self.url.host.contains(':') { ADDRESS_PLACEHOLDER } else { &self.url.host };
-        format!("{scheme}://{host}:{}", self.url.port)
+        Session::over(trust.encrypt(&self.url, socket).await?).await
     }
 }
 

@@ -11,7 +11,7 @@ use ldap3::exop::WhoAmI;
 use ldap3::{ResultEntry, Scope, SearchStream};
 use tokio::sync::mpsc::Sender;
 
-use super::error::{DirectoryError, LdapResult, ServerProblem};
+use super::error::{DirectoryError, LdapResult, ServerProblem, clean};
 use super::ldap::Session;
 use super::rfc4533::{self, E_SYNC_REFRESH_REQUIRED, SyncInfo, SyncState};
 use super::{Event, ber};
@@ -150,7 +150,12 @@ impl SyncSearch {
             3 => DirectoryError::TimeLimit { url, base, entries },
             code @ (4 | 11) => DirectoryError::SizeLimit { url, base, entries, code },
             32 => DirectoryError::NoSuchBase { url, base },
-            // It must not end well: that would be a refresh without persistence.
+            // A refresh without persistence.
+            0 => DirectoryError::NotPersistent { url },
+            10 => {
+                let target = result.refs.first().map_or("another server".to_owned(), |first| clean(first));
+                DirectoryError::Referral { url, base, target }
+            }
             code => DirectoryError::Refused { url, base, result: LdapResult::new(code, &result.text) },
         }
     }

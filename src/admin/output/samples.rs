@@ -21,6 +21,7 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         mechanism_reason: None,
         warning: None,
         seen: 0,
+        rate: None,
         server: None,
         users: 12,
         seats_used: 3,
@@ -30,6 +31,7 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         last_error: None,
         skipped: [].into(),
         held: None,
+        drift: None,
         configured: true,
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod http;
 pub(crate) mod relay;
 pub(crate) mod samba;
 pub(crate) mod slapd;
+pub(crate) mod valve;
 
 use std::time::{Duration, Instant};
 
