@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::reconcile::{drift, reconciled, tamper};
 use crate::support::daemon::{Daemon, Settings, directory, no_brake};
 use crate::support::ds389::{Ds389, Options, dn, people, person};
 use crate::support::relay::Relay;
@@ -502,14 +503,27 @@ fn a_server_whose_limits_cut_it_short_is_swept_until_they_are_lifted() {
 
 /// A base that does not exist makes a refresh fall silent as well, and is said to be what it is.
 #[test]
-fn a_base_that_does_not_exist_is_named() {
+fn what_stands_in_the_way_is_named() {
     let server = server(5);
-    let mut settings = settings(&server, 5, "sync = \"auto\"\n");
-    settings.tables = settings.tables.replace(server.base_dn(), "ou=nobody,dc=example,dc=org");
-    let daemon = Daemon::launch(&settings);
+    let tables = settings(&server, 5, "sync = \"auto\"\n").tables;
+    let nowhere = tables.replace(server.base_dn(), "ou=nobody,dc=example,dc=org");
+    let daemon = Daemon::launch(&Settings { tables: nowhere, ..Settings::default() });
     daemon.wait_for_log(&["sync_failed", "the base ou=nobody,dc=example,dc=org does not exist"]);
     let status = daemon.wait_for("backoff", |status| directory(status, "corp")["state"] == "backoff");
     assert_eq!(directory(&status, "corp")["warning"], Value::Null);
+
+    // Nobody may synchronize anonymously, but anybody may search.
+    let anonymous = tables.lines().filter(|line| !line.starts_with("bind_")).collect::<Vec<_>>().join("\n");
+    let daemon = Daemon::start(Settings { tables: anonymous, ..Settings::default() });
+    users(&daemon, 5);
+    let status = daemon.status();
+    let corp = directory(&status, "corp");
+    assert_eq!(
+        (&corp["mechanism"], &corp["mechanism_reason"]),
+        (&"sweep".into(), &"the server refuses syncrepl".into())
+    );
+    let advice = "let the bind user read the entry oid=1.3.6.1.4.1.4203.1.9.1.1,cn=features,cn=config";
+    assert!(corp["warning"].as_str().unwrap().contains(advice), "{corp}");
 }
 
 pub(crate) fn output(daemon: &Daemon, arguments: &[&str]) -> String {
@@ -530,14 +544,33 @@ fn what_no_change_tells_is_found_by_listing_ids() {
 }
 
 #[test]
-fn a_full_sync_reads_everything_again() {
-    let (server, daemon) = following(10, "full_sync_every = \"2s\"\n");
-    server.add(&person(700));
-    users(&daemon, 11);
-    let attempt = |status: &Value| directory(status, "corp")["last_attempt"].clone();
-    let first = attempt(&daemon.status());
-    daemon.wait_for("the next full sync", |status| attempt(status) != first);
+fn what_neither_changes_nor_ids_tell_is_drift() {
+    let (server, mut daemon) = following(20, "");
+    set(&server, &dn(3), "mail", "new3@example.org");
+    wait_for_probe(&daemon, "new3@example.org", "granted");
+    daemon.terminate();
+    tamper(&daemon);
+    daemon.restart();
     wait_until_following(&daemon);
+    // The ids show who is missing and who is there too much, which is what comparing them is for.
+    assert_eq!((daemon.probe("u5"), daemon.probe("ghost")), ("granted".into(), "removed".into()));
+    assert_eq!(daemon.probe("new3@example.org"), "unknown_user");
+    assert!(!daemon.log().contains("drift_repaired"));
+    daemon.terminate();
+
+    daemon.configure(&settings(&server, 5, "full_sync_every = \"2s\"\n"));
+    daemon.restart();
+    wait_for_probe(&daemon, "new3@example.org", "granted");
+    let told = daemon.wait_for_log(&[" WARN ", "event=drift_repaired"]);
+    assert!(told.contains("missing=0 stale=1 surplus=0"), "{told}");
+    let found = reconciled(&daemon);
+    assert_eq!((&found["found"], &found["total"]), (&0.into(), &1.into()));
+    // The ids are compared before it, so that this is none.
+    move_to(&server, "uid=u1", PEOPLE, &format!("ou=sales,{PEOPLE}"));
+    server.rename(&format!("ou=sales,{PEOPLE}"), "ou=service");
+    wait_for("the new name of the unit", || is_below(&daemon, "u1", "ou=service").then_some(()));
+    reconciled(&daemon);
+    assert_eq!(drift(&daemon.status())["total"], 1, "{}", daemon.log());
     daemon.agrees();
 }
 
