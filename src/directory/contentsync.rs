@@ -29,7 +29,7 @@ use super::batch::Batch;
 use super::error::DirectoryError;
 use super::ldap::{Connection, Session};
 use super::rfc4533::{State, SyncInfo, SyncState};
-use super::sync_search::{Heard, Stream, SyncSearch};
+use super::sync_search::{HEARTBEAT_DEADLINE, Heard, Stream, SyncSearch};
 use super::{Authority, Coverage, Event, Hinted, sweep};
 use crate::domain::ldap_text::Filter;
 use crate::domain::mapping::{Entry, NS_UNIQUE_ID, Preset, stable_id};
@@ -158,7 +158,7 @@ impl Job {
         let mut heard = self.search.hear(session, stream, suspicious).await?;
         if matches!(heard, Heard::Silence) && !told.is_checked {
             told.is_checked = true;
-            self.search.heartbeat(session).await?;
+            self.search.heartbeat(session, HEARTBEAT_DEADLINE.min(limit), limit).await?;
             let mut connection = Connection::open(&self.hinted.server, 0).await?;
             connection.search_at_once(&self.search.base, &self.search.filter).await?;
             connection.close().await;
@@ -168,7 +168,7 @@ impl Job {
             Heard::Message(item) => Ok(Some(item)),
             Heard::End => Ok(None),
             Heard::Silence => {
-                self.search.heartbeat(session).await?;
+                self.search.heartbeat(session, HEARTBEAT_DEADLINE.min(limit), limit).await?;
                 Err(self.silent(told.entries))
             }
         }
