@@ -39,6 +39,8 @@ pub struct Config {
     pub seats: Seats,
     /// `[admin] address`: the internal administrator, who never counts.
     pub administrator: Option<Name>,
+    /// `[passwords] cache`: how long a right password is remembered; zero, by default, never.
+    pub password_cache: Duration,
     /// `[log]`.
     pub log: Log,
     /// `[[directory.…]]`, in the order of the file.

@@ -101,6 +101,7 @@ fn read(mut root: Section<'_>) -> Option<Config> {
     let seat_limit = license(&mut root);
     let (mut seats, protected) = seats(&mut root);
     let administrator = admin(&mut root);
+    let password_cache = passwords(&mut root);
     let log = log(&mut root);
     let directories = directories::read(&mut root);
     let listeners = listeners::read(&mut root, &control_socket);
@@ -119,6 +120,7 @@ fn read(mut root: Section<'_>) -> Option<Config> {
         seat_limit,
         seats,
         administrator,
+        password_cache,
         log,
         directories,
         listeners,
@@ -164,6 +166,13 @@ fn admin<'a>(root: &mut Section<'a>) -> Option<Text<'a>> {
     address
 }
 
+fn passwords(root: &mut Section<'_>) -> Duration {
+    let mut section = root.table("passwords", "[passwords]");
+    let cache = section.duration("cache", r#""5m""#, Duration::ZERO, Duration::ZERO);
+    section.finish();
+    cache
+}
+
 fn log(root: &mut Section<'_>) -> Log {
     let mut section = root.table("log", "[log]");
     let level = section.choice("level", r#""info""#, &LEVELS, LogLevel::Info);
@@ -193,6 +202,7 @@ mod tests {
                 reclaim_after: None,
             },
             administrator: None,
+            password_cache: Duration::ZERO,
             log: Log { level: LogLevel::Info, format: LogFormat::Auto },
             directories: Vec::new(),
             listeners: Vec::new(),
@@ -266,7 +276,7 @@ mod tests {
         check(
             "[[web]]",
             &[
-                "1:3: unknown key `web` = known here: state_dir, control_socket, default_domain, license, seats, admin, log, directory, listen",
+                "1:3: unknown key `web` = known here: state_dir, control_socket, default_domain, license, seats, admin, passwords, log, directory, listen",
             ],
         );
         check("\"\\u001b\" = 1", &["1:1: unknown key `\u{fffd}`"]);

@@ -201,7 +201,12 @@ fn the_example_loads_as_it_is_and_with_every_setting() {
     assert_eq!(plain.listeners, written);
     for example in examples {
         let (kind, bind) = (example.protocol.kind(), &example.bind);
-        let needed = if kind == "nginx_auth" { "backends.imap = \"127.0.0.1:143\"" } else { "" };
+        let needed = match kind {
+            "nginx_auth" => {
+                "backends = { imap = \"127.0.0.1:143\", pop3 = \"127.0.0.1:110\", smtp = \"127.0.0.1:587\" }"
+            }
+            _ => "",
+        };
         let bare = decode_good(&format!("[[listen.{kind}]]\nbind = \"{bind}\"\n{needed}\n"));
         assert_eq!(bare.listeners.as_slice(), std::slice::from_ref(example));
     }
@@ -242,7 +247,7 @@ fn the_example_has_every_key() {
         }
         tables += 1;
     }
-    assert_eq!(tables, 17);
+    assert_eq!(tables, 22);
 }
 
 proptest! {

@@ -5,6 +5,7 @@ mod follow;
 mod housekeeping;
 mod intake;
 mod listeners;
+mod passwords;
 mod refusal;
 mod source;
 mod sync;
@@ -15,6 +16,7 @@ mod tell;
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -30,6 +32,7 @@ use crate::domain::directory::Directory;
 use crate::domain::user::Origin;
 use crate::service::directories::Board;
 use crate::service::listeners::ListenerBoard;
+use crate::service::passwords::Authenticator;
 use crate::service::{Service, Settings};
 use crate::store::{Policy, Store, Writer};
 use listeners::Listeners;
@@ -76,6 +79,8 @@ struct Daemon {
     level: LevelHandle,
     store: Store,
     service: Service,
+    authenticator: Authenticator,
+    verifiers: Arc<passwords::Directories>,
     board: Board,
     listeners: Listeners,
     loops: BTreeMap<String, RunningLoop>,
@@ -119,7 +124,12 @@ impl Daemon {
         let (board, listener_board) = (Board::default(), ListenerBoard::default());
         let service = Service::new(store.clone(), settings(&config), board.clone(), listener_board.clone());
         let stop = CancellationToken::new();
-        let mut listeners = Listeners::new(service.clone(), listener_board, stop.clone());
+        let verifiers = Arc::new(passwords::Directories::default());
+        verifiers.set(&config.directories);
+        let authenticator = Authenticator::new(service.admission(), verifiers.clone());
+        authenticator.set_cache(config.password_cache);
+        let mut listeners =
+            Listeners::new(service.clone(), authenticator.clone(), listener_board, stop.clone());
         listeners.serve_control(&Bind::Unix(config.control_socket.clone())).await?;
         let plan = listeners.plan(&config.listeners).await?;
         listeners.apply(plan);
@@ -136,6 +146,8 @@ impl Daemon {
             level,
             store,
             service,
+            authenticator,
+            verifiers,
             board,
             listeners,
             loops: BTreeMap::new(),
@@ -179,7 +191,7 @@ impl Daemon {
 
     /// Nobody new, then the last answers, then the last writes, then the file is closed.
     async fn drain(self, writer: Writer) -> anyhow::Result<()> {
-        let Daemon { store, service, listeners, loops, background, stop, .. } = self;
+        let Daemon { store, service, authenticator, listeners, loops, background, stop, .. } = self;
         stop.cancel();
         for running in loops.into_values() {
             running.stop.cancel();
@@ -192,7 +204,7 @@ impl Daemon {
             task.abort();
             let _ = task.await;
         }
-        drop((listeners, service, store));
+        drop((listeners, authenticator, service, store));
         tokio::task::spawn_blocking(move || writer.join()).await??;
         flushed?;
         Ok(())
@@ -228,6 +240,8 @@ impl Daemon {
         // Nothing can fail from here on.
         self.store.set_policy(policy(&config));
         self.service.set_settings(settings(&config));
+        self.verifiers.set(&config.directories);
+        self.authenticator.set_cache(config.password_cache);
         self.grace.send_replace(config.seats.removal_grace);
         self.reclaim_after.send_replace(config.seats.reclaim_after);
         // A transaction settles what follows from the new policy; without a store the daemon ends by itself.

@@ -299,6 +299,12 @@ pub enum ServerProblem {
         /// The server's answer.
         result: LdapResult,
     },
+    /// A person's password would go over the network as it is.
+    #[error("passwords of users are sent over TLS alone: use ldaps:// or starttls")]
+    NotEncrypted,
+    /// Neither yes nor no.
+    #[error("the server could not verify a password: {0}")]
+    Unverified(LdapResult),
     /// A clean close. Never a success.
     #[error("the server closed the connection")]
     Closed,

@@ -416,12 +416,12 @@ fn problem(error: LdapError, broken: Option<io::Error>) -> ServerProblem {
 }
 
 /// One server, one try.
-struct Attempt {
-    url: LdapUrl,
+pub(super) struct Attempt {
+    pub(super) url: LdapUrl,
     /// Whom to trust, where the connection is to be encrypted.
-    trust: Option<Trust>,
-    credentials: Option<Arc<Credentials>>,
-    limit: Duration,
+    pub(super) trust: Option<Trust>,
+    pub(super) credentials: Option<Arc<Credentials>>,
+    pub(super) limit: Duration,
 }
 
 impl Attempt {
@@ -433,13 +433,26 @@ impl Attempt {
         }
     }
 
-    async fn steps(&self, step: &mut ConnectStep) -> Result<(Session, Option<Entry>), ServerProblem> {
+    /// Only connects, for whoever binds later.
+    pub(super) async fn connect(self) -> Result<Session, ServerProblem> {
+        let mut step = ConnectStep::Resolve;
+        match tokio::time::timeout(self.limit, self.line(&mut step)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ServerProblem::ConnectTimeout(self.limit, step)),
+        }
+    }
+
+    async fn line(&self, step: &mut ConnectStep) -> Result<Session, ServerProblem> {
         let deadline = Instant::now() + self.limit;
         let addresses = tcp::resolve(&self.url).await?;
         *step = ConnectStep::Connect;
         let socket = tcp::connect(&addresses, deadline).await?;
         *step = ConnectStep::Tls;
-        let mut session = self.session(socket).await?;
+        self.session(socket).await
+    }
+
+    async fn steps(&self, step: &mut ConnectStep) -> Result<(Session, Option<Entry>), ServerProblem> {
+        let mut session = self.line(step).await?;
         if let Some(credentials) = &self.credentials {
             *step = ConnectStep::Bind;
             session.bind(credentials).await?;
@@ -459,7 +472,7 @@ impl Attempt {
 }
 
 /// Who the daemon is, with the password. Not `Debug`.
-struct Credentials {
+pub(super) struct Credentials {
     bind: SimpleBind,
     password: String,
 }

@@ -6,6 +6,7 @@
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
 //! - [`Connection::follow`] and [`Connection::dirsync`] tell only changes, from a cookie on;
 //! - [`Connection::reconcile`] compares the ids of everything with the mirror before that;
+//! - [`Verifier`] verifies passwords of users;
 //! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
 //!
 //! **[`Event::EndRefresh`] is the only word that lets users be removed**, and it is sent in one place
@@ -43,6 +44,7 @@ mod sync_search;
 mod syncrepl;
 mod tcp;
 mod tls;
+mod verify;
 
 pub use changelog::{Changes, Coverage, Evidence};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem, Violation};
@@ -51,6 +53,7 @@ pub use ldap::Connection;
 pub use reconcile::Known;
 pub use root_dse::Server;
 pub use sweep::Swept;
+pub use verify::Verifier;
 
 use std::sync::Arc;
 

@@ -8,7 +8,9 @@ pub mod answers;
 pub mod directories;
 pub mod listeners;
 mod lookup;
+pub mod passwords;
 mod reclaim;
+mod throttle;
 mod users;
 
 use std::sync::{Arc, PoisonError, RwLock};

@@ -18,6 +18,7 @@ mod ldif;
 mod lifecycle;
 mod mail;
 mod outage;
+mod postfix;
 mod progress;
 mod reclaim;
 mod reconcile;
