@@ -5,6 +5,7 @@
 mod accounts;
 mod backpressure;
 mod brake;
+mod changelog;
 mod commands;
 mod contentsync;
 mod controller;

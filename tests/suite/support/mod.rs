@@ -10,6 +10,7 @@ pub(crate) mod fake_ldap;
 pub(crate) mod http;
 pub(crate) mod issuer;
 pub(crate) mod postfix;
+pub(crate) mod relay;
 pub(crate) mod samba;
 pub(crate) mod slapd;
 pub(crate) mod valve;
