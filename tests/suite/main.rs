@@ -17,6 +17,7 @@ mod ldif;
 mod lifecycle;
 mod mail;
 mod outage;
+mod passwords;
 mod postfix;
 mod reload;
 mod samba;

@@ -69,7 +69,7 @@ fn start(settings: Settings) -> Site {
             port(&daemon, "postfix_policy"),
             port(&daemon, "socketmap")
         ),
-        bare: false,
+        ..PostfixOptions::default()
     });
     Site { daemon, postfix }
 }
