@@ -224,6 +224,7 @@ fn nginx_lets_people_through_to_a_dovecot() {
         ldap_url: &site.slapd.url(),
         base_dn: PEOPLE,
         policy_port: site.daemon.policy_port(),
+        lua: None,
         master: None,
         extra: "",
     });
