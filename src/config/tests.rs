@@ -194,7 +194,9 @@ fn the_example_loads_as_it_is_and_with_every_setting() {
     assert_eq!(plain.state_dir, full.state_dir);
     assert_eq!(plain.control_socket, full.control_socket);
     assert_eq!(plain.default_domain, full.default_domain);
-    assert_eq!((&plain.seats, plain.log), (&full.seats, full.log));
+    let Seats { take_on, removal_grace, .. } = plain.seats;
+    assert_eq!((take_on, removal_grace), (full.seats.take_on, full.seats.removal_grace));
+    assert_eq!(plain.log, full.log);
     let (written, examples) = full.listeners.split_at(plain.listeners.len());
     assert_eq!(plain.listeners, written);
     for example in examples {
@@ -206,7 +208,7 @@ fn the_example_loads_as_it_is_and_with_every_setting() {
             _ => "",
         };
         let bare = decode_good(&format!("[[listen.{kind}]]\nbind = \"{bind}\"\n{needed}\n"));
-        assert_eq!(bare.listeners.as_slice(), [example.clone()]);
+        assert_eq!(bare.listeners.as_slice(), std::slice::from_ref(example));
     }
     let [plain] = plain.directories.as_slice() else { panic!("one directory") };
     let [ldap, ldif] = full.directories.as_slice() else { panic!("two directories") };
@@ -235,7 +237,9 @@ fn the_example_has_every_key() {
         let known = mistake.help.strip_prefix("known here: ").unwrap();
         let from = changed.find("zzzzzzzzzzzz").unwrap();
         let table = changed.get(from..).and_then(|rest| rest.split("\n\n\n").next()).unwrap();
-        for key in known.split(", ") {
+        // Only a Unix socket has a mode.
+        let is_tcp = table.lines().any(|line| line.starts_with("bind = ") && !line.contains("unix:"));
+        for key in known.split(", ").filter(|key| !(is_tcp && *key == "socket_mode")) {
             let is_key = |line: &str| line.starts_with(&format!("{key} = "));
             let is_table = |line: &str| line.starts_with('[') && line.contains(key);
             let place = if header.is_empty() { changed.as_str() } else { table };
@@ -243,13 +247,13 @@ fn the_example_has_every_key() {
         }
         tables += 1;
     }
-    assert_eq!(tables, 21);
+    assert_eq!(tables, 17);
 }
 
 proptest! {
     /// Whatever an editor leaves behind is decoded and shown without a panic, at a place that exists.
     #[test]
-    fn a_damaged_file_is_shown(from in 0..7500_usize, length in 0..40_usize, written in "\\PC{0,6}|[\"'\\[\\]={}\\\\\n]{0,4}") {
+    fn a_damaged_file_is_shown(from in 0..9000_usize, length in 0..40_usize, written in "\\PC{0,6}|[\"'\\[\\]={}\\\\\n]{0,4}") {
         let mut text = full_example();
         let at = |at: usize| (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap();
         let range = at(from)..at(from + length);

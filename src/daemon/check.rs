@@ -11,7 +11,7 @@ use super::intake::SyncError;
 use super::source;
 use super::sync::sentence;
 use crate::config::Config;
-use crate::directory::{Connection, Event, file};
+use crate::directory::{Connection, Event, Evidence, file};
 use crate::domain::course::Choice;
 use crate::domain::directory::{Directory, Source};
 use crate::domain::mapping::{Preset, Rules, Skip, map_entry};
@@ -114,9 +114,10 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
             let rules = directory.rules(connection.server().preset);
             checked.server = Some(format!("{} ({})", connection.url(), connection.server().vendor));
             checked.preset = Some(rules.preset.as_str());
-            if ldap.sync != Choice::Sweep && connection.server().offers.content_sync {
+            let is_hinted = ldap.sync != Choice::Sweep && connection.server().offers.content_sync;
+            if is_hinted {
                 let coverage = connection.changelog(&ldap.base_dn).await;
-                checked.warnings.extend(coverage.warning(&ldap.base_dn, rules.preset));
+                checked.warnings.extend(coverage.warning(&ldap.base_dn, rules.preset, &Evidence::default()));
             }
             let filter = source::filter(ldap, rules.preset)?;
             let swept = async {
@@ -125,6 +126,10 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
             };
             let (swept, ()) = tokio::join!(swept, count(queue, &rules, checked));
             swept?;
+            // It can't be paged, so that limits count which a sweep doesn't notice.
+            if is_hinted && let Err(error) = connection.search_at_once(&ldap.base_dn, &filter).await {
+                checked.warnings.push(format!("everything will be read at each poll: {error}"));
+            }
             connection.close().await;
         }
     }

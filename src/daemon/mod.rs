@@ -6,6 +6,7 @@ mod housekeeping;
 mod intake;
 mod listeners;
 mod passwords;
+mod refusal;
 mod source;
 mod sync;
 mod systemd;
@@ -84,6 +85,7 @@ struct Daemon {
     listeners: Listeners,
     loops: BTreeMap<String, RunningLoop>,
     grace: watch::Sender<Duration>,
+    reclaim_after: watch::Sender<Option<Duration>>,
     background: Vec<JoinHandle<()>>,
     stop: CancellationToken,
     signals: Signals,
@@ -117,6 +119,8 @@ impl Daemon {
         let opening = policy(&config);
         let (store, writer) =
             tokio::task::spawn_blocking(move || Store::open(&store_path, opening)).await??;
+        // Settles what follows from a policy that changed while the daemon was down.
+        store.ping().await?;
         let (board, listener_board) = (Board::default(), ListenerBoard::default());
         let service = Service::new(store.clone(), settings(&config), board.clone(), listener_board.clone());
         let stop = CancellationToken::new();
@@ -130,9 +134,11 @@ impl Daemon {
         let plan = listeners.plan(&config.listeners).await?;
         listeners.apply(plan);
         let (grace, grace_seen) = watch::channel(config.seats.removal_grace);
+        let (reclaim_after, after_seen) = watch::channel(config.seats.reclaim_after);
         let background = vec![
             tokio::spawn(housekeeping::flush(service.clone())),
             tokio::spawn(housekeeping::purge(store.clone(), grace_seen)),
+            tokio::spawn(housekeeping::reclaim(service.admin(), after_seen)),
             tokio::spawn(systemd::watch(store.clone(), service.admin())),
         ];
         let mut daemon = Daemon {
@@ -146,6 +152,7 @@ impl Daemon {
             listeners,
             loops: BTreeMap::new(),
             grace,
+            reclaim_after,
             background,
             stop,
             signals,
@@ -236,6 +243,9 @@ impl Daemon {
         self.verifiers.set(&config.directories);
         self.authenticator.set_cache(config.password_cache);
         self.grace.send_replace(config.seats.removal_grace);
+        self.reclaim_after.send_replace(config.seats.reclaim_after);
+        // A transaction settles what follows from the new policy; without a store the daemon ends by itself.
+        let _ = self.store.ping().await;
         self.level.set(config.log.level);
         self.listeners.apply(plan);
         self.sync(&config.directories).await;
@@ -301,7 +311,7 @@ fn policy(config: &Config) -> Policy {
         seat_limit: config.seat_limit,
         directory_limits: config.directories.iter().filter_map(limit).collect(),
         take_on: config.seats.take_on,
-        administrator: None,
+        administrator: config.administrator.clone(),
     }
 }
 
@@ -311,5 +321,6 @@ fn settings(config: &Config) -> Settings {
         default_domain: config.default_domain.clone(),
         directories: names.collect(),
         removal_grace: config.seats.removal_grace,
+        protected: config.seats.protected.clone(),
     }
 }

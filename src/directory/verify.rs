@@ -115,7 +115,6 @@ impl Verifier {
         }
         let attempt = Attempt {
             url,
-            starttls: self.source.tls.starttls,
             trust: trust.filter(|_| encrypt).cloned(),
             credentials: None,
             limit: self.source.timeouts.connect.min(SERVER_DEADLINE),

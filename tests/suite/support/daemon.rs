@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) listeners: String,
     /// Files in the daemon's directory, against which paths in the configuration are relative.
     pub(crate) files: Vec<(&'static str, String)>,
+    /// Variables of the daemon's environment.
+    pub(crate) env: Vec<(&'static str, String)>,
 }
 
 impl Default for Settings {
@@ -49,6 +51,7 @@ impl Default for Settings {
             tables: String::new(),
             listeners: HTTP.to_owned() + "[[listen.dovecot_policy]]\nbind = \"127.0.0.1:0\"\n",
             files: Vec::new(),
+            env: Vec::new(),
         }
     }
 }
@@ -106,6 +109,7 @@ pub(crate) struct Daemon {
     dir: TempDir,
     process: Option<Child>,
     http: Option<Address>,
+    env: Vec<(&'static str, String)>,
     /// Where the log of the present process begins in its file.
     log_start: u64,
 }
@@ -130,7 +134,8 @@ impl Daemon {
     /// Writes everything, and starts nothing.
     pub(crate) fn prepare(settings: &Settings) -> Daemon {
         let dir = tempfile::tempdir().unwrap();
-        let daemon = Daemon { dir, process: None, http: None, log_start: 0 };
+        let env = settings.env.clone();
+        let daemon = Daemon { dir, process: None, http: None, env, log_start: 0 };
         for (name, text) in &settings.files {
             daemon.write(name, text);
         }
@@ -190,6 +195,7 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         // A variable of the machine must not change where the log goes or who is told of the start.
         command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
+        command.envs(self.env.iter().cloned());
         self.process = Some(command.spawn().unwrap());
     }
 

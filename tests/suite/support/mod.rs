@@ -11,6 +11,7 @@ pub(crate) mod nginx;
 pub(crate) mod postfix;
 pub(crate) mod samba;
 pub(crate) mod slapd;
+pub(crate) mod valve;
 
 use std::time::{Duration, Instant};
 
