@@ -6,6 +6,7 @@ mod command;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod output;
+mod password;
 mod progress;
 mod reclaim;
 pub mod server;
