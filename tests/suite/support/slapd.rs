@@ -414,7 +414,7 @@ pub(super) fn group(process: &Child) -> Pid {
 }
 
 /// A program of a Debian package; fails with what to install.
-pub(super) fn installed(program: &str, package: &str) -> Command {
+pub(crate) fn installed(program: &str, package: &str) -> Command {
     let found = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"]
         .iter()
         .map(|dir| Path::new(dir).join(program))
