@@ -328,7 +328,8 @@ pub(super) fn filter(ldap: &LdapSource, preset: Preset) -> Result<Filter, SyncEr
     }
 }
 
-/// A cookie is worth something only for the same server, base, filter, bind DN, attributes and driver.
+/// A cookie is worth something only for the same server, base, filter, bind DN, attributes and driver, and
+/// while entries mean the same.
 fn valid_for(
     ldap: &LdapSource,
     rules: &Rules,
@@ -336,7 +337,6 @@ fn valid_for(
     url: String,
 ) -> Result<String, SyncError> {
     let bind = ldap.bind.as_ref().map_or("", |bind| bind.dn.as_str());
-    let attributes = rules.attributes().join(",");
     let parts = [
         mechanism.as_str(),
         &DRIVER_VERSION.to_string(),
@@ -344,9 +344,85 @@ fn valid_for(
         ldap.base_dn.as_str(),
         filter(ldap, rules.preset)?.as_str(),
         bind,
-        &attributes,
+        &rules.attributes().join(","),
         rules.preset.as_str(),
+        rules.domain.as_str(),
+        &rules.login.join(","),
+        &rules.mail.join(","),
+        &rules.name.join(","),
     ]
     .join("\n");
     Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// What a cookie depends on, with these keys in the configuration.
+    fn key(keys: &str, mechanism: Mechanism, url: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("seatkeeper.toml");
+        let text = format!("[license]\nseats = 1\n[[directory.ldap]]\nname = \"corp\"\n{keys}\n");
+        std::fs::write(&path, text).unwrap();
+        for password in ["one", "two"] {
+            let path = folder.path().join(password);
+            std::fs::write(&path, "secret").unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        }
+        let config = crate::config::load(&path).unwrap();
+        let directory = &config.directories[0];
+        let Configured::Ldap(ldap) = &directory.source else { panic!("it is on a server") };
+        let rules = directory.rules(ldap.preset.unwrap_or(Preset::OpenLdap));
+        valid_for(ldap, &rules, mechanism, url.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn a_cookie_depends_on_everything_that_it_was_got_with() {
+        const URL: &str = "ldap://one.example.org:389";
+        const KEYS: &str = "domain = \"example.org\"\nurls = [\"ldap://one.example.org\"]\n\
+            base_dn = \"dc=example,dc=org\"\nfilter = \"(uid=*)\"\nbind_dn = \"cn=a,dc=example,dc=org\"\n\
+            bind_password_file = \"one\"\n";
+        let as_it_was = key(KEYS, Mechanism::SyncRepl, URL);
+        let mut keys = vec![
+            as_it_was.clone(),
+            key(KEYS, Mechanism::SyncRepl, "ldap://two.example.org:389"),
+            key(KEYS, Mechanism::ContentSync, URL),
+        ];
+        for (old, new) in [
+            ("base_dn = \"dc", "base_dn = \"ou=people,dc"),
+            ("(uid=*)", "(uid=a*)"),
+            ("filter = \"(uid=*)\"\n", ""),
+            ("cn=a,", "cn=b,"),
+            ("bind_dn = \"cn=a,dc=example,dc=org\"\nbind_password_file = \"one\"\n", ""),
+            ("domain = \"example.org\"", "domain = \"example.net\""),
+        ] {
+            assert!(KEYS.contains(old), "{old}");
+            keys.push(key(&KEYS.replace(old, new), Mechanism::SyncRepl, URL));
+        }
+        for more in [
+            "preset = \"389ds\"",
+            "[directory.ldap.attributes]\nlogin = \"mail\"",
+            "[directory.ldap.attributes]\nlogin = [\"uid\", \"mail\"]",
+            "[directory.ldap.attributes]\nmail = \"mailAlternateAddress\"",
+            "[directory.ldap.attributes]\nname = \"sn\"",
+        ] {
+            keys.push(key(&format!("{KEYS}{more}"), Mechanism::SyncRepl, URL));
+        }
+        let all = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), all, "{keys:#?}");
+        assert_eq!(as_it_was.lines().nth(1), Some(DRIVER_VERSION.to_string().as_str()));
+
+        for more in
+            ["poll_every = \"5s\"", "full_sync_every = \"1h\"", "[directory.ldap.brake]\nmax_removals = 7"]
+        {
+            assert_eq!(key(&format!("{KEYS}{more}"), Mechanism::SyncRepl, URL), as_it_was, "{more}");
+        }
+        let password = KEYS.replace("\"one\"", "\"two\"");
+        assert_eq!(key(&password, Mechanism::SyncRepl, URL), as_it_was);
+    }
 }
