@@ -234,6 +234,8 @@ impl SyncLoop {
         let store = self.store.clone();
         let intake = Intake::begin(&directory, opened.rules.clone(), &store, mode).await?;
         let valid_for = opened.valid_for.clone();
+        // It is to bring everything, so that the proof after it finds nothing but drift.
+        opened.precedes_proof = !run.reconciles && self.reconcile_at.is_some_and(|at| at <= Instant::now());
         let mut events = opened.start(&directory, &store, cookie.clone(), proven)?;
         let (intake, authority, bytes) = self.refresh(intake, &mut events, &mut opened).await?;
         // Where nothing changed a server may send no cookie: the one that it got is as good.
@@ -271,10 +273,13 @@ impl SyncLoop {
             let mut follower = Follower::new(place, valid_for, self.proof.clone());
             return self.follow(&mut follower, &mut events, opened).await;
         }
-        // Right after a poll, so that nothing counts as drift that a poll would have brought.
-        if is_due {
+        // Right after a run that brought everything, so that nothing else counts as drift. A poll that began before the
+        // proof was due did not: the next one does.
+        if is_due && (follows || opened.precedes_proof) {
             let _ = self.on(Happened::Refreshed { follows });
-            return Ok(Happened::ReconcileDue { start: Start::Everything });
+            let by_ids = mechanism.reconciles_by_ids() && self.proof.is_some();
+            let start = if by_ids { Start::Cookie } else { Start::Everything };
+            return Ok(Happened::ReconcileDue { start });
         }
         Ok(Happened::Refreshed { follows })
     }

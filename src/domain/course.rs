@@ -68,7 +68,7 @@ impl Mechanism {
 
     /// Proves the mirror equal by the ids of everything; the others read everything for it.
     pub fn reconciles_by_ids(self) -> bool {
-        self == Mechanism::SyncRepl
+        matches!(self, Mechanism::SyncRepl | Mechanism::DirSync | Mechanism::Usn)
     }
 }
 
