@@ -3,12 +3,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod accounts;
+mod backpressure;
 mod brake;
+mod changelog;
 mod commands;
 mod contentsync;
+mod controller;
 mod crash;
+mod crowd;
 mod directory;
 mod dirsync;
+mod dovecot;
 mod ds389;
 mod hostile;
 mod hostile_sync;
@@ -17,7 +22,9 @@ mod ldif;
 mod license;
 mod lifecycle;
 mod mail;
+mod notification;
 mod outage;
+mod passwords;
 mod postfix;
 mod progress;
 mod reclaim;
@@ -27,4 +34,6 @@ mod samba;
 mod seats;
 mod support;
 mod syncrepl;
+mod syncrepl_outages;
+mod usn;
 mod wire;

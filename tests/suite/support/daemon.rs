@@ -410,6 +410,11 @@ impl Daemon {
         self.run_sync(&format!("/v1/directories/{directory}/sync?wait=true"))
     }
 
+    /// The same, and everything is read.
+    pub(crate) fn sync_full(&self, directory: &str) -> Result<Value, String> {
+        self.run_sync(&format!("/v1/directories/{directory}/sync?full=true&wait=true"))
+    }
+
     pub(crate) fn approve(&self, directory: &str) -> Result<Value, String> {
         self.run_sync(&format!("/v1/directories/{directory}/approve?wait=true"))
     }
