@@ -8,7 +8,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::intake::{Intake, Mode, SyncError};
 use super::refusal::{Refusal, Refusals};
-use crate::directory::{Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, Known, file};
+use crate::directory::{
+    Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, Known, Poll, Watch, file,
+};
 use crate::domain::course::{Choice, Mechanism, choose};
 use crate::domain::directory::{Directory, LdapSource, Source as Configured};
 use crate::domain::ldap_text::Filter;
@@ -33,19 +35,23 @@ pub(super) struct Source {
     pub(super) refusals: Refusals,
     /// What changes have shown of a 389 Directory Server's changelog.
     evidence: Evidence,
+    /// The server's notifications, and which server it is.
+    watch: Option<(Watch, usize)>,
 }
 
 /// A directory that was opened.
 pub(super) struct Opened {
     pub(super) mechanism: Mechanism,
     /// Why this one.
-    pub(super) reason: &'static str,
+    pub(super) reason: String,
     /// Why no better one.
     refusal: Option<Refusal>,
     /// What the changelog of a 389 Directory Server has.
     coverage: Option<Coverage>,
     evidence: Evidence,
     pub(super) server: Option<String>,
+    /// The server says when a poll would find something.
+    notifies: bool,
     pub(super) rules: Rules,
     /// Everything that a cookie of this run depends on.
     pub(super) valid_for: String,
@@ -62,6 +68,7 @@ impl Source {
             fingerprint: None,
             refusals: Refusals::default(),
             evidence: Evidence::default(),
+            watch: None,
         }
     }
 
@@ -71,11 +78,12 @@ impl Source {
             Configured::Ldif(_) => {
                 return Ok(Opened {
                     mechanism: Mechanism::Ldif,
-                    reason: "it is a file",
+                    reason: "it is a file".to_owned(),
                     refusal: None,
                     coverage: None,
                     evidence: self.evidence.clone(),
                     server: None,
+                    notifies: false,
                     rules: directory.rules(Preset::Ldif),
                     valid_for: String::new(),
                     connection: None,
@@ -91,9 +99,9 @@ impl Source {
         let is_389 = matches!(preset, Preset::Ds389 | Preset::FreeIpa);
         let refusal = self.refusals.current(directory.full_sync_every);
         let (mechanism, reason) = match (ldap.sync, refusal) {
-            (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal.reason),
-            (Choice::SyncRepl, Some(refusal)) if is_389 => (Mechanism::Sweep, refusal.reason),
-            (choice, _) => choose(choice, offers),
+            (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal.reason.to_owned()),
+            (Choice::SyncRepl, Some(refusal)) if is_389 => (Mechanism::Sweep, refusal.reason.to_owned()),
+            (choice, _) => choose(choice, offers, self.refusals.of_polls()),
         };
         // Without a changelog every run of it reads everything, and even so nobody is lost.
         let is_hinted = is_389 && mechanism == Mechanism::SyncRepl;
@@ -113,6 +121,7 @@ impl Source {
             coverage,
             evidence: self.evidence.clone(),
             server: Some(server.vendor.clone()),
+            notifies: server.notifies && matches!(mechanism, Mechanism::DirSync | Mechanism::Usn),
             valid_for: valid_for(ldap, &rules, mechanism, connection.url().to_string())?
                 + &changelog.unwrap_or_default(),
             rules,
@@ -153,11 +162,34 @@ impl Source {
         found == file::fingerprint(&ldif.file).ok()
     }
 
-    /// Remembers who answered.
-    pub(super) fn succeeded(&mut self, opened: &Opened) {
+    /// Remembers who answered, and listens to their notifications.
+    pub(super) fn succeeded(&mut self, directory: &Directory, opened: &Opened) {
         self.refusals.succeeded();
         self.first_url = opened.url_index;
         self.fingerprint = opened.fingerprint;
+        let url = match &directory.source {
+            Configured::Ldap(ldap) if opened.notifies => {
+                ldap.urls.get(opened.url_index).map(|url| (ldap, url))
+            }
+            _ => None,
+        };
+        let is_watched = self.watch.as_ref().is_some_and(|(_, watched)| *watched == opened.url_index);
+        match url {
+            None => self.watch = None,
+            Some(_) if is_watched => {}
+            Some((ldap, url)) => {
+                let source = LdapSource { urls: vec![url.clone()], ..ldap.clone() };
+                self.watch = Some((Watch::start(source), opened.url_index));
+            }
+        }
+    }
+
+    /// Waits until the server says that a poll would find something. May be dropped.
+    pub(super) async fn woken(&self) {
+        match &self.watch {
+            Some((watch, _)) => watch.woken().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// A server may answer and yet fail in the middle each time: the next one is tried first. One that only
@@ -218,7 +250,10 @@ impl Opened {
                     evidence: self.evidence.clone(),
                 });
                 let known = proven.zip(cookie.clone());
-                let known = known.map(|(proven, cookie)| Known { is_known, proven, cookie });
+                let known = known.map(|(proven, cookie)| {
+                    let is_known = Arc::clone(&is_known);
+                    Known { is_known, proven, cookie }
+                });
                 tokio::spawn(async move {
                     let attributes = rules.attributes();
                     if let Some(known) = known {
@@ -230,8 +265,9 @@ impl Opened {
                                 connection.follow(&base, &filter, &attributes, cookie, hinted, &events);
                             return Err(followed.await);
                         }
-                        Mechanism::DirSync => {
-                            connection.dirsync(&base, &filter, &attributes, cookie, &events).await?;
+                        Mechanism::DirSync | Mechanism::Usn => {
+                            let poll = Poll { mechanism, cookie, is_known };
+                            connection.poll(poll, &base, &filter, &attributes, &events).await?;
                         }
                         Mechanism::Sweep | Mechanism::Ldif => {
                             connection.sweep(&base, &filter, &attributes, &events).await?;

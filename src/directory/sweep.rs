@@ -109,12 +109,7 @@ impl Job {
     async fn request(&self, session: &mut Session, cookie: &[u8]) -> Result<Stream, DirectoryError> {
         let (ldap, line) = session.parts();
         if let Some(page_size) = self.page_size {
-            // Critical: a server that ignored it might stop where it likes.
-            ldap.with_controls(RawControl {
-                ctype: PAGED_RESULTS.to_owned(),
-                crit: true,
-                val: Some(ber::paging_request(page_size, cookie)),
-            });
+            ldap.with_controls(paging(page_size, cookie));
         }
         let search = ldap.streaming_search(
             self.base.as_str(),
@@ -189,7 +184,14 @@ impl Job {
     }
 }
 
-fn cookie(controls: &[Control]) -> Result<Vec<u8>, ber::Malformed> {
+/// Asks for a page; critical, since a server that ignored it might stop where it likes.
+pub(super) fn paging(page_size: u32, cookie: &[u8]) -> RawControl {
+    let val = Some(ber::paging_request(page_size, cookie));
+    RawControl { ctype: PAGED_RESULTS.to_owned(), crit: true, val }
+}
+
+/// The cookie for the next page, empty after the last.
+pub(super) fn cookie(controls: &[Control]) -> Result<Vec<u8>, ber::Malformed> {
     let control = controls.iter().find(|control| control.1.ctype == PAGED_RESULTS);
     let value = control.ok_or("it is missing")?.1.val.as_deref().ok_or("it has no value")?;
     ber::paging_cookie(value)

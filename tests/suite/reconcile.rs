@@ -149,7 +149,14 @@ fn a_mirror_that_went_wrong_is_repaired() {
 /// Makes one user stale, takes one away and adds one, with the daemon down.
 pub(crate) fn tamper(daemon: &Daemon) {
     let take_on = TakeOn { login: true, delivery: false };
-    let policy = Policy { seat_limit: Some(5), directory_limits: [].into(), take_on, administrator: None };
+    let policy = Policy {
+        seat_limit: Some(5),
+        directory_limits: [].into(),
+        take_on,
+        administrator: None,
+        expired: None,
+        components: Default::default(),
+    };
     let (store, writer) = Store::open(&daemon.path("state").join("seatkeeper.redb"), policy).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let view = store.view();

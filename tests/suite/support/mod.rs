@@ -7,6 +7,7 @@ pub(crate) mod dovecot;
 pub(crate) mod ds389;
 pub(crate) mod fake_ldap;
 pub(crate) mod http;
+pub(crate) mod issuer;
 pub(crate) mod postfix;
 pub(crate) mod relay;
 pub(crate) mod samba;
