@@ -153,6 +153,7 @@ fn check_refresh(
     goes_on(daemon, fake, cookie, &case);
 }
 
+<<<<<<< HEAD
 /// 389 Directory Server says nothing when the search behind a refresh fails, but answers everything else.
 #[test]
 fn a_refresh_that_falls_silent_is_followed_by_sweeps() {
@@ -180,12 +181,23 @@ fn a_refresh_that_falls_silent_is_followed_by_sweeps() {
 }
 
 /// The next synchronization begins where the last good one ended, and succeeds.
+=======
+/// The next synchronization begins where the last good one ended, and succeeds. A server that fails in it is
+/// swept where that is the rule, until everything is asked for.
+>>>>>>> wire
 #[track_caller]
 fn goes_on(daemon: &Daemon, fake: &FakeLdap, cookie: &[u8], case: &str) {
     assert!(fake.is_done(), "{case}");
+    let asked = fake.asked(When::Sync).len();
     daemon.sync("corp").unwrap_or_else(|error| panic!("{case}: {error}"));
-    assert_eq!(last_cookie(fake).as_deref(), Some(cookie), "{case}");
     nobody_is_gone(daemon, fake, case);
+    if fake.asked(When::Sync).len() > asked {
+        assert_eq!(last_cookie(fake).as_deref(), Some(cookie), "{case}");
+    } else {
+        assert_eq!(directory(&daemon.status(), "corp")["mechanism"], "sweep", "{case}");
+        let answer = daemon.api("POST", "/v1/directories/corp/sync?full=true&wait=true");
+        assert_eq!((answer.status, fake.asked(When::Sync).len()), (200, asked + 1), "{case}: {answer:?}");
+    }
 }
 
 #[test]
@@ -229,12 +241,21 @@ fn a_refresh_that_goes_wrong_takes_nobody_away() {
             check_refresh(&daemon, &fake, &cookie, &middle, case.clone());
             check_refresh(&daemon, &fake, &cookie, &end, case);
         }
-        // A refresh without an end, a message that stops in the middle, and an end of unbearable size.
-        let half = added(&people[0]).encode(2)[..30].to_vec();
-        let silent = "silent for 1s";
-        check_refresh(&daemon, &fake, &cookie, &middle, ("hang", vec![Step::Hang], silent));
-        check_refresh(&daemon, &fake, &cookie, &end, ("present without done", vec![Step::Hang], silent));
-        check_refresh(&daemon, &fake, &cookie, &[], ("half", vec![Step::Bytes(half), Step::Hang], silent));
+        // A refresh without an end, and a message that stops in the middle. With content synchronization the
+        // heartbeat notices it, which takes longer.
+        if kind == Kind::OpenLdap {
+            let half = added(&people[0]).encode(2)[..30].to_vec();
+            let silent = "silent for 1s";
+            check_refresh(&daemon, &fake, &cookie, &middle, ("hang", vec![Step::Hang], silent));
+            check_refresh(&daemon, &fake, &cookie, &end, ("present without done", vec![Step::Hang], silent));
+            check_refresh(
+                &daemon,
+                &fake,
+                &cookie,
+                &[],
+                ("half", vec![Step::Bytes(half), Step::Hang], silent),
+            );
+        }
         let endless = vec![b'c'; 1 << 20];
         let endless = match refreshed {
             "delete" => refresh_delete(Some(&endless), true),
