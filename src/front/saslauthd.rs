@@ -19,8 +19,11 @@ const FIELDS: usize = 4;
 
 const MAX_REQUEST: usize = FIELDS * (2 + MAX_FIELD);
 
+/// User, password, service and realm.
+type Fields<'a> = [&'a [u8]; FIELDS];
+
 /// The fields of a request, and where it ends; `None` until it is whole.
-fn fields(buffer: &[u8]) -> Result<Option<([&[u8]; FIELDS], usize)>, Garbled> {
+fn fields(buffer: &[u8]) -> Result<Option<(Fields<'_>, usize)>, Garbled> {
     let mut found = [&[][..]; FIELDS];
     let mut at = 0;
     for field in &mut found {
