@@ -174,6 +174,14 @@ pub enum AccountCommand {
         /// An address of the account.
         address: String,
     },
+    /// Set the password of a local or imported account.
+    ///
+    /// It is read from standard input, up to the end of the first line; at a terminal it is asked for, and not
+    /// shown. Users of a directory have their password there.
+    Passwd {
+        /// An address of the account.
+        address: String,
+    },
     /// Enable a local or imported account.
     ///
     /// It takes a seat, and is refused when none is free.

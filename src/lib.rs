@@ -29,6 +29,8 @@
 //! | what a sweep may take away | [`domain::sync`] |
 //! | how a seat is granted and made durable | `store::transaction`, `store::writer` |
 //! | what a login goes through | [`service::Admission::admit`] |
+//! | what a password goes through | [`service::passwords::Authenticator::log_in`], [`directory::Verifier`] |
+//! | how a protocol is spoken | its file in [`front`], over [`net::dialogue`] or [`net::http`] |
 //! | what a change in a directory goes through | `daemon::intake`, `daemon::follow` |
 //! | what a licence means at a moment | [`domain::license`] |
 //! | which tokens are licences | `licensing::token` |
@@ -44,6 +46,11 @@
 //! of the login is collected and written within [`service::FLUSH_EVERY`]. If a seat would be taken, the
 //! writer asks `decide` again, inside its transaction, and the answer is given after the commit. Requests
 //! that wait meanwhile share the next commit.
+//!
+//! Where a server hands us the password, [`service::passwords`] comes before that: a slot of the throttle, a turn of
+//! the user's, then a bind at the directory through [`service::passwords::Verify`], which `daemon::passwords`
+//! implements over [`directory::Verifier`], so that neither side knows the other. Only a right password goes on to the
+//! decision; no answer is an error, which each front end tells by its protocol's own sign.
 //!
 //! # A change in a directory, end to end
 //!

@@ -7,7 +7,7 @@ use axum::http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
-use super::accounts::Description;
+use super::accounts::{Description, NewPassword};
 use super::client::{self, Client, ClientError, Response, encode};
 use super::reclaim::Refused;
 use super::{History, Users, output, progress};
@@ -42,12 +42,17 @@ pub async fn run(
             session.complain(&format!("cannot write: {error}"));
             Exit::Failed
         }
+        Err(Trouble::Input(error)) => {
+            session.complain(&format!("cannot read the password: {error}"));
+            Exit::Failed
+        }
     }
 }
 
 /// Why a command stops.
 pub(super) enum Trouble {
     Client(ClientError),
+    Input(io::Error),
     Output(io::Error),
 }
 
@@ -125,6 +130,10 @@ impl Session<'_> {
             AccountCommand::Add { address, name, aliases } => {
                 let description = Description { name: name.clone(), aliases: aliases.clone() };
                 self.client.send(Method::PUT, &path(address, ""), &description).await?
+            }
+            AccountCommand::Passwd { address } => {
+                let password = super::password::read().map_err(Trouble::Input)?;
+                self.client.send(Method::PUT, &path(address, "/password"), &NewPassword { password }).await?
             }
             AccountCommand::Remove { address } => {
                 self.client.request(Method::DELETE, &path(address, "")).await?

@@ -7,6 +7,7 @@ mod command;
 pub(crate) mod fixture;
 mod license;
 mod output;
+mod password;
 mod progress;
 mod reclaim;
 pub mod server;

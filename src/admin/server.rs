@@ -58,7 +58,10 @@ pub(super) type Segment = Result<Path<String>, PathRejection>;
 impl From<AdminError> for Problem {
     fn from(error: AdminError) -> Problem {
         let status = match error {
-            AdminError::BadName(..) | AdminError::TooManyAliases => StatusCode::BAD_REQUEST,
+            AdminError::BadName(..) | AdminError::TooManyAliases | AdminError::BadPassword => {
+                StatusCode::BAD_REQUEST
+            }
+            AdminError::Hash(_) => StatusCode::INTERNAL_SERVER_ERROR,
             AdminError::Account(_) => StatusCode::CONFLICT,
             AdminError::NoSuchUser(_) | AdminError::OnlyAdministrator(_) | AdminError::NoSuchDirectory(_) => {
                 StatusCode::NOT_FOUND

@@ -10,6 +10,9 @@ use crate::domain::course::{self, Mechanism};
 /// unavailableCriticalExtension (RFC 4511 appendix A): the database has no sync provider.
 const UNAVAILABLE_EXTENSION: u32 = 12;
 
+/// insufficientAccessRights.
+const NO_RIGHTS: u32 = 50;
+
 /// Refreshes by content synchronization that break off before the directory is swept. A server that was
 /// restarted breaks off one or two.
 const MAX_FAILURES: u32 = 3;
@@ -128,7 +131,7 @@ impl Refusals {
                 "the server does not offer syncrepl",
                 "enable its plugins Content Synchronization and Retro Changelog",
             ),
-            Refused { .. } => refusal(
+            Refused { result, .. } if result.code == NO_RIGHTS => refusal(
                 "the server refuses syncrepl",
                 "let the bind user read the entry oid=1.3.6.1.4.1.4203.1.9.1.1,cn=features,cn=config",
             ),

@@ -9,7 +9,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::intake::{Intake, Mode, SyncError};
 use super::refusal::{Refusal, Refusals};
 use crate::directory::{
-    Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, Known, Poll, Watch, file,
+    Compares, Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, Known, Poll, Watch,
+    file,
 };
 use crate::domain::course::{Choice, Mechanism, choose};
 use crate::domain::directory::{Directory, LdapSource, Source as Configured};
@@ -52,6 +53,8 @@ pub(super) struct Opened {
     pub(super) server: Option<String>,
     /// The server says when a poll would find something.
     notifies: bool,
+    /// A poll is to compare ids now, since a proof comes after it.
+    pub(super) precedes_proof: bool,
     pub(super) rules: Rules,
     /// Everything that a cookie of this run depends on.
     pub(super) valid_for: String,
@@ -84,6 +87,7 @@ impl Source {
                     evidence: self.evidence.clone(),
                     server: None,
                     notifies: false,
+                    precedes_proof: false,
                     rules: directory.rules(Preset::Ldif),
                     valid_for: String::new(),
                     connection: None,
@@ -121,6 +125,7 @@ impl Source {
             coverage,
             evidence: self.evidence.clone(),
             server: Some(server.vendor.clone()),
+            precedes_proof: false,
             notifies: server.notifies && matches!(mechanism, Mechanism::DirSync | Mechanism::Usn),
             valid_for: valid_for(ldap, &rules, mechanism, connection.url().to_string())?
                 + &changelog.unwrap_or_default(),
@@ -249,7 +254,13 @@ impl Opened {
                     is_known: Arc::clone(&is_known),
                     evidence: self.evidence.clone(),
                 });
-                let known = proven.zip(cookie.clone());
+                let is_polled = matches!(mechanism, Mechanism::DirSync | Mechanism::Usn);
+                let compares = match &proven {
+                    Some(proven) => Compares::With(proven.clone()),
+                    None if self.precedes_proof => Compares::Now,
+                    None => Compares::InTime,
+                };
+                let known = proven.filter(|_| !is_polled).zip(cookie.clone());
                 let known = known.map(|(proven, cookie)| {
                     let is_known = Arc::clone(&is_known);
                     Known { is_known, proven, cookie }
@@ -266,7 +277,7 @@ impl Opened {
                             return Err(followed.await);
                         }
                         Mechanism::DirSync | Mechanism::Usn => {
-                            let poll = Poll { mechanism, cookie, is_known };
+                            let poll = Poll { mechanism, cookie, compares, is_known };
                             connection.poll(poll, &base, &filter, &attributes, &events).await?;
                         }
                         Mechanism::Sweep | Mechanism::Ldif => {

@@ -13,7 +13,7 @@ use super::follow::{Ended, Follower};
 use super::intake::{Compares, Intake, Mode, SyncError, held};
 use super::source::{Opened, Source};
 use crate::directory::{Authority, DirectoryError, Event};
-use crate::domain::course::{Action, Course, Happened, Pace, Phase, Run, Start};
+use crate::domain::course::{Action, Course, Happened, Pace, Phase, Run, Start, compare_every};
 use crate::domain::directory::Directory;
 use crate::domain::sync::{Drift, Loss, Report};
 use crate::service::answers::{DirectoryState, DriftReport, LossReport, SyncReport};
@@ -234,6 +234,8 @@ impl SyncLoop {
         let store = self.store.clone();
         let intake = Intake::begin(&directory, opened.rules.clone(), &store, mode).await?;
         let valid_for = opened.valid_for.clone();
+        // It is to bring everything, so that the proof after it finds nothing but drift.
+        opened.precedes_proof = !run.reconciles && self.reconcile_at.is_some_and(|at| at <= Instant::now());
         let mut events = opened.start(&directory, &store, cookie.clone(), proven)?;
         let (intake, authority, bytes) = self.refresh(intake, &mut events, &mut opened).await?;
         // Where nothing changed a server may send no cookie: the one that it got is as good.
@@ -265,15 +267,19 @@ impl SyncLoop {
             self.reconcile_at = Some(Instant::now() + self.until_reconcile());
         }
         let follows = mechanism.follows();
-        if follows {
+        let is_due = mechanism.keeps_cookies() && self.reconcile_at.is_some_and(|at| at <= Instant::now());
+        if follows && !(is_due && mechanism.needs_comparing()) {
             let _ = self.on(Happened::Refreshed { follows });
             let mut follower = Follower::new(place, valid_for, self.proof.clone());
             return self.follow(&mut follower, &mut events, opened).await;
         }
-        // Right after a poll, so that nothing counts as drift that a poll would have brought.
-        if mechanism.keeps_cookies() && self.reconcile_at.is_some_and(|at| at <= Instant::now()) {
+        // Right after a run that brought everything, so that nothing else counts as drift. A poll that began before the
+        // proof was due did not: the next one does.
+        if is_due && (follows || opened.precedes_proof) {
             let _ = self.on(Happened::Refreshed { follows });
-            return Ok(Happened::ReconcileDue { start: Start::Everything });
+            let by_ids = mechanism.reconciles_by_ids() && self.proof.is_some();
+            let start = if by_ids { Start::Cookie } else { Start::Everything };
+            return Ok(Happened::ReconcileDue { start });
         }
         Ok(Happened::Refreshed { follows })
     }
@@ -288,9 +294,12 @@ impl SyncLoop {
         let reconcile_at = self.reconcile_at.unwrap_or_else(|| Instant::now() + self.until_reconcile());
         let by_ids = opened.mechanism.reconciles_by_ids() && self.proof.is_some();
         let start = if by_ids { Start::Cookie } else { Start::Everything };
-        let poll = Instant::now() + self.directory.poll_every;
-        let (due, happens) = if opened.mechanism.needs_comparing() && poll < reconcile_at {
-            (poll, Happened::Due)
+        let (due, happens) = if opened.mechanism.needs_comparing() {
+            let people = follower.people();
+            (
+                reconcile_at.min(Instant::now() + compare_every(self.directory.poll_every, people)),
+                Happened::Due,
+            )
         } else {
             (reconcile_at, Happened::ReconcileDue { start })
         };

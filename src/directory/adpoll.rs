@@ -32,13 +32,12 @@ use ldap3::controls::RawControl;
 use ldap3::{Scope, SearchStream};
 use tokio::sync::mpsc::{self, Sender};
 
-use super::batch::Batch;
 use super::bookmark::Bookmark;
 use super::error::{DirectoryError, LdapResult, ServerProblem};
 use super::ldap::Session;
 use super::root_dse::{Controller, texts};
 use super::sweep::{self, Swept};
-use super::{Authority, Event, IsKnown, ber};
+use super::{Authority, Compares, Event, IsKnown, ber};
 use crate::domain::course::Mechanism;
 use crate::domain::directory::{LdapUrl, Timeouts};
 use crate::domain::ldap_text::{Dn, Filter};
@@ -84,6 +83,7 @@ pub(super) struct Job {
     /// [`Mechanism::DirSync`] or [`Mechanism::Usn`].
     pub(super) mechanism: Mechanism,
     pub(super) cookie: Option<Vec<u8>>,
+    pub(super) compares: Compares,
     pub(super) page_size: Option<u32>,
     pub(super) timeouts: Timeouts,
     pub(super) controller: Controller,
@@ -207,11 +207,12 @@ impl Job {
         }
         bookmark.invocation = invocation;
         let was_written = |since| !is_same_server || usn == 0 || usn != since;
-        let mut must_compare = false;
+        let since = bookmark.usn;
+        let mut must_compare = !matches!(self.compares, Compares::InTime);
         if !is_same_server {
             bookmark.witnesses.clear();
         } else if was_written(bookmark.usn) {
-            must_compare = self.is_witness_missing(&mut session, root, &mut bookmark).await?;
+            must_compare |= self.is_witness_missing(&mut session, root, &mut bookmark).await?;
         }
         let mut told = Told::default();
         if self.mechanism == Mechanism::DirSync {
@@ -220,7 +221,7 @@ impl Job {
             self.ask_by_usn(&mut session, root, bookmark.usn, &mut told).await?;
         }
         let ids: Vec<StableId> = told.ids.iter().cloned().collect();
-        let found = self.read_again(&mut session, &ids, &mut bookmark).await?;
+        let found = self.read_again(&mut session, &ids, &mut bookmark, None).await?;
         let gone: Vec<StableId> = told.ids.difference(&found).cloned().collect();
         for id in &gone {
             bookmark.witnesses.remove(id);
@@ -236,7 +237,8 @@ impl Job {
             was_written(bookmark.compared_usn) && (started >= due_at || started < bookmark.compared_at);
         let mut authority = Authority::Named;
         if is_due || must_compare {
-            session = self.compare(session, &found, &mut bookmark).await?;
+            let proven = self.proven(&bookmark).filter(|_| is_same_server).map(|usn| (usn, since));
+            session = self.compare(session, &found, &mut bookmark, proven).await?;
             authority = Authority::Everything;
         }
         self.end(authority, bookmark).await?;
@@ -274,13 +276,30 @@ impl Job {
         Ok(bookmark.witnesses.len() < before)
     }
 
-    /// Compares ids and DNs of everything with the mirror, and reads what differs.
+    /// Up to which USN the mirror was proved equal, where that is to be proved again. A proof of another life of the
+    /// database, or of another one, is worth nothing.
+    fn proven(&self, bookmark: &Bookmark) -> Option<u64> {
+        let Compares::With(proof) = &self.compares else { return None };
+        let proof = Bookmark::decode(proof).ok();
+        let proof = proof.filter(|proof| {
+            (&proof.service, &proof.invocation) == (&self.controller.service, &bookmark.invocation)
+        });
+        Some(proof.map_or(0, |proof| proof.usn))
+    }
+
+    /// Compares ids and DNs of everything with the mirror, and reads what differs. For a proof that begins where the
+    /// last one ended it reads what was written since then, too; what differs there, and was written before the
+    /// last poll, which should have told it, is drift.
     async fn compare(
         &self,
         session: Session,
         told: &BTreeSet<StableId>,
         bookmark: &mut Bookmark,
+        proven: Option<(u64, u64)>,
     ) -> Result<Session, DirectoryError> {
+        let (proven, since) = proven.unzip();
+        let is_proven =
+            |entry: &Entry| proven.is_none_or(|proven| usn_changed(entry).is_some_and(|usn| usn <= proven));
         let mut differing = Vec::new();
         let relay = |event| {
             let Event::Upserts(entries) = event else { return Ok(None) };
@@ -288,7 +307,7 @@ impl Job {
             for entry in entries {
                 // Without an id it is nobody.
                 let Some(id) = id(&entry).filter(|id| !told.contains(id)) else { continue };
-                if (self.is_known)(&id, &entry.dn) {
+                if is_proven(&entry) && (self.is_known)(&id, &entry.dn) {
                     present.push(id);
                 } else {
                     differing.push(id);
@@ -299,8 +318,9 @@ impl Job {
             }
             Ok((!present.is_empty()).then_some(Event::Present(present)))
         };
-        let (mut session, swept) = self.sweep(session, [OBJECT_GUID.to_owned()].into(), relay).await?;
-        self.read_again(&mut session, &differing, bookmark).await?;
+        let attributes = [OBJECT_GUID, USN_CHANGED].map(str::to_owned).into();
+        let (mut session, swept) = self.sweep(session, attributes, relay).await?;
+        self.read_again(&mut session, &differing, bookmark, since).await?;
         self.compared(bookmark, swept.entries);
         Ok(session)
     }
@@ -322,29 +342,40 @@ impl Job {
         self.attributes.iter().map(String::as_str).chain([USN_CHANGED]).map(str::to_owned).collect()
     }
 
-    /// Tells those of these entries that are in the base and match; their ids.
+    /// Tells those of these entries that are in the base and match; their ids. What was written up to a USN was told
+    /// before, so that a difference is told as such.
     async fn read_again(
         &self,
         session: &mut Session,
         ids: &[StableId],
         bookmark: &mut Bookmark,
+        told_before: Option<u64>,
     ) -> Result<BTreeSet<StableId>, DirectoryError> {
         let attributes = self.attributes_to_read();
         let mut found = BTreeSet::new();
         for ids in ids.chunks(IDS_PER_SEARCH) {
             let filter = format!("(&{}{})", self.filter, any_of(ids));
-            let mut batch = Batch::default();
-            // A hundred entries at most, so that they fit, however full the batch says it is.
+            // A hundred entries at most.
+            let mut entries = Vec::new();
             let result = self
                 .search(session, self.base.as_str(), &filter, &attributes, Vec::new(), |entry| {
                     note(&entry, bookmark);
                     found.extend(id(&entry));
-                    batch.push(entry);
+                    entries.push(entry);
                     Ok(())
                 })
                 .await?;
             self.succeeded(&result)?;
-            batch.flush(&self.events).await?;
+            let was_told = |entry: &Entry| {
+                told_before.is_some_and(|before| usn_changed(entry).is_some_and(|usn| usn <= before))
+            };
+            let (differences, changes): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(was_told);
+            if !changes.is_empty() {
+                self.send(Event::Upserts(changes)).await?;
+            }
+            if !differences.is_empty() {
+                self.send(Event::Differences(differences)).await?;
+            }
         }
         Ok(found)
     }

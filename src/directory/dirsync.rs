@@ -88,14 +88,13 @@ impl Job {
                     return Err(self.mechanism_refused(problem));
                 }
             }
-            let Some(control) = result.ctrls.iter().find(|control| control.1.ctype == DIRSYNC) else {
-                if !bookmark.cookie.is_empty() {
-                    return Err(self.refresh_required());
-                }
+            let control = result.ctrls.iter().find(|control| control.1.ctype == DIRSYNC);
+            if control.is_none() && bookmark.cookie.is_empty() {
                 return Err(self.mechanism_refused("it ignores the control".to_owned()));
-            };
-            let value = control.1.val.as_deref().ok_or("the DirSync control has no value");
-            let answer = value.and_then(dirsync_wire::answer).map_err(|problem| self.malformed(problem))?;
+            }
+            let value = control.and_then(|control| control.1.val.as_deref());
+            let answer = value.ok_or("the answer has no DirSync control").and_then(dirsync_wire::answer);
+            let answer = answer.map_err(|problem| self.malformed(problem))?;
             let is_stuck = answer.more && answer.cookie == bookmark.cookie;
             bookmark.cookie = answer.cookie;
             if is_stuck {

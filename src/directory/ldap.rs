@@ -271,6 +271,7 @@ impl Connection {
             attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
             mechanism: poll.mechanism,
             cookie: poll.cookie,
+            compares: poll.compares,
             page_size: self.server.pages.then_some(self.page_size),
             timeouts: self.timeouts,
             controller: self.server.controller.clone(),

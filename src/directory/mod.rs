@@ -89,8 +89,22 @@ pub struct Poll {
     pub mechanism: Mechanism,
     /// Where the last poll ended.
     pub cookie: Option<Vec<u8>>,
+    /// When the ids of everything are compared with the mirror.
+    pub compares: Compares,
     /// Asks the mirror.
     pub is_known: IsKnown,
+}
+
+/// When a poll compares the ids of everything with the mirror.
+#[derive(Clone, Debug, Default)]
+pub enum Compares {
+    /// When it is time for it.
+    #[default]
+    InTime,
+    /// Now, so that a proof right after it finds nothing but drift.
+    Now,
+    /// Now, and with this cookie, at which they were proved equal.
+    With(Vec<u8>),
 }
 
 /// What a driver tells of its directory.

@@ -68,8 +68,16 @@ impl Mechanism {
 
     /// Proves the mirror equal by the ids of everything; the others read everything for it.
     pub fn reconciles_by_ids(self) -> bool {
-        self == Mechanism::SyncRepl
+        matches!(self, Mechanism::SyncRepl | Mechanism::DirSync | Mechanism::Usn)
     }
+}
+
+/// Ids compared in a second, on average over the day: what a server hardly notices.
+const IDS_PER_SECOND: u64 = 100;
+
+/// The time between two comparisons of all ids: the poll interval, or longer in a large directory.
+pub fn compare_every(poll_every: Duration, people: u64) -> Duration {
+    poll_every.max(Duration::from_secs(people / IDS_PER_SECOND))
 }
 
 /// What a server can do, by its root DSE.
@@ -394,6 +402,17 @@ mod tests {
     }
 
     #[test]
+<<<<<<< HEAD
+=======
+    fn ids_are_compared_less_often_where_there_are_many() {
+        assert_eq!(compare_every(POLL, 0), POLL);
+        assert_eq!(compare_every(POLL, 6_099), POLL);
+        assert_eq!(compare_every(POLL, 100_000), Duration::from_secs(1000));
+        assert_eq!(compare_every(Duration::from_secs(3600), 100_000), Duration::from_secs(3600));
+    }
+
+    #[test]
+>>>>>>> ds389
     fn notifications_that_lead_to_nothing_slow_down() {
         let gaps = |poll_every, count: usize| -> Vec<u64> {
             let mut pace = Pace::new(Duration::from_secs(poll_every));
@@ -409,6 +428,17 @@ mod tests {
         assert_eq!(gaps(3600, 7), [2, 4, 8, 16, 30, 30, 30]);
         assert_eq!(gaps(10, 5), [2, 4, 8, 10, 10]);
         assert_eq!(gaps(1, 2), [1, 1]);
+<<<<<<< HEAD
+    }
+
+    #[test]
+    fn ids_are_compared_less_often_where_there_are_many() {
+        assert_eq!(compare_every(POLL, 0), POLL);
+        assert_eq!(compare_every(POLL, 6_099), POLL);
+        assert_eq!(compare_every(POLL, 100_000), Duration::from_secs(1000));
+        assert_eq!(compare_every(Duration::from_secs(3600), 100_000), Duration::from_secs(3600));
+=======
+>>>>>>> ds389
     }
 
     #[test]

@@ -13,12 +13,14 @@ use super::answers::{
     UsersStatus, Verdict, Verification,
 };
 use super::directories::{Progress, SyncCommand};
+use super::hashes::HashError;
 use super::license::{self, LicenseCommand, LicenseFailure};
 use super::users::{UserList, UserQuery};
 use super::{Settings, Shared, now};
 use crate::domain::account::AccountRefusal;
 use crate::domain::admission::{Decision, Operation, Request, decide};
 use crate::domain::name::{Name, NameError};
+use crate::domain::password::Password;
 use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount};
 use crate::domain::user::{Kind, Origin, User, UserKey};
 use crate::store::{DirectoryRecord, ReadView, Store, StoreError, UserDetails};
@@ -41,6 +43,12 @@ pub enum AdminError {
     /// More aliases than an account may have.
     #[error("an account has at most {} aliases", crate::domain::account::MAX_ALIASES)]
     TooManyAliases,
+    /// It can be nobody's password.
+    #[error("a password is 1 to {} bytes of UTF-8 text without NUL", Password::MAX_BYTES)]
+    BadPassword,
+    /// It was not hashed.
+    #[error(transparent)]
+    Hash(HashError),
     /// An account cannot be changed like this.
     #[error("{0}")]
     Account(AccountRefusal),

@@ -6,6 +6,7 @@ mod activity;
 mod admin;
 pub mod answers;
 pub mod directories;
+mod hashes;
 pub mod license;
 pub mod listeners;
 mod lookup;

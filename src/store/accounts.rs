@@ -45,7 +45,8 @@ impl Transaction<'_> {
             AccountChange::Add(account) => return self.add_account(account, policy, now),
             AccountChange::Remove(ref name)
             | AccountChange::Enable(ref name)
-            | AccountChange::Disable(ref name) => name,
+            | AccountChange::Disable(ref name)
+            | AccountChange::SetPassword(ref name, _) => name,
         };
         let account = match self.own_account(name)? {
             Ok(account) => account,
@@ -58,6 +59,10 @@ impl Transaction<'_> {
                 let unchanged = !account.user.mapped.enabled;
                 let released = self.upsert(account.user.directory, mapped, now)?.released;
                 self.changed(&account, unchanged, None, released)
+            }
+            AccountChange::SetPassword(_, hash) => {
+                self.set_password(account.key, &hash)?;
+                self.changed(&account, false, None, None)
             }
             AccountChange::Remove(_) | AccountChange::Add(_) => {
                 let released = self.release(account.key, ReleaseReason::Removed, now)?;

@@ -48,6 +48,9 @@ pub(super) const LEDGER_BY_USER: TableDefinition<'static, (u64, u64), ()> =
 /// Time of removal (milliseconds) and user key of each tombstone, so that the expired ones are found first.
 pub(super) const TOMBSTONES: TableDefinition<'static, (i64, u64), ()> = TableDefinition::new("tombstones");
 
+/// User key to the hash of a local or imported account's password.
+pub(super) const PASSWORDS: TableDefinition<'static, u64, &str> = TableDefinition::new("passwords");
+
 /// Directory number to the cookie of its last checkpoint.
 pub(super) const COOKIES: TableDefinition<'static, u32, &[u8]> = TableDefinition::new("cookies");
 

@@ -9,8 +9,8 @@ use super::codec;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::tables::{
     CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
-    MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, REFUSALS, SEATS, SEATS_LOW, STRANGERS, TOMBSTONES,
-    USERS, look_up_in_fields,
+    MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATS, SEATS_LOW, STRANGERS,
+    TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{
     Admitted, Applied, Changes, Checkpoint, Clash, DirectoryRecord, Entombed, Policy, Released, StoreError,
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::domain::admission::{ComponentView, Decision, Request, decide};
 use crate::domain::name::{Name, StableId};
+use crate::domain::password::PasswordHash;
 use crate::domain::seats::{LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat};
 use crate::domain::sync::{Change, compare};
 use crate::domain::user::{Census, DirectoryId, Kind, Mapped, User, UserKey};
@@ -33,6 +34,7 @@ pub(super) struct Transaction<'t> {
     seats: Table<'t, u64, &'static [u8]>,
     last_logins: Table<'t, u64, &'static [u8]>,
     refusals: Table<'t, u64, &'static [u8]>,
+    passwords: Table<'t, u64, &'static str>,
     strangers: Table<'t, &'static str, &'static [u8]>,
     ledger: Table<'t, u64, &'static [u8]>,
     ledger_by_user: Table<'t, (u64, u64), ()>,
@@ -69,6 +71,7 @@ impl<'t> Transaction<'t> {
             seats: txn.open_table(SEATS)?,
             last_logins: txn.open_table(LAST_LOGINS)?,
             refusals: txn.open_table(REFUSALS)?,
+            passwords: txn.open_table(PASSWORDS)?,
             strangers: txn.open_table(STRANGERS)?,
             ledger: txn.open_table(LEDGER)?,
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
@@ -398,6 +401,13 @@ impl<'t> Transaction<'t> {
         self.users.remove(key.0)?;
         self.last_logins.remove(key.0)?;
         self.refusals.remove(key.0)?;
+        self.passwords.remove(key.0)?;
+        Ok(())
+    }
+
+    /// Keeps the hash of an account's password in place of the one before.
+    pub(super) fn set_password(&mut self, key: UserKey, hash: &PasswordHash) -> Result<(), StoreError> {
+        self.passwords.insert(key.0, hash.as_str())?;
         Ok(())
     }
 

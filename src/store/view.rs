@@ -11,11 +11,12 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::tables::{
     CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, NAMES,
-    REFUSALS, SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
+    PASSWORDS, REFUSALS, SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{Clash, Cookie, DirectoryRecord, Policy, StoreError, codec};
 use crate::domain::admission::View;
 use crate::domain::name::{Name, StableId};
+use crate::domain::password::PasswordHash;
 use crate::domain::seats::{LastLogin, LedgerEvent, Refusals, Seat, Service};
 use crate::domain::user::{Census, DirectoryId, Kind, Origin, User, UserKey};
 
@@ -29,6 +30,7 @@ pub struct ReadView {
     pub(super) seats: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) last_logins: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) refusals: ReadOnlyTable<u64, &'static [u8]>,
+    passwords: ReadOnlyTable<u64, &'static str>,
     strangers: ReadOnlyTable<&'static str, &'static [u8]>,
     pub(super) ledger: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) ledger_by_user: ReadOnlyTable<(u64, u64), ()>,
@@ -78,6 +80,7 @@ impl ReadView {
             seats: txn.open_table(SEATS)?,
             last_logins: txn.open_table(LAST_LOGINS)?,
             refusals: txn.open_table(REFUSALS)?,
+            passwords: txn.open_table(PASSWORDS)?,
             strangers: txn.open_table(STRANGERS)?,
             ledger: txn.open_table(LEDGER)?,
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
@@ -203,6 +206,11 @@ impl ReadView {
     pub fn is_listed_person(&self, key: UserKey) -> Result<Option<DirectoryId>, StoreError> {
         let head = self.user_head(key)?;
         Ok(head.filter(|head| head.kind == Kind::Person).map(|head| head.directory))
+    }
+
+    /// The hash of a local or imported account's password, where it has one.
+    pub fn password_of(&self, UserKey(key): UserKey) -> Result<Option<PasswordHash>, StoreError> {
+        Ok(self.passwords.get(key)?.map(|hash| PasswordHash::new(hash.value())))
     }
 
     /// The seat of a user.

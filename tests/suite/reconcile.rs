@@ -24,13 +24,13 @@ fn is_following(status: &Value) -> bool {
     directory(status, "corp")["state"] == "following"
 }
 
-fn drift(status: &Value) -> &Value {
+pub(crate) fn drift(status: &Value) -> &Value {
     &directory(status, "corp")["drift"]
 }
 
 /// Waits for a reconcile that begins from now on, and returns what it found.
 #[track_caller]
-fn reconciled(daemon: &Daemon) -> Value {
+pub(crate) fn reconciled(daemon: &Daemon) -> Value {
     let last = |status: &Value| drift(status)["last_reconcile"].clone();
     let mut before = last(&daemon.status());
     // The one that is under way may have looked already.
@@ -158,7 +158,7 @@ fn a_mirror_that_went_wrong_is_repaired() {
 }
 
 /// Makes one user stale, takes one away and adds one, with the daemon down.
-fn tamper(daemon: &Daemon) {
+pub(crate) fn tamper(daemon: &Daemon) {
     let take_on = TakeOn { login: true, delivery: false };
     let policy = Policy {
         seat_limit: Some(5),

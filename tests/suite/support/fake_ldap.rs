@@ -165,6 +165,11 @@ struct Connection {
 }
 
 impl FakeLdap {
+    /// Whose conventions it follows.
+    pub(crate) fn kind(&self) -> Kind {
+        self.shared.kind
+    }
+
     /// Starts a server with so many people.
     pub(crate) fn start(kind: Kind, people: Range<u32>) -> FakeLdap {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -414,7 +414,7 @@ pub(super) fn group(process: &Child) -> Pid {
 }
 
 /// A program of a Debian package; fails with what to install.
-pub(super) fn installed(program: &str, package: &str) -> Command {
+pub(crate) fn installed(program: &str, package: &str) -> Command {
     let found = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"]
         .iter()
         .map(|dir| Path::new(dir).join(program))
@@ -427,8 +427,12 @@ pub(super) fn installed(program: &str, package: &str) -> Command {
 pub(super) fn run(command: &mut Command, input: &str) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let output = std::thread::scope(|scope| {
+        // It prints while it reads, more than a pipe holds. One that ends before says why.
+        scope.spawn(move || drop(stdin.write_all(input.as_bytes())));
+        child.wait_with_output().unwrap()
+    });
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {}\n{out}{err}", output.status);
     output
