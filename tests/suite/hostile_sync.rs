@@ -153,7 +153,6 @@ fn check_refresh(
     goes_on(daemon, fake, cookie, &case);
 }
 
-<<<<<<< HEAD
 /// 389 Directory Server says nothing when the search behind a refresh fails, but answers everything else.
 #[test]
 fn a_refresh_that_falls_silent_is_followed_by_sweeps() {
@@ -180,11 +179,8 @@ fn a_refresh_that_falls_silent_is_followed_by_sweeps() {
     daemon.agrees();
 }
 
-/// The next synchronization begins where the last good one ended, and succeeds.
-=======
 /// The next synchronization begins where the last good one ended, and succeeds. A server that fails in it is
 /// swept where that is the rule, until everything is asked for.
->>>>>>> wire
 #[track_caller]
 fn goes_on(daemon: &Daemon, fake: &FakeLdap, cookie: &[u8], case: &str) {
     assert!(fake.is_done(), "{case}");
