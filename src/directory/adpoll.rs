@@ -38,7 +38,7 @@ use super::ldap::Session;
 use super::root_dse::{Controller, texts};
 use super::sweep::{self, Swept};
 use super::{Authority, Compares, Event, IsKnown, ber};
-use crate::domain::course::Mechanism;
+use crate::domain::course::{IDS_PER_SECOND, Mechanism};
 use crate::domain::directory::{LdapUrl, Timeouts};
 use crate::domain::ldap_text::{Dn, Filter};
 use crate::domain::mapping::{Entry, Preset, stable_id};
@@ -52,10 +52,6 @@ const IDS_PER_SEARCH: usize = 100;
 
 /// Ids in one event, so that it stays as small as a batch of entries.
 const IDS_PER_EVENT: usize = 5000;
-
-/// How often all ids are compared: on average so many a second, so that listing them stays a small part of
-/// what a server does, however large the directory is. Chosen, not measured.
-const IDS_PER_SECOND: u64 = 100;
 
 /// Machines change often, and are never mapped. Everything else may be what a configured filter wants, or a
 /// container that is renamed.

@@ -72,8 +72,8 @@ impl Mechanism {
     }
 }
 
-/// Ids compared in a second, on average over the day: what a server hardly notices.
-const IDS_PER_SECOND: u64 = 100;
+/// Ids compared in a second, on average over the day: what a server hardly notices. Chosen, not measured.
+pub const IDS_PER_SECOND: u64 = 100;
 
 /// The time between two comparisons of all ids: the poll interval, or longer in a large directory.
 pub fn compare_every(poll_every: Duration, people: u64) -> Duration {
