@@ -220,7 +220,7 @@ pub enum SeatsCommand {
     },
     /// Take back the seats of those who do not use them.
     ///
-    /// They may take one again with their next login, if one is free. Whoever stands in [seats] protected
+    /// They may take one again with their next login, if one is free. Whoever stands in `[seats] protected`
     /// keeps the seat.
     Reclaim {
         /// Nobody who logged in, or was given the seat, within this time: 180d, 12h.

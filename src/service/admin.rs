@@ -135,7 +135,6 @@ impl Admin {
                 used: seats.used,
                 free: seats.free(),
                 over_limit: seats.is_over(),
-                to_release: seats.used.saturating_sub(seats.limit),
             },
             users: UsersStatus {
                 total: census.people,

@@ -44,6 +44,8 @@ pub struct LicenseStatus {
     pub seats: u64,
     /// So many percent more may be taken.
     pub overage_percent: u64,
+    /// So many seats are taken beyond what it allows: nobody new gets one before they are released.
+    pub to_release: u64,
     /// Optional components bought, with their dates.
     pub components: Vec<ComponentStatus>,
     /// Who bought it.
@@ -147,9 +149,6 @@ pub struct SeatsStatus {
     pub free: u64,
     /// More are taken than bought, since the limit was lowered.
     pub over_limit: bool,
-    /// So many must be released before somebody new gets one.
-    #[serde(default)]
-    pub to_release: u64,
 }
 
 /// Seats taken, by where their users come from.
