@@ -247,7 +247,7 @@ fn the_example_has_every_key() {
         }
         tables += 1;
     }
-    assert_eq!(tables, 17);
+    assert_eq!(tables, 22);
 }
 
 proptest! {
