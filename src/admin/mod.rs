@@ -5,6 +5,7 @@ pub mod client;
 mod command;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod license;
 mod output;
 mod password;
 mod progress;

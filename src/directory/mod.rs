@@ -4,9 +4,10 @@
 //! server down instead of filling memory:
 //!
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
-//! - [`Connection::follow`] and [`Connection::dirsync`] tell only changes, from a cookie on;
-//! - [`Verifier`] verifies passwords of users;
+//! - [`Connection::follow`] and [`Connection::poll`] tell only changes, from a cookie on;
+//! - [`Watch`] says that a poll would find something;
 //! - [`Connection::reconcile`] compares the ids of everything with the mirror before that;
+//! - [`Verifier`] verifies passwords of users;
 //! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
 //!
 //! **[`Event::EndRefresh`] is the only word that lets users be removed**, and it is sent in one place
@@ -23,8 +24,10 @@
 //! panic hook that ends the process asks [`is_guarded`] first). The task ends with the future that waits for
 //! it.
 
+mod adpoll;
 mod batch;
 mod ber;
+mod bookmark;
 mod changelog;
 mod contentsync;
 mod dirsync;
@@ -35,6 +38,7 @@ mod frame;
 mod guard;
 mod ldap;
 pub mod ldif;
+mod notify;
 mod reconcile;
 mod relay;
 mod rfc4533;
@@ -44,12 +48,14 @@ mod sync_search;
 mod syncrepl;
 mod tcp;
 mod tls;
+mod usn;
 mod verify;
 
 pub use changelog::{Changes, Coverage, Evidence};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem, Violation};
 pub use guard::is_guarded;
 pub use ldap::Connection;
+pub use notify::Watch;
 pub use reconcile::Known;
 pub use root_dse::Server;
 pub use sweep::Swept;
@@ -57,6 +63,7 @@ pub use verify::Verifier;
 
 use std::sync::Arc;
 
+use crate::domain::course::Mechanism;
 use crate::domain::directory::LdapSource;
 use crate::domain::mapping::Entry;
 use crate::domain::name::StableId;
@@ -74,6 +81,30 @@ pub struct Hinted {
     pub is_known: IsKnown,
     /// Of the runs before, and for those to come.
     pub evidence: Evidence,
+}
+
+/// How a domain controller is polled.
+pub struct Poll {
+    /// [`Mechanism::DirSync`] or [`Mechanism::Usn`].
+    pub mechanism: Mechanism,
+    /// Where the last poll ended.
+    pub cookie: Option<Vec<u8>>,
+    /// When the ids of everything are compared with the mirror.
+    pub compares: Compares,
+    /// Asks the mirror.
+    pub is_known: IsKnown,
+}
+
+/// When a poll compares the ids of everything with the mirror.
+#[derive(Clone, Debug, Default)]
+pub enum Compares {
+    /// When it is time for it.
+    #[default]
+    InTime,
+    /// Now, so that a proof right after it finds nothing but drift.
+    Now,
+    /// Now, and with this cookie, at which they were proved equal.
+    With(Vec<u8>),
 }
 
 /// What a driver tells of its directory.

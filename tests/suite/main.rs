@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod accounts;
+mod backpressure;
 mod brake;
+mod changelog;
 mod commands;
 mod contentsync;
+mod controller;
 mod crash;
 mod crowd;
 mod directory;
@@ -16,8 +19,10 @@ mod hostile;
 mod hostile_sync;
 mod identity;
 mod ldif;
+mod license;
 mod lifecycle;
 mod mail;
+mod notification;
 mod outage;
 mod passwords;
 mod postfix;
@@ -29,4 +34,6 @@ mod samba;
 mod seats;
 mod support;
 mod syncrepl;
+mod syncrepl_outages;
+mod usn;
 mod wire;
