@@ -408,6 +408,7 @@ impl<'t> Transaction<'t> {
     /// Keeps the hash of an account's password in place of the one before.
     pub(super) fn set_password(&mut self, key: UserKey, hash: &PasswordHash) -> Result<(), StoreError> {
         self.passwords.insert(key.0, hash.as_str())?;
+        self.is_dirty = true;
         Ok(())
     }
 
