@@ -14,6 +14,7 @@
 //!   ├── directory     LDAP servers and LDIF files -> entries (the only module that names ldap3)
 //!   ├── front         one file a protocol: parse -> Ask -> Verdict -> render
 //!   ├── admin         the API on the control socket, and its client, the command line
+//!   │     ├── import  CSV and LDIF files -> rows of users
 //!   │     └── net     sockets, the accept loop, HTTP; shared by front and admin
 //!   └── service       the handles `Admission` and `Admin`: all that front and admin may call
 //!         └── store   tables, read views, the one writer (the only module that names redb)
@@ -26,6 +27,8 @@
 //! | how an entry becomes a user | [`domain::mapping`] |
 //! | what a sweep may take away | [`domain::sync`] |
 //! | how a seat is granted and made durable | `store::transaction`, `store::writer` |
+//! | how local and imported accounts change | `store::accounts`, `store::import` |
+//! | what is made true after every change | `store::settle` |
 //! | what a login goes through | [`service::Admission::admit`] |
 //! | what a change in a directory goes through | `daemon::intake`, `daemon::follow` |
 //! | what a sync does next, and why | [`domain::course`] |
@@ -74,6 +77,7 @@ pub mod daemon;
 pub mod directory;
 pub mod domain;
 pub mod front;
+pub mod import;
 pub mod net;
 pub mod service;
 pub mod store;

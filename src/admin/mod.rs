@@ -5,10 +5,12 @@ pub mod client;
 mod command;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod import;
 mod output;
 mod reclaim;
 pub mod server;
 mod stream;
+mod upload;
 
 pub use command::run;
 

@@ -1,5 +1,5 @@
 //! The administration API: `/v1/status`, `/v1/users`, `/v1/accounts`, `/v1/seats`, `/v1/reclaim`,
-//! `/v1/refused`, `/v1/history`, `/v1/directories`, `/v1/verify`.
+//! `/v1/refused`, `/v1/import`, `/v1/history`, `/v1/directories`, `/v1/verify`.
 //!
 //! Whoever can connect may do everything: the mode of the control socket is the guard.
 
@@ -14,7 +14,7 @@ use axum::routing::{get, post, put};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{History, Started, accounts, reclaim, stream};
+use super::{History, Started, accounts, import, reclaim, stream};
 use crate::net::http::json;
 use crate::net::problem::Problem;
 use crate::service::answers::SyncReport;
@@ -45,6 +45,7 @@ pub fn routes(admin: Admin) -> Router {
         .with_state(admin.clone())
         .merge(accounts::routes(admin.clone()))
         .merge(reclaim::routes(admin.clone()))
+        .merge(import::routes(admin.clone()))
         .merge(status_route(admin))
 }
 
@@ -58,6 +59,7 @@ impl From<AdminError> for Problem {
         let status = match error {
             AdminError::BadName(..) | AdminError::TooManyAliases => StatusCode::BAD_REQUEST,
             AdminError::Account(_) => StatusCode::CONFLICT,
+            AdminError::WrongFile(_) => StatusCode::UNPROCESSABLE_ENTITY,
             AdminError::NoSuchUser(_) | AdminError::OnlyAdministrator(_) | AdminError::NoSuchDirectory(_) => {
                 StatusCode::NOT_FOUND
             }

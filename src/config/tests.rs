@@ -203,7 +203,7 @@ fn the_example_loads_as_it_is_and_with_every_setting() {
         let (kind, bind) = (example.protocol.kind(), &example.bind);
         let needed = if kind == "nginx_auth" { "backends.imap = \"127.0.0.1:143\"" } else { "" };
         let bare = decode_good(&format!("[[listen.{kind}]]\nbind = \"{bind}\"\n{needed}\n"));
-        assert_eq!(bare.listeners.as_slice(), [example.clone()]);
+        assert_eq!(bare.listeners.as_slice(), std::slice::from_ref(example));
     }
     let [plain] = plain.directories.as_slice() else { panic!("one directory") };
     let [ldap, ldif] = full.directories.as_slice() else { panic!("two directories") };

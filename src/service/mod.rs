@@ -6,6 +6,7 @@ mod activity;
 mod admin;
 pub mod answers;
 pub mod directories;
+mod import;
 pub mod listeners;
 mod lookup;
 mod reclaim;
@@ -18,6 +19,7 @@ use tracing::{debug, info, warn};
 
 pub use activity::FLUSH_EVERY;
 pub use admin::{Admin, AdminError};
+pub use import::ImportMode;
 pub use lookup::Resident;
 pub use users::{UserList, UserQuery, UserSort};
 
@@ -47,6 +49,8 @@ pub struct Settings {
     pub directories: Vec<(String, Domain)>,
     /// How long tombstones stay.
     pub removal_grace: std::time::Duration,
+    /// Where a file lies while it is imported.
+    pub state_dir: std::path::PathBuf,
     /// Names of users whose seat is never reclaimed.
     pub protected: Vec<Name>,
 }

@@ -13,6 +13,7 @@ mod ds389;
 mod hostile;
 mod hostile_sync;
 mod identity;
+mod import;
 mod ldif;
 mod lifecycle;
 mod mail;
