@@ -19,7 +19,9 @@ packages=(
     util-linux mount                         # unshare, nsenter: systemd in namespaces of its own
     strace                                   # holds up a write, as a disk that hangs
     curl jq                                  # what an administrator has at hand
+    python3-jwt python3-cryptography         # another maker of licences
     procps                                   # kill, pkill, ps
+    bsdutils                                 # script: a terminal
     wrk                                      # load, for the benches
 )
 # Package and service, for what would be started at the next boot.

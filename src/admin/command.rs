@@ -14,9 +14,10 @@ use super::accounts::Description;
 use super::client::{self, Client, ClientError, Response, encode};
 use super::reclaim::Refused;
 use super::upload::Upload;
-use super::{History, Users, import, output};
+use super::{History, Users, import, output, progress};
 use crate::cli::{
-    AccountCommand, ClientCommand, Exit, ImportArgs, SeatsCommand, SyncAction, SyncArgs, UsersArgs,
+    AccountCommand, ClientCommand, Exit, ImportArgs, LicenseArgs, SeatsCommand, SyncAction, SyncArgs,
+    UsersArgs,
 };
 use crate::service::answers::{Explanation, ImportReport, ReclaimReport, Status, SyncReport, Verification};
 
@@ -26,15 +27,18 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Runs a command against the daemon behind a control socket.
 ///
 /// What was asked for goes to `out`: text for people, or with `json` one compact document a line, as the API
-/// answered it. What went wrong goes to `err`. A reader of `out` that goes away is no failure.
+/// answered it. What went wrong goes to `err`, and how far a sync is, where `err` is a terminal. A reader of `out`
+/// that goes away is no failure.
 pub async fn run(
     command: &ClientCommand,
     socket: &Path,
     json: bool,
     out: &mut dyn Write,
     err: &mut dyn Write,
+    err_is_terminal: bool,
 ) -> Exit {
-    let mut session = Session { client: Client::new(socket), json, out, err, worst: Exit::Done };
+    let client = Client::new(socket);
+    let mut session = Session { client, json, out, err, err_is_terminal, worst: Exit::Done };
     match session.run(command).await {
         Ok(()) => session.worst,
         Err(Trouble::Client(error)) => {
@@ -54,7 +58,7 @@ pub async fn run(
 }
 
 /// Why a command stops.
-enum Trouble {
+pub(super) enum Trouble {
     Client(ClientError),
     /// A file that cannot be sent.
     File(String),
@@ -73,11 +77,12 @@ impl From<io::Error> for Trouble {
     }
 }
 
-struct Session<'a> {
-    client: Client,
+pub(super) struct Session<'a> {
+    pub(super) client: Client,
     json: bool,
-    out: &'a mut dyn Write,
+    pub(super) out: &'a mut dyn Write,
     err: &'a mut dyn Write,
+    err_is_terminal: bool,
     /// How the command ends, where one part of it failed and the others went on.
     worst: Exit,
 }
@@ -119,10 +124,13 @@ impl Session<'_> {
             }
             ClientCommand::Sync(args) => self.sync(args).await,
             ClientCommand::Verify => self.verify().await,
+            ClientCommand::License(LicenseArgs::Client(command)) => self.license(command).await,
+            // It has nothing to do with the daemon.
+            ClientCommand::License(LicenseArgs::Issuer(_)) => Ok(()),
         }
     }
 
-    async fn get(&self, path: &str) -> Result<Response, ClientError> {
+    pub(super) async fn get(&self, path: &str) -> Result<Response, ClientError> {
         self.client.request(Method::GET, path).await
     }
 
@@ -165,7 +173,7 @@ impl Session<'_> {
             tokio::select! {
                 answer = &mut exchange => break answer?,
                 () = tokio::time::sleep(PROGRESS_EVERY) => {
-                    let text = progress(sent.load(Ordering::Relaxed), size);
+                    let text = sent_so_far(sent.load(Ordering::Relaxed), size);
                     if text != told {
                         self.complain(&text);
                         told = text;
@@ -220,7 +228,13 @@ impl Session<'_> {
 
     async fn sync_one(&mut self, directory: &str, request: &str) -> Result<(), Trouble> {
         let path = format!("/v1/directories/{}/{request}", encode(directory));
-        let answer = match self.client.request_within(Method::POST, &path, client::SYNC).await {
+        let answer = self.client.request_within(Method::POST, &path, client::SYNC);
+        let answer = if self.err_is_terminal {
+            progress::shown(&self.client, directory, answer, self.err).await?
+        } else {
+            answer.await
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             Err(ClientError::Refused(refusal)) => return self.refused(&refusal),
             Err(error) => return Err(error.into()),
@@ -248,7 +262,7 @@ impl Session<'_> {
     }
 
     /// Shows an answer: as it came, or as a page.
-    fn show<T: DeserializeOwned>(
+    pub(super) fn show<T: DeserializeOwned>(
         &mut self,
         answer: &Response,
         page: impl FnOnce(&T) -> String,
@@ -284,7 +298,7 @@ impl Session<'_> {
 }
 
 /// How far an import is. What is not a regular file has no size.
-fn progress(sent: u64, size: u64) -> String {
+fn sent_so_far(sent: u64, size: u64) -> String {
     if sent < size {
         format!("{} of {} kB are sent", sent / 1000, size / 1000)
     } else {

@@ -6,7 +6,9 @@ mod command;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod import;
+mod license;
 mod output;
+mod progress;
 mod reclaim;
 pub mod server;
 mod stream;

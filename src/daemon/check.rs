@@ -11,7 +11,7 @@ use super::intake::SyncError;
 use super::source;
 use super::sync::sentence;
 use crate::config::Config;
-use crate::directory::{Connection, Event, file};
+use crate::directory::{Connection, Event, Evidence, file};
 use crate::domain::course::Choice;
 use crate::domain::directory::{Directory, Source};
 use crate::domain::mapping::{Preset, Rules, Skip, map_entry};
@@ -26,6 +26,8 @@ pub struct Checked {
     pub config: String,
     /// Seats declared.
     pub seats: Option<u64>,
+    /// Keys that a signed licence may have, instead of declared seats.
+    pub trusted_keys: usize,
     /// Listeners configured.
     pub listeners: usize,
     /// One a directory; with `--connect` they say what was found.
@@ -83,6 +85,7 @@ pub async fn check(path: &Path, config: &Config, connect: bool) -> Checked {
         ok: directories.iter().all(|directory| directory.error.is_none()),
         config: path.display().to_string(),
         seats: config.seat_limit,
+        trusted_keys: config.license.trusted_keys.len(),
         listeners: config.listeners.len(),
         directories,
     }
@@ -114,9 +117,10 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
             let rules = directory.rules(connection.server().preset);
             checked.server = Some(format!("{} ({})", connection.url(), connection.server().vendor));
             checked.preset = Some(rules.preset.as_str());
-            if ldap.sync != Choice::Sweep && connection.server().offers.content_sync {
+            let is_hinted = ldap.sync != Choice::Sweep && connection.server().offers.content_sync;
+            if is_hinted {
                 let coverage = connection.changelog(&ldap.base_dn).await;
-                checked.warnings.extend(coverage.warning(&ldap.base_dn, rules.preset));
+                checked.warnings.extend(coverage.warning(&ldap.base_dn, rules.preset, &Evidence::default()));
             }
             let filter = source::filter(ldap, rules.preset)?;
             let swept = async {
@@ -125,6 +129,10 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
             };
             let (swept, ()) = tokio::join!(swept, count(queue, &rules, checked));
             swept?;
+            // It can't be paged, so that limits count which a sweep doesn't notice.
+            if is_hinted && let Err(error) = connection.search_at_once(&ldap.base_dn, &filter).await {
+                checked.warnings.push(format!("everything will be read at each poll: {error}"));
+            }
             connection.close().await;
         }
     }
@@ -158,7 +166,11 @@ async fn count(mut events: mpsc::Receiver<Event>, rules: &Rules, checked: &mut C
 impl Checked {
     /// The same for people.
     pub fn write(&self, connected: bool, out: &mut dyn Write) -> io::Result<()> {
-        let seats = self.seats.map_or("no licence".to_owned(), |seats| format!("{seats} seats"));
+        let seats = match (self.seats, self.trusted_keys) {
+            (Some(seats), _) => format!("{seats} seats"),
+            (None, 0) => "no licence".to_owned(),
+            (None, _) => "seats by a signed licence".to_owned(),
+        };
         let (directories, listeners) = (self.directories.len(), self.listeners);
         writeln!(
             out,

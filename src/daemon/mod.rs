@@ -4,19 +4,24 @@ pub mod check;
 mod follow;
 mod housekeeping;
 mod intake;
+mod license;
 mod listeners;
+mod passwords;
+mod refusal;
 mod source;
 mod sync;
 mod systemd;
-mod telemetry;
+pub mod telemetry;
 mod tell;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,11 +31,15 @@ use tracing::{error, info, warn};
 use crate::config::{self, Bind, Config};
 use crate::directory;
 use crate::domain::directory::Directory;
+use crate::domain::license::Components;
 use crate::domain::user::Origin;
 use crate::service::directories::Board;
+use crate::service::license::LicenseBoard;
 use crate::service::listeners::ListenerBoard;
+use crate::service::passwords::Authenticator;
 use crate::service::{Service, Settings};
 use crate::store::{Policy, Store, Writer};
+use license::{Keeper, LicenseSettings};
 use listeners::Listeners;
 use sync::SyncLoop;
 use telemetry::LevelHandle;
@@ -75,6 +84,9 @@ struct Daemon {
     level: LevelHandle,
     store: Store,
     service: Service,
+    keeper: Keeper,
+    authenticator: Authenticator,
+    verifiers: Arc<passwords::Directories>,
     board: Board,
     listeners: Listeners,
     loops: BTreeMap<String, RunningLoop>,
@@ -116,9 +128,20 @@ impl Daemon {
         // Settles what follows from a policy that changed while the daemon was down.
         store.ping().await?;
         let (board, listener_board) = (Board::default(), ListenerBoard::default());
-        let service = Service::new(store.clone(), settings(&config), board.clone(), listener_board.clone());
+        let (license_board, license_commands) = LicenseBoard::new();
+        // Before anybody can ask: the first login must find the licence in force.
+        let wanted = license_settings(&config);
+        let clock = Arc::new(Timestamp::now);
+        let keeper = Keeper::open(store.clone(), license_board.clone(), wanted, clock).await?;
+        let (boards, settings) = ((board.clone(), listener_board.clone()), settings(&config));
+        let service = Service::new(store.clone(), settings, boards.0, boards.1, license_board);
         let stop = CancellationToken::new();
-        let mut listeners = Listeners::new(service.clone(), listener_board, stop.clone());
+        let verifiers = Arc::new(passwords::Directories::default());
+        verifiers.set(&config.directories);
+        let authenticator = Authenticator::new(service.admission(), verifiers.clone());
+        authenticator.set_cache(config.password_cache);
+        let mut listeners =
+            Listeners::new(service.clone(), authenticator.clone(), listener_board, stop.clone());
         listeners.serve_control(&Bind::Unix(config.control_socket.clone())).await?;
         let plan = listeners.plan(&config.listeners).await?;
         listeners.apply(plan);
@@ -129,12 +152,16 @@ impl Daemon {
             tokio::spawn(housekeeping::purge(store.clone(), grace_seen)),
             tokio::spawn(housekeeping::reclaim(service.admin(), after_seen)),
             tokio::spawn(systemd::watch(store.clone(), service.admin())),
+            tokio::spawn(keeper.clone().run(license_commands)),
         ];
         let mut daemon = Daemon {
             path: path.to_owned(),
             level,
             store,
             service,
+            keeper,
+            authenticator,
+            verifiers,
             board,
             listeners,
             loops: BTreeMap::new(),
@@ -178,7 +205,7 @@ impl Daemon {
 
     /// Nobody new, then the last answers, then the last writes, then the file is closed.
     async fn drain(self, writer: Writer) -> anyhow::Result<()> {
-        let Daemon { store, service, listeners, loops, background, stop, .. } = self;
+        let Daemon { store, service, authenticator, keeper, listeners, loops, background, stop, .. } = self;
         stop.cancel();
         for running in loops.into_values() {
             running.stop.cancel();
@@ -191,7 +218,7 @@ impl Daemon {
             task.abort();
             let _ = task.await;
         }
-        drop((listeners, service, store));
+        drop((listeners, authenticator, service, keeper, store));
         tokio::task::spawn_blocking(move || writer.join()).await??;
         flushed?;
         Ok(())
@@ -224,9 +251,12 @@ impl Daemon {
             }
         }
         let plan = self.listeners.plan(&config.listeners).await?;
-        // Nothing can fail from here on.
-        self.store.set_policy(policy(&config));
+        // Nothing can fail from here on but the store, which ends the daemon.
+        self.store.change_policy(|policy| configure(policy, &config));
+        self.keeper.reconfigure(license_settings(&config)).await?;
         self.service.set_settings(settings(&config));
+        self.verifiers.set(&config.directories);
+        self.authenticator.set_cache(config.password_cache);
         self.grace.send_replace(config.seats.removal_grace);
         self.reclaim_after.send_replace(config.seats.reclaim_after);
         // A transaction settles what follows from the new policy; without a store the daemon ends by itself.
@@ -290,13 +320,33 @@ fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
     builder.create(path).with_context(|| format!("cannot make the folder {}", path.display()))
 }
 
+/// What the store begins with: the licence comes to it before anybody can ask.
 fn policy(config: &Config) -> Policy {
-    let limit = |directory: &Directory| Some((directory.name.clone(), directory.seat_limit?));
-    Policy {
-        seat_limit: config.seat_limit,
-        directory_limits: config.directories.iter().filter_map(limit).collect(),
+    let mut policy = Policy {
+        seat_limit: None,
+        directory_limits: BTreeMap::new(),
         take_on: config.seats.take_on,
         administrator: config.administrator.clone(),
+        expired: None,
+        components: Components::default(),
+    };
+    configure(&mut policy, config);
+    policy
+}
+
+/// The part of the policy that is not the licence's.
+fn configure(policy: &mut Policy, config: &Config) {
+    let limit = |directory: &Directory| Some((directory.name.clone(), directory.seat_limit?));
+    policy.directory_limits = config.directories.iter().filter_map(limit).collect();
+    policy.take_on = config.seats.take_on;
+    policy.administrator.clone_from(&config.administrator);
+}
+
+fn license_settings(config: &Config) -> LicenseSettings {
+    LicenseSettings {
+        declared: config.seat_limit,
+        signed: config.license.clone(),
+        services: config.components.clone(),
     }
 }
 

@@ -7,7 +7,10 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::intake::{Intake, Mode, SyncError};
-use crate::directory::{Connection, DirectoryError, Event, IsKnown, file};
+use super::refusal::{Refusal, Refusals};
+use crate::directory::{
+    Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, Known, Poll, Watch, file,
+};
 use crate::domain::course::{Choice, Mechanism, choose};
 use crate::domain::directory::{Directory, LdapSource, Source as Configured};
 use crate::domain::ldap_text::Filter;
@@ -24,23 +27,31 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Raised when the meaning of a cookie's data changes: older cookies are not used then.
 const DRIVER_VERSION: u32 = 1;
 
-/// unavailableCriticalExtension (RFC 4511 appendix A): the database has no sync provider.
-const UNAVAILABLE_EXTENSION: u32 = 12;
-
 /// What is remembered of a directory between two runs.
 pub(super) struct Source {
     first_url: usize,
     fingerprint: Option<file::Fingerprint>,
-    /// Set when the server showed a control and then refused to work with it: it is swept from now on.
-    refused: Option<&'static str>,
+    /// What the servers show and then don't work with.
+    pub(super) refusals: Refusals,
+    /// What changes have shown of a 389 Directory Server's changelog.
+    evidence: Evidence,
+    /// The server's notifications, and which server it is.
+    watch: Option<(Watch, usize)>,
 }
 
 /// A directory that was opened.
 pub(super) struct Opened {
     pub(super) mechanism: Mechanism,
     /// Why this one.
-    pub(super) reason: &'static str,
+    pub(super) reason: String,
+    /// Why no better one.
+    refusal: Option<Refusal>,
+    /// What the changelog of a 389 Directory Server has.
+    coverage: Option<Coverage>,
+    evidence: Evidence,
     pub(super) server: Option<String>,
+    /// The server says when a poll would find something.
+    notifies: bool,
     pub(super) rules: Rules,
     /// Everything that a cookie of this run depends on.
     pub(super) valid_for: String,
@@ -52,7 +63,13 @@ pub(super) struct Opened {
 
 impl Source {
     pub(super) fn new(_: &Directory) -> Source {
-        Source { first_url: 0, fingerprint: None, refused: None }
+        Source {
+            first_url: 0,
+            fingerprint: None,
+            refusals: Refusals::default(),
+            evidence: Evidence::default(),
+            watch: None,
+        }
     }
 
     /// Connects to the first server that answers, and chooses the mechanism.
@@ -61,8 +78,12 @@ impl Source {
             Configured::Ldif(_) => {
                 return Ok(Opened {
                     mechanism: Mechanism::Ldif,
-                    reason: "it is a file",
+                    reason: "it is a file".to_owned(),
+                    refusal: None,
+                    coverage: None,
+                    evidence: self.evidence.clone(),
                     server: None,
+                    notifies: false,
                     rules: directory.rules(Preset::Ldif),
                     valid_for: String::new(),
                     connection: None,
@@ -73,28 +94,61 @@ impl Source {
             }
             Configured::Ldap(ldap) => ldap,
         };
-        let connection = Connection::open(ldap, self.first_url).await?;
-        let server = connection.server();
-        let (mechanism, reason) = match (ldap.sync, self.refused) {
-            (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal),
-            (choice, _) => choose(choice, server.offers),
+        let mut connection = Connection::open(ldap, self.first_url).await?;
+        let (preset, offers) = (connection.server().preset, connection.server().offers);
+        let is_389 = matches!(preset, Preset::Ds389 | Preset::FreeIpa);
+        let refusal = self.refusals.current(directory.full_sync_every);
+        let (mechanism, reason) = match (ldap.sync, refusal) {
+            (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal.reason.to_owned()),
+            (Choice::SyncRepl, Some(refusal)) if is_389 => (Mechanism::Sweep, refusal.reason.to_owned()),
+            (choice, _) => choose(choice, offers, self.refusals.of_polls()),
         };
         // Without a changelog every run of it reads everything, and even so nobody is lost.
-        let is_389 = matches!(server.preset, Preset::Ds389 | Preset::FreeIpa);
         let is_hinted = is_389 && mechanism == Mechanism::SyncRepl;
         let mechanism = if is_hinted { Mechanism::ContentSync } else { mechanism };
+        let coverage = match mechanism {
+            Mechanism::ContentSync => Some(connection.changelog(&ldap.base_dn).await),
+            _ => None,
+        };
+        let refusal = refusal.filter(|_| mechanism == Mechanism::Sweep && ldap.sync != Choice::Sweep);
+        let changelog = coverage.as_ref().map(|coverage| format!("\n{}", coverage.as_str()));
+        let server = connection.server();
         let rules = directory.rules(server.preset);
         Ok(Opened {
             mechanism,
             reason,
+            refusal,
+            coverage,
+            evidence: self.evidence.clone(),
             server: Some(server.vendor.clone()),
-            valid_for: valid_for(ldap, &rules, mechanism, connection.url().to_string())?,
+            notifies: server.notifies && matches!(mechanism, Mechanism::DirSync | Mechanism::Usn),
+            valid_for: valid_for(ldap, &rules, mechanism, connection.url().to_string())?
+                + &changelog.unwrap_or_default(),
             rules,
             url_index: connection.url_index(),
             connection: Some(connection),
             driver: None,
             fingerprint: None,
         })
+    }
+
+    /// A cookie of the store, where it can be used. It also tells what changes had shown before a restart.
+    pub(super) fn usable(&self, opened: &Opened, cookie: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let (cookie, preset) = (cookie?, opened.rules.preset);
+        let Some(coverage) = &opened.coverage else { return Some(cookie) };
+        if *coverage == Coverage::Hidden && (cookie.is_empty() || preset == Preset::FreeIpa) {
+            self.evidence.show(!cookie.is_empty());
+        }
+        coverage.is_trustworthy(preset, &self.evidence).then_some(cookie)
+    }
+
+    /// What keeps the server from a better mechanism, and what to do about it.
+    pub(super) fn warning(&self, directory: &Directory, opened: &Opened) -> Option<String> {
+        let Configured::Ldap(ldap) = &directory.source else { return None };
+        match (&opened.coverage, opened.refusal) {
+            (Some(coverage), _) => coverage.warning(&ldap.base_dn, opened.rules.preset, &self.evidence),
+            (None, refusal) => Some(refusal?.warning(&directory.name, directory.full_sync_every)),
+        }
     }
 
     /// A file is read again only when it changed; a server has to be asked.
@@ -108,26 +162,42 @@ impl Source {
         found == file::fingerprint(&ldif.file).ok()
     }
 
-    /// Remembers who answered.
-    pub(super) fn succeeded(&mut self, opened: &Opened) {
+    /// Remembers who answered, and listens to their notifications.
+    pub(super) fn succeeded(&mut self, directory: &Directory, opened: &Opened) {
+        self.refusals.succeeded();
         self.first_url = opened.url_index;
         self.fingerprint = opened.fingerprint;
+        let url = match &directory.source {
+            Configured::Ldap(ldap) if opened.notifies => {
+                ldap.urls.get(opened.url_index).map(|url| (ldap, url))
+            }
+            _ => None,
+        };
+        let is_watched = self.watch.as_ref().is_some_and(|(_, watched)| *watched == opened.url_index);
+        match url {
+            None => self.watch = None,
+            Some(_) if is_watched => {}
+            Some((ldap, url)) => {
+                let source = LdapSource { urls: vec![url.clone()], ..ldap.clone() };
+                self.watch = Some((Watch::start(source), opened.url_index));
+            }
+        }
+    }
+
+    /// Waits until the server says that a poll would find something. May be dropped.
+    pub(super) async fn woken(&self) {
+        match &self.watch {
+            Some((watch, _)) => watch.woken().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// A server may answer and yet fail in the middle each time: the next one is tried first. One that only
     /// pretends to know a mechanism is swept from now on.
     pub(super) fn failed(&mut self, error: &SyncError) {
         self.fingerprint = None;
-        match error {
-            SyncError::Directory(DirectoryError::Refused { result, .. })
-                if result.code == UNAVAILABLE_EXTENSION =>
-            {
-                self.refused = Some("the server offers syncrepl, but not for this base");
-            }
-            SyncError::Directory(DirectoryError::SizeLimit { .. }) if self.refused.is_none() => {
-                self.refused = Some("the server's size limit leaves no room for syncrepl");
-            }
-            _ => self.first_url = self.first_url.wrapping_add(1),
+        if !self.refusals.failed(error) {
+            self.first_url = self.first_url.wrapping_add(1);
         }
     }
 
@@ -139,7 +209,7 @@ impl Source {
         }
         let mode = Mode { dry_run: true, ..Mode::default() };
         let mut intake = Intake::begin(directory, opened.rules.clone(), store, mode).await?;
-        let mut events = opened.start(directory, store, None)?;
+        let mut events = opened.start(directory, store, None, None)?;
         loop {
             match events.recv().await {
                 Some(Event::EndRefresh(authority, _)) => return Ok(intake.end(authority, None).await?.0),
@@ -151,12 +221,14 @@ impl Source {
 }
 
 impl Opened {
-    /// Starts the driver; it ends with this value.
+    /// Starts the driver; it ends with this value. With the cookie of the last proof, and one to go on from,
+    /// it compares the ids of everything first.
     pub(super) fn start(
         &mut self,
         directory: &Directory,
         store: &Store,
         cookie: Option<Vec<u8>>,
+        proven: Option<Vec<u8>>,
     ) -> Result<mpsc::Receiver<Event>, SyncError> {
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
         let driver = match (&directory.source, self.connection.take()) {
@@ -171,19 +243,31 @@ impl Opened {
             (Configured::Ldap(ldap), Some(mut connection)) => {
                 let filter = filter(ldap, self.rules.preset)?;
                 let (base, rules, mechanism) = (ldap.base_dn.clone(), self.rules.clone(), self.mechanism);
-                let hinted = (mechanism == Mechanism::ContentSync)
-                    .then(|| (ldap.clone(), is_known(store.clone(), directory.name.clone())));
+                let is_known = is_known(store.clone(), directory.name.clone());
+                let hinted = (mechanism == Mechanism::ContentSync).then(|| Hinted {
+                    server: ldap.clone(),
+                    is_known: Arc::clone(&is_known),
+                    evidence: self.evidence.clone(),
+                });
+                let known = proven.zip(cookie.clone());
+                let known = known.map(|(proven, cookie)| {
+                    let is_known = Arc::clone(&is_known);
+                    Known { is_known, proven, cookie }
+                });
                 tokio::spawn(async move {
                     let attributes = rules.attributes();
+                    if let Some(known) = known {
+                        connection.reconcile(&base, &filter, &attributes, known, &events).await?;
+                    }
                     match mechanism {
                         Mechanism::SyncRepl | Mechanism::ContentSync => {
-                            let hinted = hinted.as_ref().map(|(ldap, is_known)| (ldap, Arc::clone(is_known)));
                             let followed =
                                 connection.follow(&base, &filter, &attributes, cookie, hinted, &events);
                             return Err(followed.await);
                         }
-                        Mechanism::DirSync => {
-                            connection.dirsync(&base, &filter, &attributes, cookie, &events).await?;
+                        Mechanism::DirSync | Mechanism::Usn => {
+                            let poll = Poll { mechanism, cookie, is_known };
+                            connection.poll(poll, &base, &filter, &attributes, &events).await?;
                         }
                         Mechanism::Sweep | Mechanism::Ldif => {
                             connection.sweep(&base, &filter, &attributes, &events).await?;
@@ -233,7 +317,8 @@ pub(super) fn filter(ldap: &LdapSource, preset: Preset) -> Result<Filter, SyncEr
     }
 }
 
-/// A cookie is worth something only for the same server, base, filter, bind DN, attributes and driver.
+/// A cookie is worth something only for the same server, base, filter, bind DN, attributes and driver, and
+/// while entries mean the same.
 fn valid_for(
     ldap: &LdapSource,
     rules: &Rules,
@@ -241,7 +326,6 @@ fn valid_for(
     url: String,
 ) -> Result<String, SyncError> {
     let bind = ldap.bind.as_ref().map_or("", |bind| bind.dn.as_str());
-    let attributes = rules.attributes().join(",");
     let parts = [
         mechanism.as_str(),
         &DRIVER_VERSION.to_string(),
@@ -249,9 +333,85 @@ fn valid_for(
         ldap.base_dn.as_str(),
         filter(ldap, rules.preset)?.as_str(),
         bind,
-        &attributes,
+        &rules.attributes().join(","),
         rules.preset.as_str(),
+        rules.domain.as_str(),
+        &rules.login.join(","),
+        &rules.mail.join(","),
+        &rules.name.join(","),
     ]
     .join("\n");
     Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// What a cookie depends on, with these keys in the configuration.
+    fn key(keys: &str, mechanism: Mechanism, url: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("seatkeeper.toml");
+        let text = format!("[license]\nseats = 1\n[[directory.ldap]]\nname = \"corp\"\n{keys}\n");
+        std::fs::write(&path, text).unwrap();
+        for password in ["one", "two"] {
+            let path = folder.path().join(password);
+            std::fs::write(&path, "secret").unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        }
+        let config = crate::config::load(&path).unwrap();
+        let directory = &config.directories[0];
+        let Configured::Ldap(ldap) = &directory.source else { panic!("it is on a server") };
+        let rules = directory.rules(ldap.preset.unwrap_or(Preset::OpenLdap));
+        valid_for(ldap, &rules, mechanism, url.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn a_cookie_depends_on_everything_that_it_was_got_with() {
+        const URL: &str = "ldap://one.example.org:389";
+        const KEYS: &str = "domain = \"example.org\"\nurls = [\"ldap://one.example.org\"]\n\
+            base_dn = \"dc=example,dc=org\"\nfilter = \"(uid=*)\"\nbind_dn = \"cn=a,dc=example,dc=org\"\n\
+            bind_password_file = \"one\"\n";
+        let as_it_was = key(KEYS, Mechanism::SyncRepl, URL);
+        let mut keys = vec![
+            as_it_was.clone(),
+            key(KEYS, Mechanism::SyncRepl, "ldap://two.example.org:389"),
+            key(KEYS, Mechanism::ContentSync, URL),
+        ];
+        for (old, new) in [
+            ("base_dn = \"dc", "base_dn = \"ou=people,dc"),
+            ("(uid=*)", "(uid=a*)"),
+            ("filter = \"(uid=*)\"\n", ""),
+            ("cn=a,", "cn=b,"),
+            ("bind_dn = \"cn=a,dc=example,dc=org\"\nbind_password_file = \"one\"\n", ""),
+            ("domain = \"example.org\"", "domain = \"example.net\""),
+        ] {
+            assert!(KEYS.contains(old), "{old}");
+            keys.push(key(&KEYS.replace(old, new), Mechanism::SyncRepl, URL));
+        }
+        for more in [
+            "preset = \"389ds\"",
+            "[directory.ldap.attributes]\nlogin = \"mail\"",
+            "[directory.ldap.attributes]\nlogin = [\"uid\", \"mail\"]",
+            "[directory.ldap.attributes]\nmail = \"mailAlternateAddress\"",
+            "[directory.ldap.attributes]\nname = \"sn\"",
+        ] {
+            keys.push(key(&format!("{KEYS}{more}"), Mechanism::SyncRepl, URL));
+        }
+        let all = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), all, "{keys:#?}");
+        assert_eq!(as_it_was.lines().nth(1), Some(DRIVER_VERSION.to_string().as_str()));
+
+        for more in
+            ["poll_every = \"5s\"", "full_sync_every = \"1h\"", "[directory.ldap.brake]\nmax_removals = 7"]
+        {
+            assert_eq!(key(&format!("{KEYS}{more}"), Mechanism::SyncRepl, URL), as_it_was, "{more}");
+        }
+        let password = KEYS.replace("\"one\"", "\"two\"");
+        assert_eq!(key(&password, Mechanism::SyncRepl, URL), as_it_was);
+    }
 }

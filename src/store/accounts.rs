@@ -6,7 +6,7 @@ use super::tables::Lookup;
 use super::transaction::Transaction;
 use super::{LOCAL, Policy, Released, StoreError};
 use crate::domain::account::{AccountChange, AccountRefusal, NewAccount, Taken};
-use crate::domain::admission::{Decision, Operation, Request, Subject, View, decide};
+use crate::domain::admission::{ComponentView, Decision, Operation, Request, Subject, View, decide};
 use crate::domain::name::Name;
 use crate::domain::seats::{ReleaseReason, Seat, SeatCount};
 use crate::domain::user::{DirectoryId, Kind, Mapped, Origin, User, UserKey};
@@ -175,7 +175,9 @@ impl Transaction<'_> {
         let subject = Subject { kind: Kind::Person, enabled: true, removed: false, seated, domain_seats };
         let exempt = policy.administrator.as_ref().is_some_and(|name| names.any(|own| own == name));
         let (subject, seats) = (Some(subject), self.seat_count(policy)?);
-        Ok(View { subject, seats, take_on: policy.take_on, exempt })
+        // An account has no service: a component is asked for when somebody logs in.
+        let (component, expired) = (ComponentView::Licensed, policy.expired);
+        Ok(View { subject, seats, take_on: policy.take_on, exempt, expired, component })
     }
 }
 

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Cookie, DirectoryRecord, StoreError};
+use super::{Cookie, DirectoryRecord, Proof, StoreError};
 use crate::domain::name::{Name, StableId};
 use crate::domain::seats::{
     LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat, Service, TakenBy,
 };
+use crate::domain::sync::Window;
 use crate::domain::user::{Census, DirectoryId, Kind, Mapped, User, UserKey};
 
 /// The version that this program writes, the same for all records so far.
@@ -22,18 +23,22 @@ fn corrupt(what: &'static str) -> StoreError {
     StoreError::Corrupt(what)
 }
 
-struct Encoder(Vec<u8>);
+pub(super) struct Encoder(Vec<u8>);
 
 impl Encoder {
-    fn new() -> Encoder {
+    pub(super) fn new() -> Encoder {
         Encoder(vec![VERSION])
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
     }
 
     fn byte(&mut self, byte: u8) {
         self.0.push(byte);
     }
 
-    fn number(&mut self, mut number: u64) {
+    pub(super) fn number(&mut self, mut number: u64) {
         while number >= 0x80 {
             self.0.push((number & 0x7f) as u8 | 0x80);
             number >>= 7;
@@ -41,21 +46,24 @@ impl Encoder {
         self.0.push(number as u8);
     }
 
-    fn time(&mut self, time: Timestamp) {
-        let millis = time.as_millisecond();
-        self.number(((millis << 1) ^ (millis >> 63)) as u64);
+    fn signed(&mut self, number: i64) {
+        self.number(((number << 1) ^ (number >> 63)) as u64);
     }
 
-    fn bytes(&mut self, bytes: &[u8]) {
+    pub(super) fn time(&mut self, time: Timestamp) {
+        self.signed(time.as_millisecond());
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }
 
-    fn text(&mut self, text: &str) {
+    pub(super) fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
     }
 
-    fn option<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Encoder, T)) {
+    pub(super) fn option<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Encoder, T)) {
         self.byte(u8::from(value.is_some()));
         if let Some(value) = value {
             encode(self, value);
@@ -70,13 +78,13 @@ impl Encoder {
     }
 }
 
-struct Decoder<'a> {
+pub(super) struct Decoder<'a> {
     rest: &'a [u8],
     what: &'static str,
 }
 
 impl<'a> Decoder<'a> {
-    fn new(bytes: &'a [u8], what: &'static str) -> Result<Decoder<'a>, StoreError> {
+    pub(super) fn new(bytes: &'a [u8], what: &'static str) -> Result<Decoder<'a>, StoreError> {
         match bytes.split_first() {
             Some((&VERSION, rest)) => Ok(Decoder { rest, what }),
             Some(_) => Err(StoreError::NewerFormat),
@@ -90,7 +98,7 @@ impl<'a> Decoder<'a> {
         Ok(byte)
     }
 
-    fn number(&mut self) -> Result<u64, StoreError> {
+    pub(super) fn number(&mut self) -> Result<u64, StoreError> {
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -102,24 +110,27 @@ impl<'a> Decoder<'a> {
         Err(corrupt(self.what))
     }
 
-    fn time(&mut self) -> Result<Timestamp, StoreError> {
+    fn signed(&mut self) -> Result<i64, StoreError> {
         let zigzag = self.number()?;
-        let millis = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
-        Timestamp::from_millisecond(millis).map_err(|_| corrupt(self.what))
+        Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8], StoreError> {
+    pub(super) fn time(&mut self) -> Result<Timestamp, StoreError> {
+        Timestamp::from_millisecond(self.signed()?).map_err(|_| corrupt(self.what))
+    }
+
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], StoreError> {
         let length = usize::try_from(self.number()?).map_err(|_| corrupt(self.what))?;
         let (bytes, rest) = self.rest.split_at_checked(length).ok_or(corrupt(self.what))?;
         self.rest = rest;
         Ok(bytes)
     }
 
-    fn text(&mut self) -> Result<&'a str, StoreError> {
+    pub(super) fn text(&mut self) -> Result<&'a str, StoreError> {
         std::str::from_utf8(self.bytes()?).map_err(|_| corrupt(self.what))
     }
 
-    fn option<T>(
+    pub(super) fn option<T>(
         &mut self,
         decode: impl FnOnce(&mut Decoder<'a>) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
@@ -335,6 +346,11 @@ pub(super) fn encode_directory(record: &DirectoryRecord) -> Vec<u8> {
         encoder.text(code);
         encoder.number(*count);
     }
+    encoder.number(record.losses.minutes().len() as u64);
+    for (minute, lost) in record.losses.minutes() {
+        encoder.signed(*minute);
+        encoder.number(*lost);
+    }
     encoder.0
 }
 
@@ -354,6 +370,13 @@ pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryReco
     for _ in 0..decoder.number()? {
         skipped.insert(decoder.text()?.to_owned(), decoder.number()?);
     }
+    let mut losses = Vec::new();
+    // Older records end here.
+    if !decoder.rest.is_empty() {
+        for _ in 0..decoder.number()? {
+            losses.push((decoder.signed()?, decoder.number()?));
+        }
+    }
     Ok(DirectoryRecord {
         id: DirectoryId(id),
         name: name.to_owned(),
@@ -361,6 +384,7 @@ pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryReco
         last_success,
         census,
         skipped,
+        losses: Window::from_minutes(losses),
     })
 }
 
@@ -368,12 +392,25 @@ pub(super) fn encode_cookie(cookie: &Cookie) -> Vec<u8> {
     let mut encoder = Encoder::new();
     encoder.text(&cookie.valid_for);
     encoder.bytes(&cookie.bytes);
+    encoder.option(cookie.proof.as_ref(), |encoder, proof| {
+        encoder.time(proof.at);
+        encoder.bytes(&proof.bytes);
+    });
     encoder.0
 }
 
 pub(super) fn decode_cookie(bytes: &[u8]) -> Result<Cookie, StoreError> {
     let mut decoder = Decoder::new(bytes, "cookies")?;
-    Ok(Cookie { valid_for: decoder.text()?.to_owned(), bytes: decoder.bytes()?.to_vec() })
+    Ok(Cookie {
+        valid_for: decoder.text()?.to_owned(),
+        bytes: decoder.bytes()?.to_vec(),
+        proof: match decoder.rest {
+            // Older records end here.
+            [] => None,
+            _ => decoder
+                .option(|decoder| Ok(Proof { at: decoder.time()?, bytes: decoder.bytes()?.to_vec() }))?,
+        },
+    })
 }
 
 #[cfg(test)]
@@ -468,8 +505,10 @@ mod tests {
         }
         let refusals = Refusals { first: at, last: at, count: u64::MAX, reason: "exhausted".into() };
         assert_eq!(decode_refusals(&encode_refusals(&refusals)).unwrap(), refusals);
-        let cookie = Cookie { valid_for: "syncrepl ou=people".to_owned(), bytes: vec![0, 255, 7] };
-        assert_eq!(decode_cookie(&encode_cookie(&cookie)).unwrap(), cookie);
+        for proof in [None, Some(Proof { at, bytes: vec![1, 2] })] {
+            let cookie = Cookie { valid_for: "syncrepl ou=people".to_owned(), bytes: vec![0, 255, 7], proof };
+            assert_eq!(decode_cookie(&encode_cookie(&cookie)).unwrap(), cookie);
+        }
         let login = LastLogin { at, service: imap };
         assert_eq!(decode_last_login(&encode_last_login(&login)).unwrap(), login);
     }

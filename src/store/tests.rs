@@ -1,5 +1,7 @@
 //! The rules of the store one by one; `model` has them all together, with crashes.
 
+mod license;
+
 use std::sync::Mutex;
 
 use proptest::prelude::*;
@@ -22,6 +24,8 @@ fn policy(limit: u64) -> Policy {
         seat_limit: Some(limit),
         directory_limits: BTreeMap::new(),
         take_on: TakeOn { login: true, delivery: false },
+        expired: None,
+        components: Components::default(),
         administrator: None,
     }
 }
@@ -230,7 +234,7 @@ fn who_is_disabled_loses_the_seat_and_is_gated_again() {
 #[test]
 fn a_directory_has_a_cap_inside_the_licence() {
     with_store(10, async |store, directory| {
-        store.set_policy(Policy { directory_limits: [("demo".to_owned(), 1)].into(), ..policy(10) });
+        store.change_policy(|policy| policy.directory_limits = [("demo".to_owned(), 1)].into());
         upsert(store, directory, mapped(1, &["a@x.org"]), 0).await;
         upsert(store, directory, mapped(2, &["b@x.org"]), 0).await;
         let other = store.directory("other").await.unwrap();

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use super::codec;
+use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::tables::{
     CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
     MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, REFUSALS, SEATS, SEATS_LOW, STRANGERS, TOMBSTONES,
@@ -15,7 +16,7 @@ use super::{
     Admitted, Applied, Changes, Checkpoint, Clash, DirectoryRecord, Entombed, Policy, Released, StoreError,
     Upserted,
 };
-use crate::domain::admission::{Decision, Request, decide};
+use crate::domain::admission::{ComponentView, Decision, Request, decide};
 use crate::domain::name::{Name, StableId};
 use crate::domain::seats::{LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat};
 use crate::domain::sync::{Change, compare};
@@ -37,11 +38,14 @@ pub(super) struct Transaction<'t> {
     ledger_by_user: Table<'t, (u64, u64), ()>,
     tombstones: Table<'t, (i64, u64), ()>,
     cookies: Table<'t, u32, &'static [u8]>,
+    pub(super) license: Table<'t, &'static str, &'static [u8]>,
+    pub(super) component_seats: Table<'t, (u64, &'static str), i64>,
+    pub(super) component_counts: Table<'t, &'static str, u64>,
     directories: Directories,
     changed_directories: BTreeSet<DirectoryId>,
     /// The key of the next new user; written by [`Transaction::finish`].
     next_user: u64,
-    is_dirty: bool,
+    pub(super) is_dirty: bool,
 }
 
 impl<'t> Transaction<'t> {
@@ -70,6 +74,9 @@ impl<'t> Transaction<'t> {
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
             tombstones: txn.open_table(TOMBSTONES)?,
             cookies: txn.open_table(COOKIES)?,
+            license: txn.open_table(LICENSE)?,
+            component_seats: txn.open_table(COMPONENT_SEATS)?,
+            component_counts: txn.open_table(COMPONENT_COUNTS)?,
             directories,
             changed_directories: BTreeSet::new(),
             is_dirty: false,
@@ -98,10 +105,17 @@ impl<'t> Transaction<'t> {
         policy: &Policy,
         now: Timestamp,
     ) -> Result<Admitted, StoreError> {
-        let (key, view) = self.admission_view(name, policy)?;
+        let service = request.service.as_ref();
+        let (key, view) = self.admission_view(name, service, policy)?;
         let decision = decide(&view, request, now);
         if let (Decision::Granted(seat), Some(key)) = (&decision, key) {
             self.grant(key, seat)?;
+        }
+        if let (Decision::Granted(_) | Decision::GrantedComponent, Some(key)) = (&decision, key)
+            && let ComponentView::Counted { held: false, .. } = view.component
+            && let Some((component, _)) = policy.components.needed_by(service)
+        {
+            self.grant_component(key, component, now)?;
         }
         Ok(Admitted { key, decision, seats_used: self.seats_used()? })
     }
@@ -131,6 +145,7 @@ impl<'t> Transaction<'t> {
         if self.seats.remove(key.0)?.is_none() {
             return Ok(None);
         }
+        self.release_components(key)?;
         self.count(user.directory, |census| census.seats = census.seats.saturating_sub(1));
         let name = self.shown_name(key, &user)?;
         let seats_used = self.seats_used()?;
@@ -405,10 +420,24 @@ impl<'t> Transaction<'t> {
         for key in changes.removals {
             applied.entombed.extend(self.entomb(key, now)?);
         }
+        self.count_losses(directory, &applied, now);
         if let Some(checkpoint) = changes.checkpoint {
             self.checkpoint(directory, &checkpoint, now)?;
         }
         Ok(applied)
+    }
+
+    /// In the transaction that takes away, so that a restart forgets nothing of the hour.
+    fn count_losses(&mut self, directory: DirectoryId, applied: &Applied, now: Timestamp) {
+        let removed = applied.entombed.iter().filter(|entombed| entombed.kind == Kind::Person).count();
+        let disabled = applied.upserted.iter().filter(|upserted| upserted.change == Change::Disabled).count();
+        let lost = (removed + disabled) as u64;
+        if lost > 0
+            && let Some(record) = self.directories.get_mut(&directory)
+        {
+            record.losses.add(now, lost);
+            self.changed_directories.insert(directory);
+        }
     }
 
     fn checkpoint(

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod accounts;
+mod backpressure;
 mod brake;
+mod changelog;
 mod commands;
 mod contentsync;
+mod controller;
 mod crash;
 mod directory;
 mod dirsync;
@@ -15,13 +18,20 @@ mod hostile_sync;
 mod identity;
 mod import;
 mod ldif;
+mod license;
 mod lifecycle;
 mod mail;
+mod notification;
 mod outage;
+mod postfix;
+mod progress;
 mod reclaim;
+mod reconcile;
 mod reload;
 mod samba;
 mod seats;
 mod support;
 mod syncrepl;
+mod syncrepl_outages;
+mod usn;
 mod wire;

@@ -1,13 +1,16 @@
 //! `status`.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::license;
 use super::sync::{loss, skipped};
 use super::{Columns, clean, count, list, relative};
 use crate::service::answers::{
-    DirectoryState, DirectoryStatus, LicenseStatus, SeatsByOrigin, SeatsStatus, Status, UsersStatus,
+    DirectoryState, DirectoryStatus, DriftReport, LicenseStatus, SeatsByOrigin, SeatsStatus, Status,
+    UsersStatus,
 };
 
 /// The whole state on one page.
@@ -16,11 +19,15 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
     let started = relative(now, status.started);
     let mut page = format!("Seatkeeper {}, started {started}, {readiness}\n\n", clean(&status.version));
     for (label, text) in [
-        ("Licence", license(&status.license)),
+        ("Licence", license::summary(&status.license)),
         ("Seats", seats(&status.seats, &status.license)),
         ("Users", users(&status.users)),
     ] {
         let _ = writeln!(page, "{label:<9}{}", clean(&text));
+        let more = if label == "Licence" { license::details(&status.license, now) } else { Vec::new() };
+        for line in more {
+            let _ = writeln!(page, "{:<9}{}", "", clean(&line));
+        }
     }
     let SeatsByOrigin { mapped, local, imported } = status.seats_by_origin;
     if local + imported > 0 {
@@ -44,26 +51,15 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
     page
 }
 
-fn license(license: &LicenseStatus) -> String {
-    if license.state == "missing" {
-        return "missing: nobody new gets a seat; write seats into [license]".to_owned();
-    }
-    let components = match license.components.as_slice() {
-        [] => String::new(),
-        components => format!("with {}", components.join(" and ")),
-    };
-    list([license.state.clone(), count(license.seats, "seat"), components])
-}
-
 fn seats(seats: &SeatsStatus, license: &LicenseStatus) -> String {
-    let SeatsStatus { limit, used, free, over_limit } = *seats;
+    let SeatsStatus { limit, used, free, over_limit, to_release } = *seats;
     if license.state == "missing" {
         return format!("{used} used");
     }
     if over_limit {
-        let over = used.saturating_sub(limit);
         return format!(
-            "{used} used of {limit}: {over} MORE THAN THE LICENCE HAS; holders go on, nobody new gets one"
+            "{used} used of {limit}: {to_release} MORE THAN THE LICENCE HAS; holders go on, nobody new gets one \
+             before so many are released"
         );
     }
     match free {
@@ -97,10 +93,7 @@ fn directories(directories: &[DirectoryStatus], now: Timestamp) -> String {
     let table = columns.lines(directories, |directory| {
         let state = match directory.state {
             _ if !directory.configured => "not configured".to_owned(),
-            DirectoryState::Refreshing if directory.seen > 0 => {
-                format!("refreshing, {} read", directory.seen)
-            }
-            state => state.as_str().to_owned(),
+            state => list([state.as_str().to_owned(), read(directory)]),
         };
         [
             directory.name.clone(),
@@ -120,10 +113,34 @@ fn directories(directories: &[DirectoryStatus], now: Timestamp) -> String {
     format!("\n{table}{gap}{notes}")
 }
 
+/// How far a refresh is; nothing where none is under way.
+fn read(directory: &DirectoryStatus) -> String {
+    match (directory.state, directory.rate) {
+        (DirectoryState::Refreshing, Some(rate)) if directory.seen > 0 => {
+            format!("{} read, {rate}/s", directory.seen)
+        }
+        _ => String::new(),
+    }
+}
+
+/// How far the sync of a directory is that somebody waits for.
+pub(crate) fn progress(directory: &DirectoryStatus, elapsed: Duration) -> String {
+    let line = list([
+        format!("{}: {}", directory.name, directory.state.as_str()),
+        read(directory),
+        count(directory.users, "user") + " mapped",
+        format!("{} s", elapsed.as_secs()),
+    ]);
+    clean(&line)
+}
+
 /// What does not fit into a column.
 fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
     let name = &directory.name;
     let mut notes = Vec::new();
+    if let (Some(mechanism), Some(reason)) = (&directory.mechanism, &directory.mechanism_reason) {
+        notes.push(format!("mechanism {mechanism}, because {reason}"));
+    }
     if let Some(held) = &directory.held {
         let held = loss(held);
         notes.push(format!("the brake holds back {held}; if that is right: seatkeeper sync approve {name}"));
@@ -133,6 +150,16 @@ fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
         let again = if directory.state == DirectoryState::Backoff { "; it will be tried again" } else { "" };
         notes.push(format!("the last sync{tried} failed: {error}{again}"));
     }
+    if let Some(DriftReport { last_reconcile, found, total }) = directory.drift {
+        let compared = format!("compared with the whole directory {}", relative(now, last_reconcile));
+        let found = match found {
+            0 => "nothing differed".to_owned(),
+            found => format!("{} differed and {} repaired", count(found, "user"), were(found)),
+        };
+        let before = if total > 0 { format!(", {total} in all since the start") } else { String::new() };
+        notes.push(format!("{compared}: {found}{before}"));
+    }
+    notes.extend(directory.warning.clone());
     if !directory.skipped.is_empty() {
         notes.push(skipped(&directory.skipped));
     }
@@ -140,6 +167,10 @@ fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
         notes.push("its users stay as they were; nothing in the configuration maps them".to_owned());
     }
     notes.iter().map(|note| format!("{}\n", clean(&format!("{name}: {note}")))).collect()
+}
+
+fn were(number: u64) -> &'static str {
+    if number == 1 { "was" } else { "were" }
 }
 
 #[cfg(test)]
@@ -178,6 +209,41 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_tells_how_it_is_synced() {
+        let why = |mechanism: &str, reason: &str| DirectoryStatus {
+            mechanism: Some(mechanism.to_owned()),
+            mechanism_reason: Some(reason.to_owned()),
+            ..directory("corp")
+        };
+        let drift = |found, total| Some(DriftReport { last_reconcile: at(-7200), found, total });
+        let notes = |directory| notes(&directory, at(0)).concat();
+        assert_eq!(
+            notes(DirectoryStatus { drift: drift(0, 0), ..why("syncrepl", "the server offers it") }),
+            "corp: mechanism syncrepl, because the server offers it\n\
+             corp: compared with the whole directory 2 h ago: nothing differed\n"
+        );
+        let told = |found, total| notes(DirectoryStatus { drift: drift(found, total), ..directory("corp") });
+        assert!(told(1, 1).ends_with(": 1 user differed and was repaired, 1 in all since the start\n"));
+        assert!(told(2, 5).ends_with(": 2 users differed and were repaired, 5 in all since the start\n"));
+        assert!(told(0, 5).ends_with(": nothing differed, 5 in all since the start\n"));
+    }
+
+    #[test]
+    fn a_refresh_shows_how_far_it_is() {
+        let state = DirectoryState::Refreshing;
+        let busy = DirectoryStatus { state, seen: 12_000, rate: Some(8000), ..directory("corp") };
+        let page = directories(std::slice::from_ref(&busy), at(0));
+        assert!(page.contains("refreshing, 12000 read, 8000/s"), "{page}");
+        assert_eq!(
+            progress(&busy, Duration::from_millis(1700)),
+            "corp: refreshing, 12000 read, 8000/s, 12 users mapped, 1 s"
+        );
+        let begun = DirectoryStatus { seen: 0, name: "a\rb".to_owned(), ..busy };
+        assert_eq!(progress(&begun, Duration::ZERO), "a\u{fffd}b: refreshing, 12 users mapped, 0 s");
+        assert_eq!(progress(&directory("corp"), Duration::ZERO), "corp: idle, 12 users mapped, 0 s");
+    }
+
+    #[test]
     fn a_bad_day() {
         let held = LossReport { removed: 9, disabled: 1, people: 12, empty: false };
         let directories = vec![
@@ -203,14 +269,15 @@ mod tests {
             claimant: "b@example.org".to_owned(),
         }];
         let seats_by_origin = SeatsByOrigin { mapped: 20, local: 8, imported: 2 };
-        let seats = SeatsStatus { limit: 25, used: 30, free: 0, over_limit: true };
+        let seats = SeatsStatus { limit: 25, used: 30, free: 0, over_limit: true, to_release: 5 };
         let users = UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 0, tombstoned: 4 };
         check(
             &Status { ready: false, seats, seats_by_origin, users, directories, clashes, ..sample() },
             "Seatkeeper 0.1.0, started 3 h ago, not ready: a directory was never mapped yet\n\
              \n\
              Licence  active, 25 seats\n\
-             Seats    30 used of 25: 5 MORE THAN THE LICENCE HAS; holders go on, nobody new gets one\n\
+             Seats    30 used of 25: 5 MORE THAN THE LICENCE HAS; holders go on, nobody new gets one \
+             before so many are released\n\
              Users    12 mapped, 4 removed and in their grace period\n\
              Origins  seats: 20 mapped, 8 local, 2 imported\n\
              \n\
@@ -231,14 +298,14 @@ mod tests {
 
     #[test]
     fn a_new_daemon_without_a_licence() {
-        let license = LicenseStatus { state: "missing".to_owned(), seats: 0, components: Vec::new() };
-        let seats = SeatsStatus { limit: 0, used: 0, free: 0, over_limit: false };
+        let license = LicenseStatus { state: "missing".to_owned(), ..LicenseStatus::default() };
+        let seats = SeatsStatus { limit: 0, used: 0, free: 0, over_limit: false, to_release: 0 };
         let users = UsersStatus { total: 0, mapped: 0, local: 0, imported: 0, disabled: 0, tombstoned: 0 };
         check(
             &Status { started: at(0), license, seats, users, directories: Vec::new(), ..sample() },
             "Seatkeeper 0.1.0, started just now, ready\n\
              \n\
-             Licence  missing: nobody new gets a seat; write seats into [license]\n\
+             Licence  missing: nobody new gets a seat; write seats into [license], or install a licence\n\
              Seats    0 used\n\
              Users    0 mapped\n\
              \n\
@@ -248,10 +315,7 @@ mod tests {
 
     #[test]
     fn the_last_seat_is_told() {
-        let count = SeatsStatus { limit: 25, used: 25, free: 0, over_limit: false };
+        let count = SeatsStatus { limit: 25, used: 25, free: 0, over_limit: false, to_release: 0 };
         assert_eq!(seats(&count, &sample().license), "25 used of 25, NONE FREE: nobody new gets one");
-        let components = vec!["archive".to_owned(), "activesync".to_owned()];
-        let with_components = LicenseStatus { components, ..sample().license };
-        assert_eq!(license(&with_components), "active, 25 seats, with archive and activesync");
     }
 }

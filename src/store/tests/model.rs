@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::account::{AccountChange, ImportedPerson, NewAccount};
 
 /// People of two directories, the even ones of them in the one with a cap.
-const MAPPED: u8 = 6;
+pub(super) const MAPPED: u8 = 6;
 /// After them those who may be local accounts,
 const LOCAL_END: u8 = 8;
 /// and after them those whom a file may bring.
@@ -65,7 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Life {
+pub(super) enum Life {
     Unknown,
     Living { enabled: bool },
     Gone,
@@ -242,11 +242,11 @@ impl Model {
     }
 }
 
-fn address(user: u8) -> String {
+pub(super) fn address(user: u8) -> String {
     if user < LOCAL_END { format!("u{user}@x.org") } else { format!("u{user}@other.org") }
 }
 
-fn entry(user: u8, enabled: bool) -> Mapped {
+pub(super) fn entry(user: u8, enabled: bool) -> Mapped {
     Mapped { enabled, ..mapped(user + 1, &[&address(user)]) }
 }
 
@@ -380,7 +380,7 @@ proptest! {
                 disk.mark();
                 let before = model.clone();
                 let expected = model.apply(&op);
-                store.set_policy(model.policy());
+                store.change_policy(|policy| *policy = model.policy());
                 let got = apply_to_store(&store, &op, at(model.now), directories).await;
                 prop_assert!(is_same(got, expected), "{:?}: {:?}, not {:?}", op, got, expected);
                 prop_assert!(model.used() <= model.limit.max(before.used()), "{:?} oversold", op);

@@ -18,7 +18,7 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Signal, kill_process_group};
@@ -48,6 +48,8 @@ pub(crate) struct Options {
     pub(crate) access: String,
     /// The Retro Changelog with nsUniqueIds, and Content Synchronization (RFC 4533) on top of it.
     pub(crate) content_sync: bool,
+    /// How the Retro Changelog is set, an attribute a line.
+    pub(crate) changelog: String,
 }
 
 impl Default for Options {
@@ -60,6 +62,7 @@ impl Default for Options {
                      allow (read, search, compare) userdn=\"ldap:///anyone\";)\n"
                 .to_owned(),
             content_sync: false,
+            changelog: "nsslapd-attribute: nsuniqueid:targetUniqueId\n".to_owned(),
         }
     }
 }
@@ -229,6 +232,21 @@ impl Ds389 {
         assert!(self.launch(), "ns-slapd does not start again:\n{}", self.log());
     }
 
+    /// Keeps a copy of the data, for which the server is restarted.
+    pub(crate) fn keep_copy(&mut self) {
+        self.kill();
+        copy(&self.path("run"), &self.path("copy"));
+        self.restart();
+    }
+
+    /// Brings the copy back, as an administrator does after a loss.
+    pub(crate) fn restore_copy(&mut self) {
+        self.kill();
+        fs::remove_dir_all(self.path("run")).unwrap();
+        copy(&self.path("copy"), &self.path("run"));
+        self.restart();
+    }
+
     /// SIGSTOP: connections open and nothing is answered. Returns when every thread has stopped.
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
@@ -328,10 +346,9 @@ impl Ds389 {
             "nsslapd-db-durable-transaction: off\nnsslapd-cache-autosize: 0\nnsslapd-dbcachesize: 10000000\n",
         );
         if options.content_sync {
-            for (plugin, more) in [
-                ("Retro Changelog Plugin", "nsslapd-attribute: nsuniqueid:targetUniqueId\n"),
-                ("Content Synchronization", ""),
-            ] {
+            for (plugin, more) in
+                [("Retro Changelog Plugin", options.changelog.as_str()), ("Content Synchronization", "")]
+            {
                 let lines = format!("nsslapd-pluginEnabled: on\n{more}");
                 extend(&mut text, &format!("cn={plugin},cn=plugins,cn=config"), &lines);
             }
@@ -424,6 +441,10 @@ fn extend(text: &mut String, dn: &str, lines: &str) {
     let is_kept = |line: &&str| lines.lines().all(|new| name(new) != name(line));
     let kept: String = text[start..end].lines().filter(is_kept).map(|line| format!("{line}\n")).collect();
     text.replace_range(start..end, &(kept + lines));
+}
+
+fn copy(from: &Path, to: &Path) {
+    run(installed("cp", "coreutils").arg("-a").arg(from).arg(to), "");
 }
 
 /// Who the server runs as: who runs the tests.

@@ -3,12 +3,17 @@
 #![allow(dead_code, reason = "each test uses the part that it needs")]
 
 pub(crate) mod daemon;
+pub(crate) mod disk;
 pub(crate) mod dovecot;
 pub(crate) mod ds389;
 pub(crate) mod fake_ldap;
 pub(crate) mod http;
+pub(crate) mod issuer;
+pub(crate) mod postfix;
+pub(crate) mod relay;
 pub(crate) mod samba;
 pub(crate) mod slapd;
+pub(crate) mod valve;
 
 use std::time::{Duration, Instant};
 
