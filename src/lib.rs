@@ -15,6 +15,7 @@
 //!   ├── licensing     signed token -> licence, or why not; asking a licence server; signing
 //!   ├── front         one file a protocol: parse -> Ask -> Verdict -> render
 //!   ├── admin         the API on the control socket, and its client, the command line
+//!   │     ├── import  CSV and LDIF files -> rows of users
 //!   │     └── net     sockets, the accept loop, HTTP; shared by front and admin
 //!   └── service       the handles `Admission` and `Admin`: all that front and admin may call
 //!         └── store   tables, read views, the one writer (the only module that names redb)
@@ -28,6 +29,8 @@
 //! | how an entry becomes a user | [`domain::mapping`] |
 //! | what a sweep may take away | [`domain::sync`] |
 //! | how a seat is granted and made durable | `store::transaction`, `store::writer` |
+//! | how local and imported accounts change | `store::accounts`, `store::import` |
+//! | what is made true after every change | `store::settle` |
 //! | what a login goes through | [`service::Admission::admit`] |
 //! | what a password goes through | [`service::passwords::Authenticator::log_in`], [`directory::Verifier`] |
 //! | how a protocol is spoken | its file in [`front`], over [`net::dialogue`] or [`net::http`] |
@@ -95,6 +98,7 @@ pub mod daemon;
 pub mod directory;
 pub mod domain;
 pub mod front;
+pub mod import;
 pub mod issuer;
 pub mod licensing;
 pub mod net;
