@@ -24,6 +24,7 @@
 //! | --- | --- |
 //! | who may come in, and why not | [`domain::admission::decide`] |
 //! | how an entry becomes a user | [`domain::mapping`] |
+//! | who is in the required group | [`domain::group`], `directory::group`, `daemon::group` |
 //! | what a sweep may take away | [`domain::sync`] |
 //! | how a seat is granted and made durable | `store::transaction`, `store::writer` |
 //! | what a login goes through | [`service::Admission::admit`] |

@@ -321,6 +321,7 @@ pub(super) mod tests {
                 bind: None,
                 preset: None,
                 filter: None,
+                required_group: None,
                 tls: Tls::default(),
                 timeouts: Timeouts::default(),
                 page_size: 1000,

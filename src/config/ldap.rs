@@ -15,6 +15,7 @@ const PAGE_SIZE: u32 = 1000;
 const MAX_PAGE_SIZE: u64 = 100_000;
 
 const EXAMPLE_DN: &str = r#""cn=seatkeeper,dc=example,dc=org""#;
+const EXAMPLE_GROUP: &str = r#""cn=mail,ou=groups,dc=example,dc=org""#;
 const EXAMPLE_PASSWORD_FILE: &str = r#""/etc/seatkeeper/corp.password""#;
 
 /// The keys that `[[directory.ldap]]` has for itself.
@@ -27,6 +28,7 @@ pub(super) fn source(section: &mut Section<'_>) -> Option<Source> {
     let preset = preset(section);
     let filter = section.take("filter", r#""(objectClass=inetOrgPerson)""#);
     let filter = filter.and_then(|value| value.text()).and_then(|text| text.filter());
+    let required_group = required_group(section);
     let sync = sync(section);
     let page_size = section.take("page_size", "1000").and_then(|value| value.integer(1..=MAX_PAGE_SIZE));
     let page_size = page_size.and_then(|size| u32::try_from(size).ok()).unwrap_or(PAGE_SIZE);
@@ -40,6 +42,7 @@ pub(super) fn source(section: &mut Section<'_>) -> Option<Source> {
         sync: sync?,
         preset,
         filter,
+        required_group: required_group?,
         tls,
         timeouts,
         page_size,
@@ -90,6 +93,12 @@ fn preset(section: &mut Section<'_>) -> Option<Preset> {
     let mut words: Vec<_> = presets.into_iter().map(|preset| (preset.as_str(), Some(preset))).collect();
     words.push(("auto", None));
     section.choice("preset", r#""openldap""#, &words, None)
+}
+
+/// `None` where it is there and is no DN: with a mistake in it everybody would be mapped.
+fn required_group(section: &mut Section<'_>) -> Option<Option<Dn>> {
+    let Some(value) = section.take("required_group", EXAMPLE_GROUP) else { return Some(None) };
+    value.text().and_then(|text| text.dn()).map(Some)
 }
 
 fn sync(section: &mut Section<'_>) -> Option<Choice> {
@@ -226,6 +235,12 @@ mod tests {
             ],
         );
         ldap("filter = 'mail=*'", &["6:11: `filter` is not a filter: expected ("]);
+        ldap(
+            "required_group = \"mail\"",
+            &[
+                "6:23: `required_group` is not a DN: expected = after the attribute = write it like required_group = \"cn=mail,ou=groups,dc=example,dc=org\"",
+            ],
+        );
     }
 
     #[test]

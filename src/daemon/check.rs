@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -14,6 +15,8 @@ use crate::config::Config;
 use crate::directory::{Connection, Event, file};
 use crate::domain::course::Choice;
 use crate::domain::directory::{Directory, Source};
+use crate::domain::group::Members;
+use crate::domain::ldap_text::Dn;
 use crate::domain::mapping::{Preset, Rules, Skip, map_entry};
 use crate::domain::user::Kind;
 
@@ -41,6 +44,8 @@ pub struct CheckedDirectory {
     pub server: Option<String>,
     /// The preset in force.
     pub preset: Option<&'static str>,
+    /// Names that `required_group` and the groups in it list, those groups among them.
+    pub members: Option<usize>,
     /// People who would be mapped.
     pub people: u64,
     /// The disabled among them.
@@ -96,6 +101,12 @@ fn warnings(directory: &Directory) -> Option<String> {
     Some(format!("the bind password goes to {open} unencrypted: use ldaps:// or starttls = true"))
 }
 
+fn no_members(group: &Dn, members: &Members) -> Option<String> {
+    // Who is in Active Directory by the primary group alone is listed nowhere.
+    let is_empty = members.listed() == 0 && members.is_by_dn_alone();
+    is_empty.then(|| format!("required_group {group} lists no members, or the bind user may not read them"))
+}
+
 async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(), SyncError> {
     let (events, queue) = mpsc::channel(4);
     match &directory.source {
@@ -111,14 +122,20 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
         }
         Source::Ldap(ldap) => {
             let mut connection = Connection::open(ldap, 0).await?;
-            let rules = directory.rules(connection.server().preset);
+            let mut rules = directory.rules(connection.server().preset);
             checked.server = Some(format!("{} ({})", connection.url(), connection.server().vendor));
             checked.preset = Some(rules.preset.as_str());
             if ldap.sync != Choice::Sweep && connection.server().offers.content_sync {
                 let coverage = connection.changelog(&ldap.base_dn).await;
                 checked.warnings.extend(coverage.warning(&ldap.base_dn, rules.preset));
             }
-            let filter = source::filter(ldap, rules.preset)?;
+            if let Some(group) = &ldap.required_group {
+                let members = connection.members(group).await?;
+                checked.members = Some(members.listed());
+                checked.warnings.extend(no_members(group, &members));
+                rules.members = Some(Arc::new(members));
+            }
+            let filter = source::filter(ldap, &rules)?;
             let swept = async {
                 let events = events;
                 connection.sweep(&ldap.base_dn, &filter, &rules.attributes(), &events).await
@@ -186,6 +203,9 @@ impl CheckedDirectory {
         let server = self.server.as_deref().unwrap_or_default();
         let preset = self.preset.map(|preset| format!(", preset {preset}")).unwrap_or_default();
         writeln!(out, "{}: {server}{preset}", self.name)?;
+        if let Some(members) = self.members {
+            writeln!(out, "  required_group and the groups in it list {members} names")?;
+        }
         writeln!(out, "  {} people would be mapped, {} of them disabled", self.people, self.disabled)?;
         for (kind, entries) in &self.not_people {
             writeln!(out, "  {entries} of the kind {kind} would be known, and take no seats")?;

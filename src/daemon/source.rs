@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::group::{self, Group};
 use super::intake::{Intake, Mode, SyncError};
 use crate::directory::{Connection, DirectoryError, Event, IsKnown, file};
 use crate::domain::course::{Choice, Mechanism, choose};
@@ -44,6 +45,8 @@ pub(super) struct Opened {
     pub(super) rules: Rules,
     /// Everything that a cookie of this run depends on.
     pub(super) valid_for: String,
+    /// Whom of a required group this run maps.
+    pub(super) group: Option<Group>,
     connection: Option<Connection>,
     driver: Option<AbortOnDropHandle<Result<Option<file::Fingerprint>, DirectoryError>>>,
     url_index: usize,
@@ -65,6 +68,7 @@ impl Source {
                     server: None,
                     rules: directory.rules(Preset::Ldif),
                     valid_for: String::new(),
+                    group: None,
                     connection: None,
                     driver: None,
                     url_index: 0,
@@ -73,7 +77,8 @@ impl Source {
             }
             Configured::Ldap(ldap) => ldap,
         };
-        let connection = Connection::open(ldap, self.first_url).await?;
+        let mut connection = Connection::open(ldap, self.first_url).await?;
+        let group = Group::read(ldap, &mut connection).await?;
         let server = connection.server();
         let (mechanism, reason) = match (ldap.sync, self.refused) {
             (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal),
@@ -83,13 +88,15 @@ impl Source {
         let is_389 = matches!(server.preset, Preset::Ds389 | Preset::FreeIpa);
         let is_hinted = is_389 && mechanism == Mechanism::SyncRepl;
         let mechanism = if is_hinted { Mechanism::ContentSync } else { mechanism };
-        let rules = directory.rules(server.preset);
+        let mut rules = directory.rules(server.preset);
+        rules.members = group.as_ref().map(Group::members);
         Ok(Opened {
             mechanism,
             reason,
             server: Some(server.vendor.clone()),
             valid_for: valid_for(ldap, &rules, mechanism, connection.url().to_string())?,
             rules,
+            group,
             url_index: connection.url_index(),
             connection: Some(connection),
             driver: None,
@@ -169,10 +176,10 @@ impl Opened {
                 )
             }
             (Configured::Ldap(ldap), Some(mut connection)) => {
-                let filter = filter(ldap, self.rules.preset)?;
+                let filter = filter(ldap, &self.rules)?;
                 let (base, rules, mechanism) = (ldap.base_dn.clone(), self.rules.clone(), self.mechanism);
                 let hinted = (mechanism == Mechanism::ContentSync)
-                    .then(|| (ldap.clone(), is_known(store.clone(), directory.name.clone())));
+                    .then(|| (ldap.clone(), is_known(store.clone(), directory.name.clone(), &rules)));
                 tokio::spawn(async move {
                     let attributes = rules.attributes();
                     match mechanism {
@@ -212,25 +219,31 @@ impl Opened {
     }
 }
 
-/// Asks the mirror. Who can't be found there for whatever reason is read again.
-fn is_known(store: Store, directory: String) -> IsKnown {
+/// Asks the mirror. Who can't be found there for whatever reason is read again, except where it is known that
+/// nobody would be mapped.
+fn is_known(store: Store, directory: String, rules: &Rules) -> IsKnown {
+    let members = rules.members.clone().filter(|members| members.is_by_dn_alone());
     Arc::new(move |id, dn| {
         let view = store.view();
         let record = view.directories().find(|record| record.name == directory);
         let user = record.and_then(|record| view.user_by_id(record.id, id).ok().flatten());
-        user.is_some_and(|(_, user)| user.is_living() && user.mapped.dn == printable(dn))
+        match user.filter(|(_, user)| user.is_living()) {
+            Some((_, user)) => user.mapped.dn == printable(dn),
+            None => members.as_ref().is_some_and(|members| !members.has_dn(dn)),
+        }
     })
 }
 
-/// The configured filter, or the preset's.
-pub(super) fn filter(ldap: &LdapSource, preset: Preset) -> Result<Filter, SyncError> {
-    match &ldap.filter {
-        Some(filter) => Ok(filter.clone()),
+/// The configured filter, or the preset's, narrowed to the required group where that is certain to be the same.
+pub(super) fn filter(ldap: &LdapSource, rules: &Rules) -> Result<Filter, SyncError> {
+    let filter = match &ldap.filter {
+        Some(filter) => filter.clone(),
         None => {
-            let text = preset.default_filter();
-            Filter::parse(text).map_err(|error| SyncError::Filter(text, error))
+            let text = rules.preset.default_filter();
+            Filter::parse(text).map_err(|error| SyncError::Filter(text, error))?
         }
-    }
+    };
+    Ok(group::narrow(filter, rules))
 }
 
 /// A cookie is worth something only for the same server, base, filter, bind DN, attributes and driver.
@@ -242,12 +255,15 @@ fn valid_for(
 ) -> Result<String, SyncError> {
     let bind = ldap.bind.as_ref().map_or("", |bind| bind.dn.as_str());
     let attributes = rules.attributes().join(",");
+    // Who joined did not change.
+    let group = rules.members.as_ref().map_or(String::new(), |members| members.fingerprint().to_string());
     let parts = [
         mechanism.as_str(),
         &DRIVER_VERSION.to_string(),
         &url,
         ldap.base_dn.as_str(),
-        filter(ldap, rules.preset)?.as_str(),
+        filter(ldap, rules)?.as_str(),
+        &group,
         bind,
         &attributes,
         rules.preset.as_str(),

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::follow::{Ended, Follower};
+use super::group;
 use super::intake::{Intake, Mode, SyncError, held};
 use super::source::{Opened, Source};
 use crate::directory::{DirectoryError, Event};
@@ -210,6 +211,12 @@ impl SyncLoop {
                 None => return Err(opened.error().await),
             }
         };
+        if let Some(group) = &opened.group
+            && (group.is_narrowing(&opened.rules) || intake.has_left_group())
+            && group.has_changed().await?
+        {
+            return Ok(Happened::Due { full: false });
+        }
         // Where nothing changed a server may send no cookie: the one that it got is as good.
         let bytes = bytes.or(cookie);
         let cookie = bytes.map(|bytes| Cookie { valid_for: valid_for.clone(), bytes });
@@ -245,6 +252,7 @@ impl SyncLoop {
         let poll = Instant::now() + self.directory.poll_every;
         let is_compared = opened.mechanism.needs_comparing() && poll < full_sync;
         let (due, full) = if is_compared { (poll, false) } else { (full_sync, true) };
+        let mut group_changed = Box::pin(group::changed(opened.group.clone(), self.directory.poll_every));
         let mut window = std::mem::take(&mut self.window);
         // Never dropped before the end of the run: what it was writing would be missing, and a later cookie
         // would cover it all the same.
@@ -256,6 +264,7 @@ impl SyncLoop {
                         self.tell_loss(loss);
                         break Ok(Happened::Held(loss.total()));
                     }
+                    Ok(Ended::Group) => break Ok(Happened::Due { full: false }),
                     Ok(Ended::Driver) => break Err(opened.error().await),
                     Err(error) => break Err(error),
                 },
@@ -263,6 +272,9 @@ impl SyncLoop {
                     if let Some(happened) = self.obey(command).await {
                         break Ok(happened);
                     }
+                }
+                changed = &mut group_changed => {
+                    break changed.map(|()| Happened::Due { full: false });
                 }
                 () = tokio::time::sleep_until(due) => break Ok(Happened::Due { full }),
             }

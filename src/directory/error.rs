@@ -144,6 +144,43 @@ pub enum DirectoryError {
         /// As configured.
         filter: String,
     },
+    /// `required_group` names nothing. Never a group without members.
+    #[error(
+        "{url}: required_group {group} does not exist, or the bind user may not see it; \
+         nobody is removed because of that"
+    )]
+    NoSuchGroup {
+        /// The server.
+        url: LdapUrl,
+        /// As configured.
+        group: Dn,
+    },
+    /// `required_group` names something else.
+    #[error(
+        "{url}: required_group {group} is not a group, or the bind user may not read its objectClass and members"
+    )]
+    NotAGroup {
+        /// The server.
+        url: LdapUrl,
+        /// As configured.
+        group: Dn,
+    },
+    /// A bound of this program.
+    #[error("{url}: required_group {group} has too many members, or too many groups are in it or beside it")]
+    GroupTooLarge {
+        /// The server.
+        url: LdapUrl,
+        /// As configured.
+        group: Dn,
+    },
+    /// Its list was another one each time that it was read.
+    #[error("{url}: the members of {group} change faster than they can be read")]
+    GroupChanges {
+        /// The server.
+        url: LdapUrl,
+        /// The group.
+        group: Dn,
+    },
     /// The sweep as a whole took too long.
     #[error("{url}: the sweep of {base} took longer than {limit:?}")]
     SweepTimeout {

@@ -12,6 +12,7 @@ use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, StdStream};
 use tokio::sync::mpsc::Sender;
 
 use super::error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
+use super::group;
 use super::guard::guarded;
 use super::root_dse::{self, Server};
 use super::sweep::{Job, Swept};
@@ -19,6 +20,7 @@ use super::sync_search::SyncSearch;
 use super::tls::{ADDRESS_PLACEHOLDER, Trust};
 use super::{Coverage, Event, IsKnown, ber, changelog, contentsync, dirsync, syncrepl, tcp};
 use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts};
+use crate::domain::group::Members;
 use crate::domain::ldap_text::{Dn, Filter};
 use crate::domain::mapping::Entry;
 
@@ -208,6 +210,24 @@ impl Connection {
         let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
         self.session = Some(guarded(job.run(session)).await.map_err(panicked)??);
         Ok(())
+    }
+
+    /// The members of a group and of the groups in it. After an error the connection can't be used.
+    pub async fn members(&mut self, group: &Dn) -> Result<Members, DirectoryError> {
+        let Some(session) = self.session.take() else {
+            return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
+        };
+        let job = group::Job {
+            url: self.url.clone(),
+            group: group.clone(),
+            server: self.server.clone(),
+            page_size: self.page_size,
+            timeouts: self.timeouts,
+        };
+        let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
+        let (session, members) = guarded(job.run(session)).await.map_err(panicked)??;
+        self.session = Some(session);
+        Ok(members)
     }
 
     /// Says good-bye to the server (RFC 4511 section 4.3), which keeps its log clean.

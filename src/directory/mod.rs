@@ -5,6 +5,7 @@
 //!
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
 //! - [`Connection::follow`] and [`Connection::dirsync`] tell only changes, from a cookie on;
+//! - [`Connection::members`] reads a group, of which only the members are to be mapped;
 //! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
 //!
 //! **[`Event::EndRefresh`] is the only word that lets users be removed**, and it is sent in one place
@@ -28,6 +29,7 @@ mod dirsync;
 mod dirsync_wire;
 mod error;
 pub mod file;
+mod group;
 mod guard;
 mod ldap;
 pub mod ldif;
@@ -41,6 +43,7 @@ mod tls;
 
 pub use changelog::{Changes, Coverage};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
+pub use group::keeps_member_of;
 pub use guard::is_guarded;
 pub use ldap::Connection;
 pub use root_dse::Server;

@@ -73,6 +73,8 @@ pub struct LdapSource {
     pub preset: Option<Preset>,
     /// `None` takes the preset's.
     pub filter: Option<Filter>,
+    /// Only its members are mapped; `None` maps everybody.
+    pub required_group: Option<Dn>,
     /// Encryption.
     pub tls: Tls,
     /// How long to wait.

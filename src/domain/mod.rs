@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod course;
 pub mod directory;
+pub mod group;
 pub mod ldap_text;
 pub mod mapping;
 pub mod name;

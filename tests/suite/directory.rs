@@ -26,6 +26,7 @@ fn source(slapd: &Slapd) -> LdapSource {
         sync: Choice::Sweep,
         preset: None,
         filter: None,
+        required_group: None,
         tls: Tls::default(),
         timeouts: Timeouts::default(),
         page_size: 1000,

@@ -27,6 +27,7 @@ fn source(server: &Ds389) -> LdapSource {
         sync: Choice::Sweep,
         preset: None,
         filter: None,
+        required_group: None,
         tls: Tls::default(),
         timeouts: Timeouts::default(),
         page_size: 1000,

@@ -94,6 +94,7 @@ fn source(url: LdapUrl) -> LdapSource {
         sync: Choice::Sweep,
         preset: None,
         filter: None,
+        required_group: None,
         tls: Tls::default(),
         timeouts: Timeouts { read: silence, ..Timeouts::default() },
         page_size: 10,

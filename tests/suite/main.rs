@@ -9,6 +9,7 @@ mod crash;
 mod directory;
 mod dirsync;
 mod ds389;
+mod group;
 mod hostile;
 mod identity;
 mod ldif;

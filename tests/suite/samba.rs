@@ -27,6 +27,7 @@ fn source(samba: &SambaAd) -> LdapSource {
         sync: Choice::Sweep,
         preset: None,
         filter: None,
+        required_group: None,
         tls: Tls { ca_file: Some(samba.ca_file()), ..Tls::default() },
         timeouts: Timeouts::default(),
         page_size: 1000,

@@ -48,6 +48,8 @@ pub(crate) struct Options {
     pub(crate) access: String,
     /// The Retro Changelog with nsUniqueIds, and Content Synchronization (RFC 4533) on top of it.
     pub(crate) content_sync: bool,
+    /// `memberOf`, of groups in groups too, as FreeIPA keeps it.
+    pub(crate) member_of: bool,
 }
 
 impl Default for Options {
@@ -60,6 +62,7 @@ impl Default for Options {
                      allow (read, search, compare) userdn=\"ldap:///anyone\";)\n"
                 .to_owned(),
             content_sync: false,
+            member_of: false,
         }
     }
 }
@@ -335,6 +338,10 @@ impl Ds389 {
                 let lines = format!("nsslapd-pluginEnabled: on\n{more}");
                 extend(&mut text, &format!("cn={plugin},cn=plugins,cn=config"), &lines);
             }
+        }
+        if options.member_of {
+            let lines = "nsslapd-pluginEnabled: on\nmemberofautoaddoc: nsMemberOf\n";
+            extend(&mut text, "cn=MemberOf Plugin,cn=plugins,cn=config", lines);
         }
         format!("{}\n\n{}", text.trim_end(), backend())
     }
