@@ -74,6 +74,9 @@ pub enum ClientCommand {
         /// A login name or mail address.
         user: String,
     },
+    /// Create accounts that no directory holds, and change them.
+    #[command(subcommand)]
+    Account(AccountCommand),
     /// Give seats, take them back, and see who got and lost them.
     #[command(subcommand)]
     Seats(SeatsCommand),
@@ -126,6 +129,46 @@ impl SortOrder {
             SortOrder::Granted => "granted",
         }
     }
+}
+
+/// `account …`.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum AccountCommand {
+    /// Create a local account.
+    ///
+    /// It takes a seat at once, and is refused when none is free. An address that a mapped user or another
+    /// account has is refused, too.
+    Add {
+        /// The mail address; the default domain is added to one without @domain.
+        address: String,
+        /// The name for people.
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// A further address; may be given several times.
+        #[arg(long = "alias", value_name = "ADDRESS")]
+        aliases: Vec<String>,
+    },
+    /// Remove a local or imported account.
+    ///
+    /// Its seat is free at once, and its history stays.
+    Remove {
+        /// An address of the account.
+        address: String,
+    },
+    /// Enable a local or imported account.
+    ///
+    /// It takes a seat, and is refused when none is free.
+    Enable {
+        /// An address of the account.
+        address: String,
+    },
+    /// Disable a local or imported account.
+    ///
+    /// Its seat is free at once.
+    Disable {
+        /// An address of the account.
+        address: String,
+    },
 }
 
 /// `seats …`.

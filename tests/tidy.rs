@@ -52,7 +52,7 @@ const IMPURE_CRATES: [&str; 12] = [
 const IMPURE_STD: [&str; 6] = ["env", "fs", "io", "net", "process", "thread"];
 
 /// Addresses in `std::net` are plain data: they are in `core::net` too.
-const PURE_NET: [&str; 4] = ["AddrParseError", "IpAddr", "Ipv4Addr", "Ipv6Addr"];
+const PURE_NET: [&str; 5] = ["AddrParseError", "IpAddr", "Ipv4Addr", "Ipv6Addr", "SocketAddr"];
 
 /// Clocks, whichever way they were imported; so is every `…::now`.
 const CLOCKS: [&str; 2] = ["Instant", "SystemTime"];

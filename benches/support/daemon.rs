@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -117,9 +118,14 @@ impl Daemon {
         Client::tcp(&self.address).unwrap()
     }
 
+    /// A connection to the control socket.
+    pub(crate) fn control(&self) -> Client<UnixStream> {
+        Client::unix(&self.control_socket()).unwrap()
+    }
+
     /// What the control socket answers.
     pub(crate) fn admin(&self, path: &str) -> Value {
-        Client::unix(&self.control_socket()).unwrap().get(path).unwrap()
+        self.control().get(path).unwrap()
     }
 
     /// The most memory that it used, in MiB.

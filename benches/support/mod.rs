@@ -19,6 +19,9 @@ use std::ops::Range;
 use std::str::FromStr;
 use std::time::Duration;
 
+use daemon::Daemon;
+use suite::slapd::{PEOPLE, Slapd};
+
 /// A setting from the environment, so that a bench can be made smaller or more thorough.
 pub(crate) fn setting<T: FromStr>(name: &str, default: T) -> T {
     match std::env::var(name) {
@@ -75,6 +78,18 @@ pub(crate) fn address(prefix: char, number: usize) -> String {
 pub(crate) fn ldif_directory(prefix: char) -> String {
     format!(
         "[[directory.ldif]]\nname = \"{prefix}\"\ndomain = \"{prefix}.example\"\nfile = \"{prefix}.ldif\"\n"
+    )
+}
+
+/// The configuration of slapd's people, with the password in the daemon's folder.
+pub(crate) fn ldap_directory(daemon: &Daemon, slapd: &Slapd) -> String {
+    let password = std::fs::read_to_string(slapd.password_file()).unwrap();
+    daemon.write_secret("bind.password", &password);
+    let (url, bind_dn) = (slapd.url(), slapd.bind_dn());
+    format!(
+        "[[directory.ldap]]\nname = \"corp\"\ndomain = \"example.org\"\n\
+         urls = [\"{url}\"]\nbase_dn = \"{PEOPLE}\"\nbind_dn = \"{bind_dn}\"\n\
+         bind_password_file = \"bind.password\"\npreset = \"openldap\"\n"
     )
 }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use crate::cli::Exit;
@@ -108,6 +108,18 @@ impl Client {
         Client { socket: socket.to_owned() }
     }
 
+    /// Sends a request with a JSON body, and reads the whole answer.
+    pub async fn send<T: Serialize>(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        value: &T,
+    ) -> Result<Response, ClientError> {
+        let body = serde_json::to_vec(value)
+            .map_err(|error| self.broken(format!("the request cannot be written: {error}")))?;
+        self.exchange_within(method, path_and_query, Full::from(body), USUAL).await
+    }
+
     /// Sends a request without a body, and reads the whole answer.
     pub async fn request(&self, method: Method, path_and_query: &str) -> Result<Response, ClientError> {
         self.request_within(method, path_and_query, USUAL).await
@@ -120,7 +132,17 @@ impl Client {
         path_and_query: &str,
         limit: Duration,
     ) -> Result<Response, ClientError> {
-        match tokio::time::timeout(limit, self.exchange(method, path_and_query)).await {
+        self.exchange_within(method, path_and_query, Full::default(), limit).await
+    }
+
+    async fn exchange_within(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: Full<Bytes>,
+        limit: Duration,
+    ) -> Result<Response, ClientError> {
+        match tokio::time::timeout(limit, self.exchange(method, path_and_query, body)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(self.broken(format!("there was no answer within {} s", limit.as_secs()))),
         }
@@ -132,7 +154,12 @@ impl Client {
             .map_err(|error| self.broken(format!("{error}; are daemon and client of the same version?")))
     }
 
-    async fn exchange(&self, method: Method, path_and_query: &str) -> Result<Response, ClientError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: Full<Bytes>,
+    ) -> Result<Response, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(error))?;
         let broken = |error: hyper::Error| self.broken(describe(&error));
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -142,7 +169,7 @@ impl Client {
             .method(method)
             .uri(path_and_query)
             .header(header::HOST, "localhost")
-            .body(Empty::<Bytes>::new())
+            .body(body)
             .map_err(|error| self.broken(format!("the request cannot be written: {error}")))?;
         let answer = sender.send_request(request).await.map_err(broken)?;
         let status = answer.status();

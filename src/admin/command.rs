@@ -7,9 +7,10 @@ use axum::http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
+use super::accounts::Description;
 use super::client::{self, Client, ClientError, Response, encode};
 use super::{History, Users, output};
-use crate::cli::{ClientCommand, Exit, SeatsCommand, SyncAction, SyncArgs, UsersArgs};
+use crate::cli::{AccountCommand, ClientCommand, Exit, SeatsCommand, SyncAction, SyncArgs, UsersArgs};
 use crate::service::answers::{Explanation, Status, SyncReport, Verification};
 
 /// Runs a command against the daemon behind a control socket.
@@ -81,6 +82,7 @@ impl Session<'_> {
                 let answer = self.get(&format!("/v1/users/{}", encode(user))).await?;
                 self.show(&answer, |explanation: &Explanation| output::explanation(explanation, now))
             }
+            ClientCommand::Account(command) => self.account(command).await,
             ClientCommand::Seats(SeatsCommand::Grant { users }) => self.change(Method::PUT, users).await,
             ClientCommand::Seats(SeatsCommand::Release { users }) => self.change(Method::DELETE, users).await,
             ClientCommand::Seats(SeatsCommand::History { user, limit }) => {
@@ -96,6 +98,26 @@ impl Session<'_> {
 
     async fn get(&self, path: &str) -> Result<Response, ClientError> {
         self.client.request(Method::GET, path).await
+    }
+
+    async fn account(&mut self, command: &AccountCommand) -> Result<(), Trouble> {
+        let path = |address: &str, verb: &str| format!("/v1/accounts/{}{verb}", encode(address));
+        let answer = match command {
+            AccountCommand::Add { address, name, aliases } => {
+                let description = Description { name: name.clone(), aliases: aliases.clone() };
+                self.client.send(Method::PUT, &path(address, ""), &description).await?
+            }
+            AccountCommand::Remove { address } => {
+                self.client.request(Method::DELETE, &path(address, "")).await?
+            }
+            AccountCommand::Enable { address } => {
+                self.client.request(Method::POST, &path(address, "/enable")).await?
+            }
+            AccountCommand::Disable { address } => {
+                self.client.request(Method::POST, &path(address, "/disable")).await?
+            }
+        };
+        self.show(&answer, output::account)
     }
 
     /// Each user by itself: what one is refused does not stop the next.

@@ -1,4 +1,5 @@
-//! A real service over a store in a temporary folder, for the tests of the API and of the commands.
+//! A real service over a store in a temporary folder, for the tests of the API, the commands and the front
+//! ends.
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -16,8 +17,8 @@ use crate::service::listeners::ListenerBoard;
 use crate::store::{Changes, Checkpoint, Policy, Store};
 
 /// One directory `corp` of `example.org`, and two seats.
-pub(super) struct Fixture {
-    pub(super) service: Service,
+pub(crate) struct Fixture {
+    pub(crate) service: Service,
     /// Holds the store's file.
     pub(super) folder: tempfile::TempDir,
     board: Board,
@@ -40,10 +41,11 @@ fn person(number: u32) -> Mapped {
 
 impl Fixture {
     /// With the people `u1` to `u<people>`, of whom `u3` is disabled, and a list `all`.
-    pub(super) async fn new(people: u32) -> Fixture {
+    pub(crate) async fn new(people: u32) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let take_on = TakeOn { login: true, delivery: false };
-        let policy = Policy { seat_limit: Some(2), directory_limits: [].into(), take_on };
+        let policy =
+            Policy { seat_limit: Some(2), directory_limits: [].into(), take_on, administrator: None };
         let (store, _writer) = Store::open(&folder.path().join("store.redb"), policy).unwrap();
         let directory = store.directory("corp").await.unwrap();
         let mut entries: Vec<Mapped> = (1..=people).map(person).collect();

@@ -1,9 +1,10 @@
 //! The administration API on the control socket, and the command line as its client.
 
+mod accounts;
 pub mod client;
 mod command;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod output;
 pub mod server;
 mod stream;

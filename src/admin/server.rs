@@ -1,5 +1,5 @@
-//! The administration API: `/v1/status`, `/v1/users`, `/v1/seats`, `/v1/history`, `/v1/directories`,
-//! `/v1/verify`.
+//! The administration API: `/v1/status`, `/v1/users`, `/v1/accounts`, `/v1/seats`, `/v1/history`,
+//! `/v1/directories`, `/v1/verify`.
 //!
 //! Whoever can connect may do everything: the mode of the control socket is the guard.
 
@@ -12,7 +12,7 @@ use axum::routing::{get, post, put};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{History, Started, stream};
+use super::{History, Started, accounts, stream};
 use crate::net::http::json;
 use crate::net::problem::Problem;
 use crate::service::answers::SyncReport;
@@ -39,18 +39,19 @@ pub fn routes(admin: Admin) -> Router {
         .route("/v1/directories/{name}/sync", post(sync))
         .route("/v1/directories/{name}/approve", post(approve))
         .route("/v1/verify", get(verify));
-    routes.with_state(admin.clone()).merge(status_route(admin))
+    routes.with_state(admin.clone()).merge(accounts::routes(admin.clone())).merge(status_route(admin))
 }
 
-type Answer = Result<Response<Body>, Problem>;
+pub(super) type Answer = Result<Response<Body>, Problem>;
 
 /// A segment of the path; what is percent-encoded in it is no UTF-8 text in an `Err`.
-type Segment = Result<Path<String>, PathRejection>;
+pub(super) type Segment = Result<Path<String>, PathRejection>;
 
 impl From<AdminError> for Problem {
     fn from(error: AdminError) -> Problem {
         let status = match error {
-            AdminError::BadName(..) => StatusCode::BAD_REQUEST,
+            AdminError::BadName(..) | AdminError::TooManyAliases => StatusCode::BAD_REQUEST,
+            AdminError::Account(_) => StatusCode::CONFLICT,
             AdminError::NoSuchUser(_) | AdminError::NoSuchDirectory(_) => StatusCode::NOT_FOUND,
             AdminError::SyncFailed(_) => StatusCode::BAD_GATEWAY,
             AdminError::Busy(_) | AdminError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -59,18 +60,18 @@ impl From<AdminError> for Problem {
     }
 }
 
-fn bad_request(detail: impl Into<String>) -> Problem {
+pub(super) fn bad_request(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
-fn segment(segment: Segment) -> Result<String, Problem> {
+pub(super) fn segment(segment: Segment) -> Result<String, Problem> {
     match segment {
         Ok(Path(text)) => Ok(text),
         Err(rejection) => Err(bad_request(format!("the path is wrong: {}", rejection.body_text()))),
     }
 }
 
-fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
     match Query::try_from_uri(uri) {
         Ok(Query(query)) => Ok(query),
         Err(rejection) => Err(bad_request(format!("the query is wrong: {}", rejection.body_text()))),
@@ -80,7 +81,7 @@ fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
 /// The query of a route that takes none.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NoQuery {}
+pub(super) struct NoQuery {}
 
 async fn status(State(admin): State<Admin>, uri: Uri) -> Answer {
     let NoQuery {} = query(&uri)?;

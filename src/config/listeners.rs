@@ -1,25 +1,85 @@
-//! `[[listen.http]]` and `[[listen.dovecot_policy]]`.
+//! `[[listen.…]]`: what is listened on, and the settings of each protocol.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::reader::{Section, Text};
-use super::{Bind, Listener, ListenerKind};
+use super::{Bind, Listener, Protocol};
+use crate::domain::mail_server::{Backends, MailWithoutSeat, MailboxTemplate, RecipientPolicy};
 
 const MAX_CONNECTIONS: usize = 1024;
 
 /// Each connection needs a file descriptor, and a process may have about a million.
 const MOST_CONNECTIONS: u64 = 65_536;
 
+/// Everybody on the machine may connect, as on a loopback port; the folder of the socket can say otherwise.
+const SOCKET_MODE: u32 = 0o666;
+
+const MAILBOX: &str = "{domain}/{login}/";
+const DELIMITER: char = '+';
+
+const WITHOUT_SEAT: [(&str, MailWithoutSeat); 3] = [
+    ("accept", MailWithoutSeat::Accept),
+    ("defer", MailWithoutSeat::Defer),
+    ("reject", MailWithoutSeat::Reject),
+];
+
+/// One kind of listener: its table, an example of its `bind`, and how the rest of it is read.
+struct Kind {
+    key: &'static str,
+    title: &'static str,
+    example: &'static str,
+    read: fn(&mut Section<'_>) -> Option<Protocol>,
+}
+
+const KINDS: [Kind; 7] = [
+    Kind {
+        key: "http",
+        title: "[[listen.http]]",
+        example: r#""127.0.0.1:8460""#,
+        read: |_| Some(Protocol::Http),
+    },
+    Kind {
+        key: "dovecot_policy",
+        title: "[[listen.dovecot_policy]]",
+        example: r#""127.0.0.1:4001""#,
+        read: |_| Some(Protocol::DovecotPolicy),
+    },
+    Kind {
+        key: "postfix_policy",
+        title: "[[listen.postfix_policy]]",
+        example: r#""127.0.0.1:4002""#,
+        read: postfix_policy,
+    },
+    Kind { key: "socketmap", title: "[[listen.socketmap]]", example: r#""127.0.0.1:4003""#, read: socketmap },
+    Kind {
+        key: "dovecot_auth",
+        title: "[[listen.dovecot_auth]]",
+        example: r#""127.0.0.1:4004""#,
+        read: |_| Some(Protocol::DovecotAuth),
+    },
+    Kind {
+        key: "saslauthd",
+        title: "[[listen.saslauthd]]",
+        example: r#""unix:/run/seatkeeper/saslauthd/mux""#,
+        read: |_| Some(Protocol::Saslauthd),
+    },
+    Kind {
+        key: "nginx_auth",
+        title: "[[listen.nginx_auth]]",
+        example: r#""127.0.0.1:4005""#,
+        read: nginx_auth,
+    },
+];
+
 /// All listeners, in the order of the file; `None` where one has a mistake.
 pub(super) fn read(root: &mut Section<'_>, control_socket: &Path) -> Option<Vec<Listener>> {
-    let mut section = root.table("listen", "[[listen.http]] or [[listen.dovecot_policy]]");
-    let http = section.tables("http", "[[listen.http]]");
-    let dovecot_policy = section.tables("dovecot_policy", "[[listen.dovecot_policy]]");
+    let mut section = root.table("listen", "[[listen.http]] or another listener kind");
+    let mut tables = Vec::new();
+    for kind in &KINDS {
+        tables.extend(section.tables(kind.key, kind.title).into_iter().map(|table| (kind, table)));
+    }
     section.finish_kinds("listener kind");
-    let http = http.into_iter().map(|table| (ListenerKind::Http, table));
-    let dovecot_policy = dovecot_policy.into_iter().map(|table| (ListenerKind::DovecotPolicy, table));
-    let mut tables: Vec<_> = http.chain(dovecot_policy).collect();
     tables.sort_by_key(|(_, table)| table.span().start);
 
     let mut binds: Vec<(Bind, usize)> = Vec::new();
@@ -35,38 +95,131 @@ pub(super) fn read(root: &mut Section<'_>, control_socket: &Path) -> Option<Vec<
 }
 
 fn read_one(
-    kind: ListenerKind,
+    kind: &Kind,
     mut section: Section<'_>,
     control_socket: &Path,
     binds: &mut Vec<(Bind, usize)>,
 ) -> Option<Listener> {
-    let example = match kind {
-        ListenerKind::Http => r#""127.0.0.1:8460""#,
-        ListenerKind::DovecotPolicy => r#""127.0.0.1:4001""#,
-    };
-    let text = section.require("bind", example).and_then(|value| value.text());
+    let text = section.require("bind", kind.example).and_then(|value| value.text());
     let max_connections = section.take("max_connections", "1024");
     let max_connections = max_connections
         .and_then(|value| value.integer(1..=MOST_CONNECTIONS))
         .and_then(|number| usize::try_from(number).ok())
         .unwrap_or(MAX_CONNECTIONS);
+    let mode = section.take("socket_mode", r#""0660""#).and_then(|value| value.text());
+    let protocol = (kind.read)(&mut section);
     section.finish();
     let text = text?;
     let bind = parse_bind(kind, &text)?;
     check_unique(&bind, &text, control_socket, binds);
-    Some(Listener { kind, bind, max_connections })
+    let socket_mode = match (&bind, mode) {
+        (Bind::Unix(_), Some(mode)) => parse_mode(&mode)?,
+        (Bind::Tcp { .. }, Some(mode)) => {
+            mode.wrong("`socket_mode` is for Unix sockets alone", "take it away, or bind to unix:/path");
+            return None;
+        }
+        (_, None) => SOCKET_MODE,
+    };
+    Some(Listener { protocol: protocol?, bind, max_connections, socket_mode })
 }
 
-fn parse_bind(kind: ListenerKind, text: &Text<'_>) -> Option<Bind> {
+/// Three or four octal digits, without execution and other bits that mean nothing for a socket.
+fn parse_mode(text: &Text<'_>) -> Option<u32> {
+    let is_short = (3..=4).contains(&text.text.len()) && text.text.bytes().all(|byte| byte.is_ascii_digit());
+    let mode = u32::from_str_radix(text.text, 8).ok().filter(|mode| is_short && *mode & !0o666 == 0);
+    if mode.is_none() {
+        text.wrong_form("`socket_mode` is not a mode of reading and writing");
+    }
+    mode
+}
+
+fn postfix_policy(section: &mut Section<'_>) -> Option<Protocol> {
+    let unseated = section.choice("unseated", r#""defer""#, &WITHOUT_SEAT, MailWithoutSeat::Defer);
+    let exhausted = section.choice("exhausted", r#""defer""#, &WITHOUT_SEAT, MailWithoutSeat::Defer);
+    let delimiter = section.take("recipient_delimiter", r#""+""#).and_then(|value| value.text());
+    let delimiter = match delimiter {
+        None => Some(DELIMITER),
+        Some(text) => {
+            let mut chars = text.text.chars();
+            match (chars.next(), chars.next()) {
+                (None, _) => None,
+                (Some(c), None) if c.is_ascii_punctuation() && c != '@' => Some(c),
+                _ => {
+                    text.wrong(
+                        "`recipient_delimiter` is not one punctuation mark",
+                        "write \"+\", or \"\" where addresses have no such part",
+                    );
+                    return None;
+                }
+            }
+        }
+    };
+    Some(Protocol::PostfixPolicy(RecipientPolicy { unseated, exhausted, delimiter }))
+}
+
+fn socketmap(section: &mut Section<'_>) -> Option<Protocol> {
+    let text = section.take("mailbox", r#""{domain}/{login}/""#).and_then(|value| value.text());
+    let template = match &text {
+        Some(text) if text.text.len() > MailboxTemplate::MAX_BYTES => {
+            text.wrong(
+                "`mailbox` is too long",
+                format!("write a path of at most {} bytes", MailboxTemplate::MAX_BYTES),
+            );
+            return None;
+        }
+        Some(text) => MailboxTemplate::parse(text.text),
+        None => MailboxTemplate::parse(MAILBOX),
+    };
+    match (template, text) {
+        (Ok(template), _) => Some(Protocol::Socketmap(template)),
+        (Err(error), text) => {
+            if let Some(text) = text {
+                text.wrong_form(format!("`mailbox` {error}"));
+            }
+            None
+        }
+    }
+}
+
+fn nginx_auth(section: &mut Section<'_>) -> Option<Protocol> {
+    let span = section.span();
+    let mut table = section.table("backends", "[listen.nginx_auth.backends]");
+    let mut backend = |key, example| {
+        let text = table.take(key, example).and_then(|value| value.text())?;
+        let address = text.text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+        if address.is_none() {
+            text.wrong_form("nginx takes a server by its IP address and port alone");
+        }
+        address
+    };
+    let backends = Backends {
+        imap: backend("imap", r#""127.0.0.1:143""#),
+        pop3: backend("pop3", r#""127.0.0.1:110""#),
+        smtp: backend("smtp", r#""127.0.0.1:587""#),
+    };
+    let is_empty = table.is_empty();
+    table.finish();
+    if is_empty {
+        section.report(
+            span,
+            "[[listen.nginx_auth]] has no `backends`",
+            "add backends.imap = \"127.0.0.1:143\"",
+        );
+        return None;
+    }
+    Some(Protocol::NginxAuth(backends))
+}
+
+fn parse_bind(kind: &Kind, text: &Text<'_>) -> Option<Bind> {
     let Some(path) = text.text.strip_prefix("unix:") else { return parse_tcp(text) };
-    if kind == ListenerKind::DovecotPolicy {
+    if kind.key == "dovecot_policy" {
         text.wrong_form("Dovecot asks its policy server over TCP, not over a Unix socket");
         return None;
     }
     if path.is_empty() {
         text.wrong(
             "`bind` has no path after unix:",
-            "write it like bind = \"unix:/run/seatkeeper/http.sock\"",
+            format!("write it like bind = \"unix:/run/seatkeeper/{}.sock\"", kind.key),
         );
         return None;
     }
@@ -146,132 +299,4 @@ fn hosts_overlap(one: &str, other: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::config::tests::{check, decode_good};
-
-    fn bind(kind: &str, bind: &str, expected: &[&str]) {
-        check(&format!("[[listen.{kind}]]\nbind = \"{bind}\"\n"), expected);
-    }
-
-    #[test]
-    fn listeners_keep_their_order() {
-        let config = decode_good(
-            "[[listen.dovecot_policy]]\nbind = \"localhost:0\"\n\
-             [[listen.http]]\nbind = \"unix:http.sock\"\nmax_connections = 65536\n\
-             [[listen.dovecot_policy]]\nbind = \"[::1]:4001\"\n",
-        );
-        let shown: Vec<String> = config
-            .listeners
-            .iter()
-            .map(|listener| format!("{} {} {}", listener.kind, listener.bind, listener.max_connections))
-            .collect();
-        assert_eq!(
-            shown,
-            [
-                "dovecot_policy localhost:0 1024",
-                "http unix:/base/http.sock 65536",
-                "dovecot_policy [::1]:4001 1024"
-            ]
-        );
-    }
-
-    #[test]
-    fn binds_are_checked() {
-        bind("http", "127.0.0.1", &["2:8: `bind` has no port = write it like bind = \"127.0.0.1:8460\""]);
-        bind(
-            "http",
-            "127.0.0.1:70000",
-            &["2:8: `bind` has no port between 0 and 65535 behind its last colon"],
-        );
-        bind(
-            "http",
-            "::1:80",
-            &["2:8: `bind` has an IPv6 address without brackets = write it like bind = \"[::1]:8460\""],
-        );
-        bind("http", "[::z]:80", &["2:8: `bind` has no IPv6 address between its brackets"]);
-        bind(
-            "http",
-            ":80",
-            &["2:8: `bind` has no host = write 0.0.0.0 or [::] before the colon for every address"],
-        );
-        bind("http", "http//x:80", &["2:8: `bind` has no host name or address before its last colon"]);
-        bind(
-            "http",
-            "unix:",
-            &[
-                "2:8: `bind` has no path after unix: = write it like bind = \"unix:/run/seatkeeper/http.sock\"",
-            ],
-        );
-        bind("http", "unix:$X/a", &["2:8: `bind`: this variable is not expanded here"]);
-        bind("http", &format!("unix:/{}", "x".repeat(107)), &["2:8: `bind` is too long for a socket"]);
-        bind(
-            "dovecot_policy",
-            "unix:/a",
-            &[
-                "2:8: Dovecot asks its policy server over TCP, not over a Unix socket = write it like bind = \"127.0.0.1:4001\"",
-            ],
-        );
-    }
-
-    #[test]
-    fn tables_are_checked() {
-        check("[[listen.http]]\n", &["1:1: [[listen.http]] has no `bind` = add bind = \"127.0.0.1:8460\""]);
-        check(
-            "[listen.http]\nbind = \"a:1\"",
-            &[
-                "1:1: `http` must be a list of tables, in double brackets = write [[listen.http]] before its keys",
-            ],
-        );
-        check(
-            "[[listen]]\nkind = \"http\"",
-            &[
-                "1:1: `listen` must be a table, not an array = write it as [[listen.http]] or [[listen.dovecot_policy]]",
-            ],
-        );
-        check("listen.http = [1]", &["1:16: `http` must hold tables, not a whole number"]);
-        check(
-            "[[listen.postfix_policy]]",
-            &["1:10: unknown listener kind `postfix_policy` = known here: http, dovecot_policy"],
-        );
-        check("[[listen.https]]", &["1:10: unknown listener kind `https` = did you mean `http`?"]);
-        for number in ["0", "65537", "-1"] {
-            let text = format!("[[listen.http]]\nbind = \"a:1\"\nmax_connections = {number}");
-            check(
-                &text,
-                &["3:19: `max_connections` must be 1 to 65536 = write it like max_connections = 1024"],
-            );
-        }
-    }
-
-    #[test]
-    fn binds_are_unique() {
-        let two = |one: &str, other: &str| {
-            format!("[[listen.http]]\nbind = \"{one}\"\n[[listen.http]]\nbind = \"{other}\"\n")
-        };
-        for (one, other) in [
-            ("a:1", "A:1"),
-            ("127.0.0.1:1", "0.0.0.0:1"),
-            ("[::]:1", "[::1]:1"),
-            ("[::1]:1", "[0::1]:1"),
-            ("unix:/a", "unix:/./a"),
-        ] {
-            let Some(found) = decode_good(&two(one, "other:9")).listeners.first().map(|l| l.bind.to_string())
-            else {
-                panic!("{one}")
-            };
-            check(
-                &two(one, other),
-                &[&format!(
-                    "4:8: the listener on line 2 has {found} already = give every listener an address or a port of its own"
-                )],
-            );
-        }
-        for (one, other) in [("a:0", "a:0"), ("a:1", "a:2"), ("0.0.0.0:1", "[::]:1"), ("a:1", "unix:/a")] {
-            assert_eq!(decode_good(&two(one, other)).listeners.len(), 2);
-        }
-        check(
-            "control_socket = \"/a/b\"\n[[listen.http]]\nbind = \"unix:/a//b\"",
-            &["3:8: the control socket is on this path = write another path here, or another control_socket"],
-        );
-    }
-}
+mod tests;

@@ -21,6 +21,7 @@ use mistakes::Found;
 
 use crate::domain::admission::TakeOn;
 use crate::domain::directory::Directory;
+use crate::domain::mail_server::{Backends, MailboxTemplate, RecipientPolicy};
 use crate::domain::name::Domain;
 
 /// A whole configuration file, checked.
@@ -93,21 +94,33 @@ pub enum LogFormat {
 /// One `[[listen.…]]` table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listener {
-    /// The protocol.
-    pub kind: ListenerKind,
+    /// What is spoken, with the settings of that protocol.
+    pub protocol: Protocol,
     /// Where.
     pub bind: Bind,
     /// Connections at a time, 1 to 65,536, by default 1024; more wait in the kernel's queue.
     pub max_connections: usize,
+    /// Who may connect to a Unix socket, as chmod(1) writes it: 0666 by default.
+    pub socket_mode: u32,
 }
 
 /// The protocol of a listener.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ListenerKind {
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Protocol {
     /// `[[listen.http]]`.
     Http,
     /// `[[listen.dovecot_policy]]`.
     DovecotPolicy,
+    /// `[[listen.postfix_policy]]`.
+    PostfixPolicy(RecipientPolicy),
+    /// `[[listen.socketmap]]`.
+    Socketmap(MailboxTemplate),
+    /// `[[listen.dovecot_auth]]`.
+    DovecotAuth,
+    /// `[[listen.saslauthd]]`.
+    Saslauthd,
+    /// `[[listen.nginx_auth]]`.
+    NginxAuth(Backends),
 }
 
 /// Where a listener listens.
@@ -124,12 +137,18 @@ pub enum Bind {
     Unix(PathBuf),
 }
 
-impl fmt::Display for ListenerKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ListenerKind::Http => "http",
-            ListenerKind::DovecotPolicy => "dovecot_policy",
-        })
+impl Protocol {
+    /// The name of its table.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Protocol::Http => "http",
+            Protocol::DovecotPolicy => "dovecot_policy",
+            Protocol::PostfixPolicy(_) => "postfix_policy",
+            Protocol::Socketmap(_) => "socketmap",
+            Protocol::DovecotAuth => "dovecot_auth",
+            Protocol::Saslauthd => "saslauthd",
+            Protocol::NginxAuth(_) => "nginx_auth",
+        }
     }
 }
 

@@ -95,6 +95,16 @@ impl<'a> Section<'a> {
         self.span.clone()
     }
 
+    /// Whether the file has no such table, or nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_none_or(|table| table.is_empty())
+    }
+
+    /// A mistake somewhere in it.
+    pub(super) fn report(&self, span: Range<usize>, message: &str, help: &str) {
+        self.reader.report(span, message, help);
+    }
+
     fn lookup(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
         self.asked.push(key);
         self.table?.get(key)

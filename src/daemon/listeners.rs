@@ -7,20 +7,20 @@ use axum::Router;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::admin;
-use crate::config::{Bind, Listener, ListenerKind};
+use crate::config::{Bind, Listener, Protocol};
+use crate::domain::mail_server::{MailboxTemplate, RecipientPolicy};
 use crate::front;
+use crate::front::postfix_policy::PostfixPolicy;
+use crate::front::socketmap::Socketmap;
+use crate::net::dialogue::{Dialogue, converse};
 use crate::net::http::{self, with_fallbacks};
 use crate::net::serve::serve;
-use crate::net::socket::{BindError, Socket};
+use crate::net::socket::{BindError, Socket, set_mode};
 use crate::service::Service;
 use crate::service::listeners::{ListenerBoard, ListenerEntry};
-
-/// Who may connect to a front end's Unix socket: everybody on the machine, as on a loopback port. The
-/// directory that holds it can say otherwise.
-const FRONT_MODE: u32 = 0o666;
 
 /// Who may administer: the daemon's user and group.
 const CONTROL_MODE: u32 = 0o660;
@@ -41,7 +41,52 @@ struct Running {
     listener: Listener,
     entry: ListenerEntry,
     max_connections: watch::Sender<usize>,
+    settings: Settings,
     stop: CancellationToken,
+}
+
+/// A socket, and how to treat its connections.
+struct Accepting {
+    socket: Socket,
+    connections: Arc<AtomicUsize>,
+    limit: watch::Receiver<usize>,
+    stop: CancellationToken,
+}
+
+/// The settings of a front end that a reload may change.
+enum Settings {
+    None,
+    PostfixPolicy(watch::Sender<RecipientPolicy>),
+    Socketmap(watch::Sender<MailboxTemplate>),
+}
+
+impl Settings {
+    fn set(&self, protocol: &Protocol) {
+        match (self, protocol) {
+            (Settings::PostfixPolicy(settings), Protocol::PostfixPolicy(policy)) => {
+                settings.send_replace(*policy);
+            }
+            (Settings::Socketmap(settings), Protocol::Socketmap(template)) => {
+                settings.send_replace(template.clone());
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Running {
+    /// Takes over what may differ in a listener that stays.
+    fn change(&mut self, wanted: Listener) {
+        self.max_connections.send_replace(wanted.max_connections);
+        self.settings.set(&wanted.protocol);
+        if let Bind::Unix(path) = &wanted.bind
+            && wanted.socket_mode != self.listener.socket_mode
+            && let Err(error) = set_mode(path, wanted.socket_mode)
+        {
+            warn!(listener = self.entry.bind, error = %error, "The mode of {} stays as it was: {error}.", self.entry.bind);
+        }
+        self.listener = wanted;
+    }
 }
 
 /// New sockets, bound already, so that nothing changes when one of them cannot be had.
@@ -74,7 +119,7 @@ impl Listeners {
     pub async fn plan(&self, wanted: &[Listener]) -> Result<Plan, BindError> {
         let mut bound = Vec::new();
         for listener in missing(&self.running, wanted) {
-            let socket = Socket::bind(&listener.bind, FRONT_MODE).await?;
+            let socket = Socket::bind(&listener.bind, listener.socket_mode).await?;
             bound.push((listener, socket));
         }
         Ok(Plan { wanted: wanted.to_vec(), bound })
@@ -86,8 +131,7 @@ impl Listeners {
         for mut running in self.running.drain(..) {
             match wanted.iter().position(|listener| is_same(listener, &running.listener)) {
                 Some(at) => {
-                    running.listener = wanted.swap_remove(at);
-                    running.max_connections.send_replace(running.listener.max_connections);
+                    running.change(wanted.swap_remove(at));
                     kept.push(running);
                 }
                 None => {
@@ -106,27 +150,57 @@ impl Listeners {
     fn start(&mut self, listener: Listener, socket: Socket) {
         let connections = Arc::new(AtomicUsize::new(0));
         let entry = ListenerEntry {
-            kind: listener.kind.to_string(),
+            kind: listener.protocol.kind().to_owned(),
             bind: socket.shown().to_owned(),
             connections: Arc::clone(&connections),
         };
         info!(kind = entry.kind, listener = entry.bind, "Listening on {}.", entry.bind);
         let (max_connections, limit) = watch::channel(listener.max_connections);
         let stop = self.stop.child_token();
-        let router = self.router(listener.kind);
-        let serving = serve(socket, connections, limit, stop.clone(), move |stream, stop| {
-            http::connection(stream, router.clone(), stop, true)
-        });
-        self.tasks.spawn(serving);
-        self.running.push(Running { listener, entry, max_connections, stop });
+        let accepting = Accepting { socket, connections, limit, stop: stop.clone() };
+        let settings = self.serve(&listener.protocol, accepting);
+        self.running.push(Running { listener, entry, max_connections, settings, stop });
     }
 
-    fn router(&self, kind: ListenerKind) -> Router {
+    /// Starts a front end; what comes back changes its settings.
+    fn serve(&self, protocol: &Protocol, accepting: Accepting) -> Settings {
         let (admission, admin) = (self.service.admission(), self.service.admin());
-        with_fallbacks(match kind {
-            ListenerKind::Http => front::http::routes(admission).merge(admin::server::status_route(admin)),
-            ListenerKind::DovecotPolicy => front::dovecot_policy::routes(admission),
-        })
+        match protocol.clone() {
+            Protocol::Http => {
+                let routes = front::http::routes(admission).merge(admin::server::status_route(admin));
+                self.serve_http(routes, accepting);
+            }
+            Protocol::DovecotPolicy => self.serve_http(front::dovecot_policy::routes(admission), accepting),
+            Protocol::PostfixPolicy(policy) => {
+                let (settings, policy) = watch::channel(policy);
+                self.converse(accepting, move || PostfixPolicy::new(admission.clone(), policy.clone()));
+                return Settings::PostfixPolicy(settings);
+            }
+            Protocol::Socketmap(template) => {
+                let (settings, template) = watch::channel(template);
+                self.converse(accepting, move || Socketmap::new(admission.clone(), template.clone()));
+                return Settings::Socketmap(settings);
+            }
+            Protocol::DovecotAuth | Protocol::Saslauthd | Protocol::NginxAuth(_) => {}
+        }
+        Settings::None
+    }
+
+    fn serve_http(&self, routes: Router, Accepting { socket, connections, limit, stop }: Accepting) {
+        let router = with_fallbacks(routes);
+        self.tasks.spawn(serve(socket, connections, limit, stop, move |stream, stop| {
+            http::connection(stream, router.clone(), stop, true)
+        }));
+    }
+
+    fn converse<D: Dialogue + 'static>(
+        &self,
+        Accepting { socket, connections, limit, stop }: Accepting,
+        dialogue: impl Fn() -> D + Send + 'static,
+    ) {
+        self.tasks.spawn(serve(socket, connections, limit, stop, move |stream, stop| {
+            converse(stream, dialogue(), stop)
+        }));
     }
 
     /// Waits until every listener has ended and its connections are drained.
@@ -136,9 +210,9 @@ impl Listeners {
     }
 }
 
-/// The same socket for the same protocol; its limits may differ.
+/// The same socket for the same protocol; limits and settings may differ.
 fn is_same(one: &Listener, other: &Listener) -> bool {
-    one.kind == other.kind && one.bind == other.bind
+    one.protocol.kind() == other.protocol.kind() && one.bind == other.bind
 }
 
 /// Wanted listeners that do not run. Each running one counts once, since port 0 may be wanted twice.

@@ -27,6 +27,7 @@ use tracing::{error, info, warn};
 use crate::config::{self, Bind, Config};
 use crate::directory;
 use crate::domain::directory::Directory;
+use crate::domain::user::Origin;
 use crate::service::directories::Board;
 use crate::service::listeners::ListenerBoard;
 use crate::service::{Service, Settings};
@@ -263,7 +264,7 @@ impl Daemon {
     fn warn_of_forgotten_directories(&self) {
         for record in self.store.view().directories() {
             let users = record.census.people;
-            if users > 0 && !self.loops.contains_key(&record.name) {
+            if record.origin() == Origin::Mapped && users > 0 && !self.loops.contains_key(&record.name) {
                 let directory = &record.name;
                 warn!(
                     directory,
@@ -287,6 +288,7 @@ fn policy(config: &Config) -> Policy {
         seat_limit: config.seat_limit,
         directory_limits: config.directories.iter().filter_map(limit).collect(),
         take_on: config.seats.take_on,
+        administrator: None,
     }
 }
 

@@ -15,10 +15,18 @@ pub enum Operation {
     Login,
     /// Mail arrives for somebody.
     Delivery,
-    /// Only a question: never takes a seat.
+    /// Only a question, what a login would get: never takes a seat.
     Probe,
+    /// The same for a delivery.
+    DeliveryProbe,
     /// An administrator grants a seat.
     Grant,
+    /// A local account is created.
+    Create,
+    /// A local or imported account is enabled.
+    Enable,
+    /// An import brings the user.
+    Import,
 }
 
 /// One request, already parsed.
@@ -63,12 +71,16 @@ pub struct View {
     pub seats: Option<SeatCount>,
     /// What may take a seat.
     pub take_on: TakeOn,
+    /// It is the internal administrator, whoever that is in the directories.
+    pub exempt: bool,
 }
 
 /// The outcome of one request.
 #[must_use]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Decision {
+    /// Does not count: the internal administrator.
+    Exempt,
     /// Holds a seat already.
     Held,
     /// Takes this seat now. Not an answer until the seat is on disk.
@@ -95,6 +107,10 @@ pub enum Decision {
 
 /// Decides one request. `now` becomes the time of the grant.
 pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
+    // Before all else: somebody must get in to mend whatever keeps the others out.
+    if view.exempt {
+        return Decision::Exempt;
+    }
     let Some(subject) = &view.subject else { return Decision::UnknownUser };
     if subject.kind != Kind::Person {
         return Decision::NotAPerson(subject.kind);
@@ -110,10 +126,9 @@ pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
     }
     let may_take = match request.operation {
         Operation::Login => view.take_on.login,
-        Operation::Delivery => view.take_on.delivery,
-        // A probe asks what a login would get.
+        Operation::Delivery | Operation::DeliveryProbe => view.take_on.delivery,
         Operation::Probe => view.take_on.login,
-        Operation::Grant => true,
+        Operation::Grant | Operation::Create | Operation::Enable | Operation::Import => true,
     };
     if !may_take {
         return Decision::NotSeated;
@@ -126,10 +141,13 @@ pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
         return Decision::DomainExhausted;
     }
     let by = match request.operation {
-        Operation::Probe => return Decision::WouldGrant,
+        Operation::Probe | Operation::DeliveryProbe => return Decision::WouldGrant,
         Operation::Login => TakenBy::Login(request.service.clone()),
         Operation::Delivery => TakenBy::Delivery(request.service.clone()),
         Operation::Grant => TakenBy::Administrator,
+        Operation::Create => TakenBy::Created,
+        Operation::Enable => TakenBy::Enabled,
+        Operation::Import => TakenBy::Imported,
     };
     Decision::Granted(Seat { granted_at: now, by })
 }
@@ -137,12 +155,13 @@ pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
 impl Decision {
     /// Whether the user may come in.
     pub fn allows(&self) -> bool {
-        matches!(self, Decision::Held | Decision::Granted(_) | Decision::WouldGrant)
+        matches!(self, Decision::Exempt | Decision::Held | Decision::Granted(_) | Decision::WouldGrant)
     }
 
     /// The stable reason code of the API and the log.
     pub fn code(&self) -> &'static str {
         match self {
+            Decision::Exempt => "exempt",
             Decision::Held => "held",
             Decision::Granted(_) | Decision::WouldGrant => "granted",
             Decision::Exhausted => "exhausted",
@@ -159,6 +178,7 @@ impl Decision {
     /// One sentence for the person: printable ASCII on one line, since mail servers pass it on as it is.
     pub fn message(&self) -> &'static str {
         match self {
+            Decision::Exempt => "The administrator needs no seat.",
             Decision::Held => "A seat is held.",
             Decision::Granted(_) => "A seat was granted.",
             Decision::WouldGrant => "A seat would be granted.",
@@ -200,6 +220,7 @@ mod tests {
             subject: Some(subject),
             seats: Some(SeatCount { used: 1, limit: 2 }),
             take_on: TakeOn { login: true, delivery: false },
+            exempt: false,
         }
     }
 
@@ -212,7 +233,7 @@ mod tests {
 
     #[test]
     fn who_may_come_in() {
-        use Operation::{Delivery, Grant, Login, Probe};
+        use Operation::{Create, Delivery, Enable, Grant, Import, Login, Probe};
         let seated = Subject { seated: true, ..PERSON };
         let exhausted = |subject| View { seats: Some(SeatCount { used: 2, limit: 2 }), ..view(subject) };
         let over = |subject| View { seats: Some(SeatCount { used: 9, limit: 2 }), ..view(subject) };
@@ -239,11 +260,33 @@ mod tests {
         check(view(Subject { removed: true, ..seated }), Login, "removed");
         check(view(Subject { kind: Kind::List, ..PERSON }), Grant, "not_a_person");
         check(View { subject: None, ..view(PERSON) }, Login, "unknown_user");
+        for operation in [Create, Enable, Import] {
+            check(view(PERSON), operation.clone(), "granted");
+            check(exhausted(PERSON), operation.clone(), "exhausted");
+            check(over(PERSON), operation.clone(), "exhausted");
+            check(unlicensed(PERSON), operation, "license_missing");
+        }
+        for administrator in [
+            exhausted(PERSON),
+            over(seated),
+            unlicensed(PERSON),
+            view(Subject { enabled: false, ..PERSON }),
+            view(Subject { removed: true, ..PERSON }),
+            View { subject: None, seats: None, ..view(PERSON) },
+        ] {
+            for operation in [Login, Delivery, Probe, Grant, Create, Enable, Import] {
+                check(View { exempt: true, ..administrator }, operation, "exempt");
+            }
+        }
     }
 
     #[test]
     fn a_probe_never_takes_a_seat() {
-        let request = Request { operation: Operation::Probe, service: None };
-        assert_eq!(decide(&view(PERSON), &request, Timestamp::UNIX_EPOCH), Decision::WouldGrant);
+        let both = View { take_on: TakeOn { login: true, delivery: true }, ..view(PERSON) };
+        for operation in [Operation::Probe, Operation::DeliveryProbe] {
+            let request = Request { operation, service: None };
+            assert_eq!(decide(&both, &request, Timestamp::UNIX_EPOCH), Decision::WouldGrant);
+        }
+        check(view(PERSON), Operation::DeliveryProbe, "not_seated");
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! `tests/tidy.rs` fails when a file here names a runtime, a store, a directory library or a clock.
 
+pub mod account;
 pub mod admission;
 pub mod course;
 pub mod directory;
 pub mod group;
 pub mod ldap_text;
+pub mod mail_server;
 pub mod mapping;
 pub mod name;
 mod preset;

@@ -27,6 +27,9 @@ pub enum NameError {
     /// `@example.org` or `alice@`.
     #[error("the part before or after the @ is empty")]
     EmptyPart,
+    /// A name to log in with, perhaps, but nothing that mail can be sent to.
+    #[error("it is not a mail address: write it like alice@example.org")]
+    NotAnAddress,
 }
 
 impl Name {
@@ -65,6 +68,19 @@ impl Name {
         Ok(Name(text.into_boxed_str()))
     }
 
+    /// [`Name::parse`] for what must be a mail address: a dot-atom (RFC 5322 section 3.2.3, with the letters
+    /// of RFC 6531) before the `@`, and a mail domain behind it.
+    pub fn parse_address(raw: &str, default_domain: Option<&Domain>) -> Result<Name, NameError> {
+        let name = Name::parse(raw, default_domain)?;
+        let is_atom = |atom: &str| {
+            let is_good = |c: char| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c);
+            !atom.is_empty() && atom.chars().all(is_good)
+        };
+        let (local, domain) = name.0.rsplit_once('@').ok_or(NameError::NotAnAddress)?;
+        let is_address = local.len() <= 64 && local.split('.').all(is_atom) && Domain::parse(domain).is_ok();
+        if is_address { Ok(name) } else { Err(NameError::NotAnAddress) }
+    }
+
     /// A name that an earlier [`Name::parse`] made, read back from the store.
     pub(crate) fn from_stored(text: &str) -> Name {
         Name(text.into())
@@ -73,6 +89,11 @@ impl Name {
     /// The whole name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What stands before the last `@`.
+    pub fn local_part(&self) -> &str {
+        self.0.rsplit_once('@').map_or("", |(local, _)| local)
     }
 
     /// What stands behind the last `@`.
@@ -217,6 +238,20 @@ mod tests {
         check("alice@", Err(NameError::EmptyPart));
         check(&"x".repeat(400), Err(NameError::TooLong));
         assert_eq!(Name::parse("alice", None), Err(NameError::NoDomain));
+    }
+
+    #[test]
+    fn addresses_are_checked() {
+        let domain = Domain::parse("example.org").ok();
+        for good in ["alice", "a.b+c@x.org", "o'neil@x.org", "jürgen@bücher.example", "A@localhost"] {
+            assert!(Name::parse_address(good, domain.as_ref()).is_ok(), "{good}");
+        }
+        let long = "x".repeat(65);
+        for bad in ["a b", "a;b;c", "a,b", "a..b", ".a", "a@b@x.org", "<a@x.org>", "a@x..org", "a\"b", &long]
+        {
+            let parsed = Name::parse_address(bad, domain.as_ref());
+            assert_eq!(parsed, Err(NameError::NotAnAddress), "{bad}");
+        }
     }
 
     #[test]

@@ -37,6 +37,12 @@ pub enum TakenBy {
     Delivery(Option<Service>),
     /// An administrator granted it.
     Administrator,
+    /// A local account was created.
+    Created,
+    /// A local or imported account was enabled again.
+    Enabled,
+    /// An import brought the user.
+    Imported,
 }
 
 impl fmt::Display for TakenBy {
@@ -47,6 +53,9 @@ impl fmt::Display for TakenBy {
             TakenBy::Delivery(Some(service)) => write!(f, "delivery ({service})"),
             TakenBy::Delivery(None) => f.write_str("delivery"),
             TakenBy::Administrator => f.write_str("administrator"),
+            TakenBy::Created => f.write_str("account created"),
+            TakenBy::Enabled => f.write_str("account enabled"),
+            TakenBy::Imported => f.write_str("import"),
         }
     }
 }
@@ -95,12 +104,16 @@ pub struct Seat {
 pub enum ReleaseReason {
     /// An administrator took it back.
     Administrator,
-    /// The account was disabled in its directory.
+    /// The account was disabled.
     Disabled,
     /// The entry is no longer a person.
     NotAPerson,
-    /// Gone from the directory for longer than the grace period.
+    /// Gone from the directory for longer than the grace period, or an account that was removed here.
     Removed,
+    /// The user is the internal administrator now, who does not count.
+    Exempt,
+    /// Not used for long.
+    Reclaimed,
 }
 
 impl ReleaseReason {
@@ -111,6 +124,8 @@ impl ReleaseReason {
             ReleaseReason::Disabled => "disabled",
             ReleaseReason::NotAPerson => "not_a_person",
             ReleaseReason::Removed => "removed",
+            ReleaseReason::Exempt => "exempt",
+            ReleaseReason::Reclaimed => "reclaimed",
         }
     }
 }

@@ -15,6 +15,34 @@ pub struct UserKey(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct DirectoryId(pub u32);
 
+/// Where a user comes from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Origin {
+    /// From a directory, which alone may change or remove the user.
+    Mapped,
+    /// Created here.
+    Local,
+    /// From a file.
+    Imported,
+}
+
+impl Origin {
+    /// The stable word in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Origin::Mapped => "mapped",
+            Origin::Local => "local",
+            Origin::Imported => "imported",
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// What an entry stands for. Only a person can take a seat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {

@@ -3,6 +3,8 @@
 
 pub mod dovecot_policy;
 pub mod http;
+pub mod postfix_policy;
+pub mod socketmap;
 
 use axum::http::StatusCode;
 
@@ -13,11 +15,18 @@ use crate::service::{Admission, AdmitError, Ask};
 /// Asks for an admission. When there is no decision, the answer is an error and never looks like a refusal.
 async fn admit(admission: &Admission, ask: &Ask<'_>) -> Result<Verdict, Problem> {
     admission.admit(ask).await.map_err(|error| {
-        tracing::warn!(error = %error, "A request could not be decided.");
+        log_outage(&error);
         unavailable(&error)
     })
+}
+
+fn log_outage(error: &AdmitError) {
+    tracing::warn!(error = %error, "A request could not be decided.");
 }
 
 fn unavailable(error: &AdmitError) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
 }
+
+#[cfg(test)]
+mod wire_tests;

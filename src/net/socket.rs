@@ -57,7 +57,7 @@ impl Socket {
             Bind::Unix(path) => {
                 remove_stale(path).await?;
                 let listener = UnixListener::bind(path).map_err(io_error)?;
-                std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(io_error)?;
+                set_mode(path, mode).map_err(io_error)?;
                 Ok(Socket { listener: Listener::Unix(listener, path.clone()), shown: bind.to_string() })
             }
         }
@@ -80,6 +80,11 @@ impl Socket {
             Listener::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
         }
     }
+}
+
+/// Says who may connect to a Unix socket: whoever may write to it (unix(7)).
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
 }
 
 impl Drop for Socket {
@@ -124,6 +129,14 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
             Stream::Unix(_) => None,
+        }
+    }
+
+    /// Waits until there is something to read, or the end.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.readable().await,
+            Stream::Unix(stream) => stream.readable().await,
         }
     }
 }

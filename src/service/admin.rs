@@ -9,17 +9,18 @@ use tracing::info;
 
 use super::answers::{
     ClashStatus, DirectoryState, DirectoryStatus, Explanation, HistoryLine, LicenseStatus, LoginReport,
-    RefusalsReport, SeatChange, SeatReport, SeatsStatus, Status, SyncReport, UsersStatus, Verdict,
-    Verification,
+    RefusalsReport, SeatChange, SeatReport, SeatsByOrigin, SeatsStatus, Status, SyncReport, UsersStatus,
+    Verdict, Verification,
 };
 use super::directories::{Progress, SyncCommand};
 use super::users::{UserList, UserQuery};
 use super::{Shared, now};
+use crate::domain::account::AccountRefusal;
 use crate::domain::admission::{Decision, Operation, Request, decide};
-use crate::domain::name::{Name, NameError};
+use crate::domain::name::{Domain, Name, NameError};
 use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount};
-use crate::domain::user::{Kind, User};
-use crate::store::{DirectoryRecord, ReadView, StoreError, UserDetails};
+use crate::domain::user::{Kind, Origin, User};
+use crate::store::{DirectoryRecord, ReadView, Store, StoreError, UserDetails};
 
 /// Clashes shown by `status`; the log has each.
 const CLASHES_SHOWN: usize = 20;
@@ -36,6 +37,12 @@ pub enum AdminError {
     /// No such directory is configured.
     #[error("there is no directory {0:?} in the configuration")]
     NoSuchDirectory(String),
+    /// More aliases than an account may have.
+    #[error("an account has at most {} aliases", crate::domain::account::MAX_ALIASES)]
+    TooManyAliases,
+    /// An account cannot be changed like this.
+    #[error("{0}")]
+    Account(AccountRefusal),
     /// The sync failed.
     #[error("{0}")]
     SyncFailed(String),
@@ -63,7 +70,15 @@ impl Admin {
         Ok(self.0.store.view())
     }
 
-    fn parse(&self, name: &str) -> Result<Name, AdminError> {
+    pub(super) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(super) fn default_domain(&self) -> Option<Domain> {
+        self.0.settings().default_domain.clone()
+    }
+
+    pub(super) fn parse(&self, name: &str) -> Result<Name, AdminError> {
         Name::parse(name, self.0.settings().default_domain.as_ref())
             .map_err(|error| AdminError::BadName(name.to_owned(), error))
     }
@@ -85,6 +100,8 @@ impl Admin {
         let policy = self.0.store.policy();
         let seats = SeatCount { used: view.seats_used()?, limit: policy.seat_limit.unwrap_or(0) };
         let census = view.census();
+        let of = |origin| view.census_of(origin);
+        let (mapped, local, imported) = (of(Origin::Mapped), of(Origin::Local), of(Origin::Imported));
         let state = if policy.seat_limit.is_some() { "active" } else { "missing" };
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -99,11 +116,16 @@ impl Admin {
             },
             users: UsersStatus {
                 total: census.people,
-                mapped: census.people,
-                local: 0,
-                imported: 0,
+                mapped: mapped.people,
+                local: local.people,
+                imported: imported.people,
                 disabled: census.disabled,
                 tombstoned: census.tombstoned,
+            },
+            seats_by_origin: SeatsByOrigin {
+                mapped: mapped.seats,
+                local: local.seats,
+                imported: imported.seats,
             },
             directories: self.directories(&view, &policy.directory_limits),
             clashes: clashes(&view)?,
@@ -119,7 +141,10 @@ impl Admin {
             let progress = handle.progress.borrow().clone();
             directory_status(name, &handle.domain, progress, record(name), limit(name), true)
         });
-        let forgotten = view.directories().filter(|record| !board.contains_key(&record.name)).map(|record| {
+        let is_forgotten = |record: &&DirectoryRecord| {
+            record.origin() == Origin::Mapped && !board.contains_key(&record.name)
+        };
+        let forgotten = view.directories().filter(is_forgotten).map(|record| {
             let progress = Progress { state: DirectoryState::Idle, ..Progress::default() };
             directory_status(&record.name, "", progress, Some(record), None, false)
         });
@@ -332,7 +357,7 @@ fn explanation(
     login_now: Verdict,
     removal_grace: Duration,
 ) -> Result<Explanation, AdminError> {
-    let UserDetails { key, user, name, directory, seat, last_login, refusals } = details;
+    let UserDetails { key, user, name, directory, origin, seat, last_login, refusals } = details;
     let mut names = Vec::new();
     let mut names_held_by_others = Vec::new();
     for claimed in user.mapped.names() {
@@ -345,6 +370,7 @@ fn explanation(
         names,
         names_held_by_others,
         directory,
+        origin: origin.to_string(),
         id: user.mapped.id.to_string(),
         dn: user.mapped.dn.to_string(),
         kind: user.mapped.kind.to_string(),
@@ -353,7 +379,7 @@ fn explanation(
         removed_at: user.removed_at,
         forgotten_at,
         counts: seat.is_some(),
-        counts_because: counts_because(&user, seat.is_some()).to_owned(),
+        counts_because: counts_because(&user, origin, seat.is_some()).to_owned(),
         seat: seat.map(|seat| SeatReport { granted_at: seat.granted_at, by: seat.by.to_string() }),
         last_login: last_login.map(|login| LoginReport {
             at: login.at,
@@ -370,13 +396,14 @@ fn explanation(
     })
 }
 
-fn counts_because(user: &User, is_seated: bool) -> &'static str {
+fn counts_because(user: &User, origin: Origin, is_seated: bool) -> &'static str {
     match (user.mapped.kind, user.is_living(), user.mapped.enabled, is_seated) {
         (Kind::Person, false, _, true) => "gone from the directory, but keeps the seat for the grace period",
         (Kind::Person, _, _, true) => "holds a seat",
         (Kind::Person, false, _, false) => "gone from the directory, and held no seat",
         (Kind::Person, true, false, false) => "the account is disabled",
-        (Kind::Person, true, true, false) => "mapped, but has no seat yet",
+        (Kind::Person, true, true, false) if origin == Origin::Mapped => "mapped, but has no seat yet",
+        (Kind::Person, true, true, false) => "enabled, but the seat was released",
         _ => "not a person",
     }
 }

@@ -21,8 +21,10 @@ pub struct Status {
     pub license: LicenseStatus,
     /// Seats.
     pub seats: SeatsStatus,
-    /// Users of all directories.
+    /// Users of all origins.
     pub users: UsersStatus,
+    /// Who holds the seats.
+    pub seats_by_origin: SeatsByOrigin,
     /// Configured directories, then those that only the store still knows.
     pub directories: Vec<DirectoryStatus>,
     /// Names that two users claim, the first of them.
@@ -53,6 +55,17 @@ pub struct SeatsStatus {
     pub free: u64,
     /// More are taken than bought, since the limit was lowered.
     pub over_limit: bool,
+}
+
+/// Seats taken, by where their users come from.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct SeatsByOrigin {
+    /// By users of directories.
+    pub mapped: u64,
+    /// By local accounts.
+    pub local: u64,
+    /// By imported accounts.
+    pub imported: u64,
 }
 
 /// Users, counted.
@@ -189,9 +202,11 @@ pub struct UserLine {
     pub user: String,
     /// For people.
     pub display_name: Option<String>,
-    /// The directory's name.
-    pub directory: String,
-    /// By the directory.
+    /// The directory's name; `null` for an account that is not mapped.
+    pub directory: Option<String>,
+    /// `mapped`, `local` or `imported`.
+    pub origin: String,
+    /// By the directory, or by an administrator.
     pub enabled: bool,
     /// For a tombstone: since when.
     pub removed_at: Option<Timestamp>,
@@ -212,8 +227,10 @@ pub struct Explanation {
     pub names_held_by_others: Vec<String>,
     /// For people.
     pub display_name: Option<String>,
-    /// The directory's name.
-    pub directory: String,
+    /// The directory's name; `null` for an account that is not mapped.
+    pub directory: Option<String>,
+    /// `mapped`, `local` or `imported`.
+    pub origin: String,
     /// The stable id.
     pub id: String,
     /// Where the entry stands.
@@ -307,6 +324,21 @@ pub struct SeatChange {
     pub outcome: String,
     /// Whether the user is now as was asked.
     pub done: bool,
+    /// A sentence.
+    pub message: String,
+    /// Seats taken after it.
+    pub seats_used: u64,
+}
+
+/// `account …`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct AccountReport {
+    /// The name shown.
+    pub user: String,
+    /// `local` or `imported`.
+    pub origin: String,
+    /// `added`, `removed`, `enabled`, `disabled`, or `unchanged`.
+    pub outcome: String,
     /// A sentence.
     pub message: String,
     /// Seats taken after it.

@@ -1,11 +1,13 @@
 //! The handles that everything outside may call: [`Admission`] for front ends, [`Admin`] for the
 //! administration API. They hold the store; whoever holds them sees no store.
 
+mod accounts;
 mod activity;
 mod admin;
 pub mod answers;
 pub mod directories;
 pub mod listeners;
+mod lookup;
 mod users;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,6 +18,7 @@ use tracing::{debug, info, warn};
 pub use activity::FLUSH_EVERY;
 pub(crate) use admin::log_release;
 pub use admin::{Admin, AdminError};
+pub use lookup::Resident;
 pub use users::{UserList, UserQuery, UserSort};
 
 use crate::domain::admission::{Decision, Operation, Request, decide};
@@ -154,7 +157,14 @@ pub enum AdmitError {
     Store(#[from] StoreError),
 }
 
-/// Decides who may come in. The only handle that front ends get.
+/// Nobody can have such a name. What was sent is shown escaped, and cut.
+fn note_impossible(user: &str) -> String {
+    let shown: String = user.chars().take(64).flat_map(char::escape_default).collect();
+    debug!(event = "seat_refused", user = shown, reason = "unknown_user", "This can be no user's name.");
+    shown
+}
+
+/// Decides who may come in. The handle that every front end gets.
 #[derive(Clone)]
 pub struct Admission(Arc<Shared>);
 
@@ -162,30 +172,42 @@ impl Admission {
     /// Decides one request. Whoever holds a seat is answered from the mirror at once; a new seat is on disk
     /// when this returns.
     pub async fn admit(&self, ask: &Ask<'_>) -> Result<Verdict, AdmitError> {
-        let shared = &*self.0;
-        let now = now();
-        let settings = shared.settings();
+        let settings = self.0.settings();
         let Ok(name) = Name::parse(ask.user, settings.default_domain.as_ref()) else {
-            // Nobody can have such a name. What was sent is shown escaped, and cut.
-            let shown: String = ask.user.chars().take(64).flat_map(char::escape_default).collect();
-            debug!(
-                event = "seat_refused",
-                user = shown,
-                reason = "unknown_user",
-                "This can be no user's name."
-            );
+            let shown = note_impossible(ask.user);
             return Ok(Verdict::new(&Decision::UnknownUser, &shown));
         };
+        let decision = self.decide_and_note(&name, &settings, ask).await?;
+        Ok(Verdict::new(&decision, name.as_str()))
+    }
+
+    /// [`Admission::admit`] for front ends that have words of their own for each decision.
+    pub async fn decision(&self, ask: &Ask<'_>) -> Result<Decision, AdmitError> {
+        let settings = self.0.settings();
+        let Ok(name) = Name::parse(ask.user, settings.default_domain.as_ref()) else {
+            note_impossible(ask.user);
+            return Ok(Decision::UnknownUser);
+        };
+        self.decide_and_note(&name, &settings, ask).await
+    }
+
+    async fn decide_and_note(
+        &self,
+        name: &Name,
+        settings: &Settings,
+        ask: &Ask<'_>,
+    ) -> Result<Decision, AdmitError> {
+        let now = now();
         let request =
             Request { operation: ask.operation.clone(), service: ask.service.and_then(MailService::parse) };
-        let (key, decision) = self.decide(&name, &request, now).await?;
+        let (key, decision) = self.decide(name, &request, now).await?;
         if decision == Decision::UnknownUser
-            && let Some(directory) = self.may_be_unmapped(&name, &settings)
+            && let Some(directory) = self.may_be_unmapped(name, settings)
         {
             return Err(AdmitError::NotMapped(directory));
         }
-        self.note(&name, key, &request, &decision, ask, now);
-        Ok(Verdict::new(&decision, name.as_str()))
+        self.note(name, key, &request, &decision, ask, now);
+        Ok(decision)
     }
 
     async fn decide(
@@ -237,7 +259,9 @@ impl Admission {
             debug!(user = %name, service, client, decision = reason, "{name} may come in.");
             return;
         }
-        if request.operation == Operation::Probe {
+        let is_list = request.operation == Operation::Delivery && matches!(decision, Decision::NotAPerson(_));
+        // Mail to a list needs no seat.
+        if is_list || matches!(request.operation, Operation::Probe | Operation::DeliveryProbe) {
             debug!(user = %name, service, client, decision = reason, "{name} would be refused.");
             return;
         }

@@ -116,6 +116,7 @@ fn line(details: UserDetails) -> UserLine {
         user: details.name.to_string(),
         display_name: details.user.mapped.display_name.map(String::from),
         directory: details.directory,
+        origin: details.origin.to_string(),
         enabled: details.user.mapped.enabled,
         removed_at: details.user.removed_at,
         seat_since: details.seat.map(|seat| seat.granted_at),

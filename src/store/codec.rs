@@ -209,6 +209,9 @@ fn encode_taken_by(encoder: &mut Encoder, by: &TakenBy) {
         TakenBy::Login(service) => (0, service.as_ref()),
         TakenBy::Delivery(service) => (1, service.as_ref()),
         TakenBy::Administrator => (2, None),
+        TakenBy::Created => (3, None),
+        TakenBy::Enabled => (4, None),
+        TakenBy::Imported => (5, None),
     };
     encoder.byte(tag);
     encoder.option(service, |encoder, service| encoder.text(service.as_str()));
@@ -221,6 +224,9 @@ fn decode_taken_by(decoder: &mut Decoder<'_>) -> Result<TakenBy, StoreError> {
         0 => Ok(TakenBy::Login(service)),
         1 => Ok(TakenBy::Delivery(service)),
         2 => Ok(TakenBy::Administrator),
+        3 => Ok(TakenBy::Created),
+        4 => Ok(TakenBy::Enabled),
+        5 => Ok(TakenBy::Imported),
         _ => Err(corrupt(decoder.what)),
     }
 }
@@ -285,6 +291,8 @@ pub(super) fn encode_ledger_event(event: &LedgerEvent) -> Vec<u8> {
                 ReleaseReason::Disabled => 1,
                 ReleaseReason::NotAPerson => 2,
                 ReleaseReason::Removed => 3,
+                ReleaseReason::Exempt => 4,
+                ReleaseReason::Reclaimed => 5,
             });
         }
     }
@@ -304,6 +312,8 @@ pub(super) fn decode_ledger_event(bytes: &[u8]) -> Result<LedgerEvent, StoreErro
             1 => ReleaseReason::Disabled,
             2 => ReleaseReason::NotAPerson,
             3 => ReleaseReason::Removed,
+            4 => ReleaseReason::Exempt,
+            5 => ReleaseReason::Reclaimed,
             _ => return Err(corrupt("ledger")),
         }),
         _ => return Err(corrupt("ledger")),
@@ -437,7 +447,14 @@ mod tests {
     fn small_records_survive() {
         let at = Timestamp::from_millisecond(1_700_000_000_123).unwrap();
         let imap = Service::parse("IMAP");
-        for by in [TakenBy::Login(imap.clone()), TakenBy::Delivery(None), TakenBy::Administrator] {
+        for by in [
+            TakenBy::Login(imap.clone()),
+            TakenBy::Delivery(None),
+            TakenBy::Administrator,
+            TakenBy::Created,
+            TakenBy::Enabled,
+            TakenBy::Imported,
+        ] {
             let seat = Seat { granted_at: at, by: by.clone() };
             assert_eq!(decode_seat(&encode_seat(&seat)).unwrap(), seat);
             let event = LedgerEvent {

@@ -3,6 +3,7 @@
 //! One thread writes (`writer`), everybody reads from the view that it published last (`view`). What
 //! the tables hold is listed in `tables`, what the bytes mean in `codec`.
 
+mod accounts;
 mod codec;
 mod tables;
 mod transaction;
@@ -20,19 +21,21 @@ use jiff::Timestamp;
 use redb::{Builder, Database, ReadableTable};
 use tokio::sync::{mpsc, oneshot};
 
+pub use accounts::AccountChanged;
 pub use verify::Finding;
 pub use view::{ReadView, UserDetails};
 pub use writer::Preview;
 
+use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::{Decision, Request, TakeOn};
 use crate::domain::name::Name;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
 use crate::domain::sync::{Change, Report};
-use crate::domain::user::{Census, DirectoryId, Kind, Mapped, UserKey};
+use crate::domain::user::{Census, DirectoryId, Kind, Mapped, Origin, UserKey};
 use writer::Command;
 
 /// The number in the file that says how its tables are laid out.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// Pages kept in memory. The default, 1 GiB, would be most of a small mail server; the decision needs a
 /// few pages a user who really logs in.
@@ -86,14 +89,23 @@ pub struct Policy {
     pub directory_limits: BTreeMap<String, u64>,
     /// Which operations may take a seat.
     pub take_on: TakeOn,
+    /// The internal administrator, who never counts.
+    pub administrator: Option<Name>,
 }
 
-/// What the store keeps of a directory.
+/// The record that the local accounts stand under. No configured directory can have a name with an `@`, so
+/// a sync, which only ever touches the users of its own directory, touches none of them.
+const LOCAL: &str = "@local";
+
+/// What the name of a record for imported accounts begins with; the domain follows.
+const IMPORTED: &str = "@import:";
+
+/// What the store keeps of a directory, of the local accounts, or of the accounts imported for a domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DirectoryRecord {
     /// The store's number.
     pub id: DirectoryId,
-    /// The configured name.
+    /// The configured name, or one that no configuration can have.
     pub name: String,
     /// Complete sweeps so far.
     pub generation: u64,
@@ -115,6 +127,20 @@ impl DirectoryRecord {
             census: Census::default(),
             skipped: BTreeMap::new(),
         }
+    }
+
+    /// Where its users come from.
+    pub fn origin(&self) -> Origin {
+        match self.name.as_str() {
+            LOCAL => Origin::Local,
+            name if name.starts_with(IMPORTED) => Origin::Imported,
+            _ => Origin::Mapped,
+        }
+    }
+
+    /// The domain of imported accounts.
+    pub fn imported_domain(&self) -> Option<&str> {
+        self.name.strip_prefix(IMPORTED)
     }
 }
 
@@ -332,6 +358,15 @@ impl Store {
         self.ask(|reply| Command::Release { key, reason, now, reply }).await
     }
 
+    /// Changes a local or imported account, or refuses to and changes nothing; on disk when this returns.
+    pub async fn account(
+        &self,
+        change: AccountChange,
+        now: Timestamp,
+    ) -> Result<Result<AccountChanged, AccountRefusal>, StoreError> {
+        self.ask(|reply| Command::Account { change, now, reply }).await
+    }
+
     /// The number of a directory; a name that is new gets one.
     pub async fn directory(&self, name: &str) -> Result<DirectoryId, StoreError> {
         self.ask(|reply| Command::Directory { name: name.to_owned(), reply }).await
@@ -377,29 +412,21 @@ impl Store {
     }
 }
 
-/// Makes the tables of a new store, and refuses those of a later program.
+/// Makes the tables of a new store, brings those of an earlier program up to date, and refuses those of a
+/// later one.
 fn prepare(db: &Database) -> Result<(), StoreError> {
     let mut txn = db.begin_write()?;
     txn.set_quick_repair(true);
-    let is_new = {
-        let mut meta = txn.open_table(tables::META)?;
-        let found = meta.get("format")?.map(|format| format.value());
-        match found {
-            Some(FORMAT) => false,
-            Some(_) => return Err(StoreError::NewerFormat),
-            None => {
-                meta.insert("format", FORMAT)?;
-                true
-            }
-        }
-    };
-    if is_new {
-        transaction::Transaction::open(&txn)?.finish()?;
-        txn.open_table(tables::META)?;
-        txn.commit()?;
-    } else {
-        txn.abort()?;
+    let found = txn.open_table(tables::META)?.get("format")?.map(|format| format.value());
+    match found {
+        Some(FORMAT) => return Ok(txn.abort()?),
+        // 1 knew no accounts: it lacks tables, and must not read what is written from now on.
+        None | Some(1) => {}
+        Some(_) => return Err(StoreError::NewerFormat),
     }
+    transaction::Transaction::open(&txn)?.finish()?;
+    txn.open_table(tables::META)?.insert("format", FORMAT)?;
+    txn.commit()?;
     Ok(())
 }
 

@@ -124,11 +124,26 @@ pub(super) trait Lookup {
             }
             _ => None,
         };
-        let seats = match policy.seat_limit {
-            Some(limit) => Some(SeatCount { used: self.seats_used()?, limit }),
-            None => None,
-        };
-        Ok((key, View { subject, seats, take_on: policy.take_on }))
+        let seats = self.seat_count(policy)?;
+        let exempt = self.is_administrator(name, key, policy)?;
+        Ok((key, View { subject, seats, take_on: policy.take_on, exempt }))
+    }
+
+    /// Whether a name is the internal administrator's: the configured one, or another of the same user.
+    fn is_administrator(
+        &self,
+        name: &Name,
+        key: Option<UserKey>,
+        policy: &Policy,
+    ) -> Result<bool, StoreError> {
+        let Some(administrator) = &policy.administrator else { return Ok(false) };
+        Ok(name == administrator || (key.is_some() && key == self.key_by_name(administrator)?))
+    }
+
+    /// Seats taken and bought; `None` without a licence.
+    fn seat_count(&self, policy: &Policy) -> Result<Option<SeatCount>, StoreError> {
+        let Some(limit) = policy.seat_limit else { return Ok(None) };
+        Ok(Some(SeatCount { used: self.seats_used()?, limit }))
     }
 }
 

@@ -21,6 +21,7 @@ fn policy(limit: u64) -> Policy {
         seat_limit: Some(limit),
         directory_limits: BTreeMap::new(),
         take_on: TakeOn { login: true, delivery: false },
+        administrator: None,
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     Upserted,
 };
 use crate::domain::admission::{Decision, Request, decide};
-use crate::domain::name::Name;
+use crate::domain::name::{Name, StableId};
 use crate::domain::seats::{LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat};
 use crate::domain::sync::{Change, compare};
 use crate::domain::user::{Census, DirectoryId, Kind, Mapped, User, UserKey};
@@ -103,7 +103,7 @@ impl<'t> Transaction<'t> {
         Ok(Admitted { key, decision, seats_used: self.seats_used()? })
     }
 
-    fn grant(&mut self, key: UserKey, seat: &Seat) -> Result<(), StoreError> {
+    pub(super) fn grant(&mut self, key: UserKey, seat: &Seat) -> Result<(), StoreError> {
         let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
         self.seats.insert(key.0, codec::encode_seat(seat).as_slice())?;
         self.count(user.directory, |census| census.seats += 1);
@@ -169,6 +169,14 @@ impl<'t> Transaction<'t> {
         self.directories.insert(id, DirectoryRecord::new(id, name));
         self.changed_directories.insert(id);
         Ok(id)
+    }
+
+    /// An id for the next new user, where no directory gives one. It begins with a NUL, as no directory's
+    /// text does, and has another length than a UUID.
+    pub(super) fn own_id(&self) -> Result<StableId, StoreError> {
+        let mut bytes = vec![0];
+        bytes.extend_from_slice(&self.next_user.to_be_bytes());
+        StableId::new(&bytes).ok_or(StoreError::Corrupt("meta"))
     }
 
     /// Writes what a directory says of one entry. Whoever is no longer an enabled person loses the seat.
@@ -310,7 +318,7 @@ impl<'t> Transaction<'t> {
         Ok(best.map(|(is_tombstone, _, claimant)| (claimant, !is_tombstone)))
     }
 
-    fn is_living(&self, key: UserKey) -> Result<bool, StoreError> {
+    pub(super) fn is_living(&self, key: UserKey) -> Result<bool, StoreError> {
         Ok(self.user_head(key)?.is_some_and(|head| head.removed_at.is_none()))
     }
 
@@ -362,7 +370,7 @@ impl<'t> Transaction<'t> {
         Ok(released)
     }
 
-    fn forget(&mut self, key: UserKey) -> Result<(), StoreError> {
+    pub(super) fn forget(&mut self, key: UserKey) -> Result<(), StoreError> {
         let Some(user) = self.user(key)? else { return Ok(()) };
         for name in user.mapped.names() {
             self.give_up(key, name)?;

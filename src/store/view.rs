@@ -16,7 +16,7 @@ use super::{Clash, Cookie, DirectoryRecord, Policy, StoreError, codec};
 use crate::domain::admission::View;
 use crate::domain::name::{Name, StableId};
 use crate::domain::seats::{LastLogin, LedgerEvent, Refusals, Seat};
-use crate::domain::user::{Census, DirectoryId, Kind, User, UserKey};
+use crate::domain::user::{Census, DirectoryId, Kind, Origin, User, UserKey};
 
 /// One consistent state of the store.
 pub struct ReadView {
@@ -43,8 +43,10 @@ pub struct UserDetails {
     pub user: User,
     /// The name that logs show.
     pub name: Name,
-    /// The name of the user's directory.
-    pub directory: String,
+    /// The name of the user's directory; `None` for one who is not mapped.
+    pub directory: Option<String>,
+    /// Where the user comes from.
+    pub origin: Origin,
     /// The seat, if one is held.
     pub seat: Option<Seat>,
     /// The last login, if there was one.
@@ -145,6 +147,16 @@ impl ReadView {
         Lookup::user(self, key)?.map(|user| self.shown_name(key, &user)).transpose()
     }
 
+    /// A user; `None` for a key that is gone.
+    pub fn user_of(&self, key: UserKey) -> Result<Option<User>, StoreError> {
+        Lookup::user(self, key)
+    }
+
+    /// [`ReadView::name_of`] for a user who was read already.
+    pub fn shown_name_of(&self, key: UserKey, user: &User) -> Result<Name, StoreError> {
+        self.shown_name(key, user)
+    }
+
     /// Who has this name.
     pub fn find(&self, name: &Name) -> Result<Option<UserKey>, StoreError> {
         self.key_by_name(name)
@@ -157,7 +169,10 @@ impl ReadView {
         Ok(Some(UserDetails {
             key,
             name: self.shown_name(key, &user)?,
-            directory: directory.map(|record| record.name.clone()).unwrap_or_default(),
+            directory: directory
+                .filter(|record| record.origin() == Origin::Mapped)
+                .map(|record| record.name.clone()),
+            origin: directory.map_or(Origin::Mapped, DirectoryRecord::origin),
             seat: self.seat(key)?,
             last_login: Lookup::last_login(self, key)?,
             refusals: self.refusals_of(key)?,
@@ -226,6 +241,12 @@ impl ReadView {
             }
         }
         Ok(clashes)
+    }
+
+    /// The census of all users of an origin.
+    pub fn census_of(&self, origin: Origin) -> Census {
+        let records = self.directories.values().filter(|record| record.origin() == origin);
+        records.fold(Census::default(), |sum, record| sum.plus(record.census))
     }
 
     /// The census of all directories together.

@@ -12,7 +12,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::transaction::Transaction;
 use super::view::{ReadView, unseen};
-use super::{Admitted, Applied, Changes, Entombed, Policy, Released, Shared, StoreError, Upserted};
+use super::{
+    AccountChanged, Admitted, Applied, Changes, Entombed, Policy, Released, Shared, StoreError, Upserted,
+};
+use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::Request;
 use crate::domain::name::Name;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
@@ -35,6 +38,8 @@ pub(super) enum Command {
     Admit { name: Name, request: Request, now: Timestamp, reply: Reply<Admitted> },
     /// Take a seat back.
     Release { key: UserKey, reason: ReleaseReason, now: Timestamp, reply: Reply<Option<Released>> },
+    /// Change a local or imported account.
+    Account { change: AccountChange, now: Timestamp, reply: Reply<Result<AccountChanged, AccountRefusal>> },
     /// Find or make the number of a directory.
     Directory { name: String, reply: Reply<DirectoryId> },
     /// Write a bounded part of a sync.
@@ -141,6 +146,9 @@ fn apply(
             answer(reply, transaction.admit(&name, &request, policy, now)?)
         }
         Command::Release { key, reason, now, reply } => answer(reply, transaction.release(key, reason, now)?),
+        // As above: nobody would learn of it.
+        Command::Account { reply, .. } if reply.is_closed() => None,
+        Command::Account { change, now, reply } => answer(reply, transaction.account(change, policy, now)?),
         Command::Directory { name, reply } => answer(reply, transaction.directory(&name)?),
         Command::Apply { directory, changes, now, reply } => {
             answer(reply, transaction.apply(directory, changes, now)?)

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod accounts;
 mod brake;
 mod commands;
 mod contentsync;
@@ -11,6 +12,7 @@ mod dirsync;
 mod ds389;
 mod group;
 mod hostile;
+mod hostile_sync;
 mod identity;
 mod ldif;
 mod lifecycle;

@@ -9,7 +9,7 @@ use std::fmt;
 use comfy_table::{CellAlignment, ColumnConstraint, Table, Width, presets};
 use jiff::Timestamp;
 
-pub(super) use people::{change, explanation, history, users};
+pub(super) use people::{account, change, explanation, history, users};
 pub(super) use status::status;
 pub(super) use sync::{report, verification};
 

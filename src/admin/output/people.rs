@@ -5,7 +5,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use super::{Columns, clean, count, dated, moment, relative};
-use crate::service::answers::{Explanation, HistoryLine, SeatChange, UserLine, Verdict};
+use crate::service::answers::{AccountReport, Explanation, HistoryLine, SeatChange, UserLine, Verdict};
 
 /// The list of users.
 pub(crate) fn users(users: &[UserLine], now: Timestamp) -> String {
@@ -23,12 +23,17 @@ pub(crate) fn users(users: &[UserLine], now: Timestamp) -> String {
         [
             user.user.clone(),
             user.display_name.clone().unwrap_or_default(),
-            user.directory.clone(),
+            from(&user.directory, &user.origin),
             user.seat_since.map_or_else(|| "-".to_owned(), |at| relative(now, at)),
             user.last_login.map_or_else(|| "never".to_owned(), |at| relative(now, at)),
             state,
         ]
     })
+}
+
+/// The directory, or, in brackets, what stands in its place.
+fn from(directory: &Option<String>, origin: &str) -> String {
+    directory.clone().unwrap_or_else(|| format!("({origin})"))
 }
 
 /// All about one user.
@@ -45,9 +50,15 @@ pub(crate) fn explanation(explanation: &Explanation, now: Timestamp) -> String {
     if !others.is_empty() {
         line("Not theirs", format!("{}: the entry has it, but so has another user", others.join(", ")));
     }
-    line("Directory", format!("{directory}, mapped since {}", dated(now, explanation.since)));
-    line("Entry", explanation.dn.clone());
-    line("Id", explanation.id.clone());
+    let since = dated(now, explanation.since);
+    match directory {
+        Some(directory) => {
+            line("Directory", format!("{directory}, mapped since {since}"));
+            line("Entry", explanation.dn.clone());
+            line("Id", explanation.id.clone());
+        }
+        None => line("Account", format!("{}, since {since}", explanation.origin)),
+    }
     line("Kind", format!("{kind}, {}", if explanation.enabled { "enabled" } else { "disabled" }));
     if let Some(removed_at) = explanation.removed_at {
         let forgotten = explanation.forgotten_at.map(|at| format!(", forgotten {}", relative(now, at)));
@@ -94,6 +105,13 @@ pub(crate) fn change(change: &SeatChange) -> String {
     format!("{}\n", clean(&line))
 }
 
+/// One account changed.
+pub(crate) fn account(report: &AccountReport) -> String {
+    let AccountReport { user, message, seats_used, .. } = report;
+    let line = format!("{user}: {message} ({} in use)", count(*seats_used, "seat"));
+    format!("{}\n", clean(&line))
+}
+
 /// The ledger.
 pub(crate) fn history(history: &[HistoryLine], now: Timestamp) -> String {
     if history.is_empty() {
@@ -124,7 +142,8 @@ mod tests {
         UserLine {
             user: "alice@example.org".to_owned(),
             display_name: Some("Alice".to_owned()),
-            directory: "corp".to_owned(),
+            directory: Some("corp".to_owned()),
+            origin: "mapped".to_owned(),
             enabled: true,
             removed_at: None,
             seat_since: Some(at(-12 * DAY)),
@@ -163,7 +182,8 @@ mod tests {
             names: vec!["alice@example.org".to_owned(), "al@example.org".to_owned()],
             names_held_by_others: Vec::new(),
             display_name: Some("Alice".to_owned()),
-            directory: "corp".to_owned(),
+            directory: Some("corp".to_owned()),
+            origin: "mapped".to_owned(),
             id: "0b5cd3a0".to_owned(),
             dn: "uid=alice,dc=example,dc=org".to_owned(),
             kind: "person".to_owned(),

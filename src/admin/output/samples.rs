@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::service::answers::{
-    DirectoryState, DirectoryStatus, LicenseStatus, SeatsStatus, Status, UsersStatus,
+    DirectoryState, DirectoryStatus, LicenseStatus, SeatsByOrigin, SeatsStatus, Status, UsersStatus,
 };
 
 /// So many seconds after noon of 1 March 2026, which is when the tests take place.
@@ -42,6 +42,7 @@ pub(crate) fn status() -> Status {
         license: LicenseStatus { state: "active".to_owned(), seats: 25, components: Vec::new() },
         seats: SeatsStatus { limit: 25, used: 3, free: 22, over_limit: false },
         users: UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 1, tombstoned: 0 },
+        seats_by_origin: SeatsByOrigin { mapped: 3, local: 0, imported: 0 },
         directories: vec![directory("corp")],
         clashes: Vec::new(),
         listeners: Vec::new(),

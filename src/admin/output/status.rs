@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::sync::{loss, skipped};
 use super::{Columns, clean, count, list, relative};
 use crate::service::answers::{
-    DirectoryState, DirectoryStatus, LicenseStatus, SeatsStatus, Status, UsersStatus,
+    DirectoryState, DirectoryStatus, LicenseStatus, SeatsByOrigin, SeatsStatus, Status, UsersStatus,
 };
 
 /// The whole state on one page.
@@ -21,6 +21,10 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
         ("Users", users(&status.users)),
     ] {
         let _ = writeln!(page, "{label:<9}{}", clean(&text));
+    }
+    let SeatsByOrigin { mapped, local, imported } = status.seats_by_origin;
+    if local + imported > 0 {
+        let _ = writeln!(page, "{:<9}seats: {mapped} mapped, {local} local, {imported} imported", "Origins");
     }
     page.push_str(&directories(&status.directories, now));
     if !status.clashes.is_empty() {
@@ -198,15 +202,17 @@ mod tests {
             owner: "a@example.org".to_owned(),
             claimant: "b@example.org".to_owned(),
         }];
+        let seats_by_origin = SeatsByOrigin { mapped: 20, local: 8, imported: 2 };
         let seats = SeatsStatus { limit: 25, used: 30, free: 0, over_limit: true };
         let users = UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 0, tombstoned: 4 };
         check(
-            &Status { ready: false, seats, users, directories, clashes, ..sample() },
+            &Status { ready: false, seats, seats_by_origin, users, directories, clashes, ..sample() },
             "Seatkeeper 0.1.0, started 3 h ago, not ready: a directory was never mapped yet\n\
              \n\
              Licence  active, 25 seats\n\
              Seats    30 used of 25: 5 MORE THAN THE LICENCE HAS; holders go on, nobody new gets one\n\
              Users    12 mapped, 4 removed and in their grace period\n\
+             Origins  seats: 20 mapped, 8 local, 2 imported\n\
              \n\
              DIRECTORY  DOMAIN       STATE           MECHANISM  USERS  SEATS  LAST SUCCESS\n\
              corp       example.org  held            sweep         12   3/50  5 min ago\n\

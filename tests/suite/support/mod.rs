@@ -5,6 +5,7 @@
 pub(crate) mod daemon;
 pub(crate) mod dovecot;
 pub(crate) mod ds389;
+pub(crate) mod fake_ldap;
 pub(crate) mod http;
 pub(crate) mod samba;
 pub(crate) mod slapd;

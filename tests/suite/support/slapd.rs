@@ -37,6 +37,9 @@ pub(super) const ROOT_PASSWORD: &str = "root-secret";
 pub(super) const BIND_DN: &str = "cn=reader,dc=example,dc=org";
 pub(super) const BIND_PASSWORD: &str = "reader-secret";
 
+/// The database may grow to this; of the file only what is used takes space. A million people are some 2 GiB.
+const MAP_BYTES: u64 = 8 << 30;
+
 /// Another process may take a port between our closing and the server's opening of it.
 pub(super) const PORT_ATTEMPTS: usize = 5;
 
@@ -55,6 +58,29 @@ pub(crate) struct Options {
     pub(crate) global: String,
     /// Names and addresses that the certificate is for.
     pub(crate) certificate_names: Vec<String>,
+}
+
+impl Options {
+    /// A server that tells its changes: the syncprov overlay, with a session log.
+    pub(crate) fn provider(data: String) -> Options {
+        Options {
+            data,
+            global: "moduleload syncprov\n".to_owned(),
+            database: "overlay syncprov\nsyncprov-sessionlog 1000\n".to_owned(),
+            ..Options::default()
+        }
+    }
+
+    /// A server that holds nothing yet, and copies all that a provider has: its syncrepl with its
+    /// defaults, and the indexes that it needs.
+    pub(crate) fn consumer(provider: &Slapd) -> Options {
+        let syncrepl = format!(
+            "syncrepl rid=1 provider={} type=refreshOnly searchbase=\"{SUFFIX}\" bindmethod=simple\n \
+             binddn=\"{ROOT_DN}\" credentials={ROOT_PASSWORD}\nindex entryUUID,entryCSN eq\n",
+            provider.url()
+        );
+        Options { database: syncrepl, ..Options::default() }
+    }
 }
 
 impl Default for Options {
@@ -246,9 +272,19 @@ impl Slapd {
         is_running
     }
 
-    fn client(&self, program: &str) -> Command {
+    /// A program of ldap-utils, as the root DN.
+    pub(crate) fn client(&self, program: &str) -> Command {
+        self.client_as(program, ROOT_DN, ROOT_PASSWORD)
+    }
+
+    /// The same as [`bind_dn`](Slapd::bind_dn).
+    pub(crate) fn reader(&self, program: &str) -> Command {
+        self.client_as(program, BIND_DN, BIND_PASSWORD)
+    }
+
+    fn client_as(&self, program: &str, dn: &str, password: &str) -> Command {
         let mut command = installed(program, "ldap-utils");
-        command.args(["-x", "-H", &self.url(), "-D", ROOT_DN, "-w", ROOT_PASSWORD]);
+        command.args(["-x", "-H", &self.url(), "-D", dn, "-w", password]);
         command
     }
 }
@@ -307,7 +343,7 @@ fn configuration(dir: &Path, options: &Options) -> String {
         "modulepath /usr/lib/ldap\nmoduleload back_mdb\n\
          TLSCACertificateFile {dir}/ca.pem\nTLSCertificateFile {dir}/server.pem\n\
          TLSCertificateKeyFile {dir}/server.key\n{global}\n\
-         database mdb\nmaxsize 1073741824\nsuffix \"{SUFFIX}\"\nrootdn \"{ROOT_DN}\"\n\
+         database mdb\nmaxsize {MAP_BYTES}\nsuffix \"{SUFFIX}\"\nrootdn \"{ROOT_DN}\"\n\
          rootpw {ROOT_PASSWORD}\ndirectory {dir}/db\n\
          limits dn.exact=\"{BIND_DN}\" {limits}\n{access}\n{database}\n"
     );

@@ -1,0 +1,119 @@
+//! Accounts that no directory maps: created here, or imported from a file.
+
+use std::fmt;
+
+use super::admission::Decision;
+use super::mapping::printable;
+use super::name::{Name, StableId};
+use super::user::{Kind, Mapped, Origin};
+
+/// More aliases than any person has; each is a row of the store.
+pub const MAX_ALIASES: usize = 100;
+
+/// An account as an administrator describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewAccount {
+    /// The mail address, which is also the login name.
+    pub address: Name,
+    /// Further addresses; at most [`MAX_ALIASES`].
+    pub aliases: Vec<Name>,
+    /// For people to read.
+    pub display_name: Option<Box<str>>,
+}
+
+impl NewAccount {
+    /// Leaves out repeated aliases and an empty display name.
+    pub fn new(address: Name, aliases: Vec<Name>, display_name: Option<&str>) -> NewAccount {
+        let mut account = NewAccount { address, aliases: Vec::new(), display_name: None };
+        for alias in aliases {
+            if alias != account.address && !account.aliases.contains(&alias) {
+                account.aliases.push(alias);
+            }
+        }
+        account.display_name =
+            display_name.map(|name| printable(name.trim())).filter(|name| !name.is_empty());
+        account
+    }
+
+    /// Every name, the address first.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        std::iter::once(&self.address).chain(&self.aliases)
+    }
+
+    /// The account as the mirror keeps users.
+    pub fn into_mapped(self, id: StableId, enabled: bool) -> Mapped {
+        let NewAccount { address, aliases, display_name } = self;
+        let addresses = std::iter::once(address).chain(aliases).collect();
+        Mapped { id, kind: Kind::Person, enabled, logins: Vec::new(), addresses, display_name, dn: "".into() }
+    }
+}
+
+/// What an administrator does to an account.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AccountChange {
+    /// Create a local one; takes a seat.
+    Add(NewAccount),
+    /// Remove a local or imported one; its seat is free at once.
+    Remove(Name),
+    /// Enable one; takes a seat.
+    Enable(Name),
+    /// Disable one; its seat is free at once.
+    Disable(Name),
+}
+
+/// Somebody has the name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// The name.
+    pub name: Name,
+    /// Whose it is: the name shown of them.
+    pub owner: Name,
+    /// Where they come from.
+    pub origin: Origin,
+    /// Their directory, where they are mapped.
+    pub directory: Option<String>,
+}
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Taken { name, owner, origin, directory } = self;
+        let who = match (origin, directory) {
+            (Origin::Mapped, Some(directory)) => format!("a user of the directory {directory}"),
+            (Origin::Mapped, None) => "a mapped user".to_owned(),
+            (Origin::Local, _) => "a local account".to_owned(),
+            (Origin::Imported, _) => "an imported account".to_owned(),
+        };
+        if name == owner {
+            write!(f, "{name} is {who} already")
+        } else {
+            write!(f, "{name} belongs to {owner}, {who}")
+        }
+    }
+}
+
+/// Why nothing was changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AccountRefusal {
+    /// Somebody has one of the names.
+    #[error("{0}")]
+    Taken(Taken),
+    /// It may not take a seat.
+    #[error("{name} gets no seat ({}): {}", decision.code(), decision.message())]
+    NoSeat {
+        /// The account.
+        name: Name,
+        /// Why not.
+        decision: Decision,
+    },
+    /// Nobody has the name.
+    #[error("there is no user {0}")]
+    Unknown(Name),
+    /// A directory says who this is.
+    #[error("{name} comes from the directory {directory}: change it there")]
+    Mapped {
+        /// The user.
+        name: Name,
+        /// The directory.
+        directory: String,
+    },
+}

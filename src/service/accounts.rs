@@ -1,0 +1,131 @@
+//! Local and imported accounts: what an administrator can do to them.
+
+use tracing::info;
+
+use super::admin::{Admin, AdminError, log_release};
+use super::answers::AccountReport;
+use super::now;
+use crate::domain::account::{AccountChange, AccountRefusal, MAX_ALIASES, NewAccount};
+use crate::domain::name::Name;
+use crate::store::AccountChanged;
+
+/// Which of the words an account's change ends with.
+#[derive(Clone, Copy)]
+struct Words {
+    outcome: &'static str,
+    done: &'static str,
+    nothing: &'static str,
+}
+
+impl Admin {
+    /// Creates a local account, which takes a seat.
+    pub async fn add_account(
+        &self,
+        address: &str,
+        display_name: Option<&str>,
+        aliases: &[String],
+    ) -> Result<AccountReport, AdminError> {
+        if aliases.len() > MAX_ALIASES {
+            return Err(AdminError::TooManyAliases);
+        }
+        let aliases = aliases.iter().map(|alias| self.address(alias)).collect::<Result<_, _>>()?;
+        let account = NewAccount::new(self.address(address)?, aliases, display_name);
+        let words = Words { outcome: "added", done: "The account was created", nothing: "" };
+        let report = self.change_account(AccountChange::Add(account), words).await?;
+        info!(
+            event = "user_added",
+            user = report.user,
+            origin = report.origin,
+            "{} was created.",
+            report.user
+        );
+        Ok(report)
+    }
+
+    /// Removes a local or imported account. Its seat is free at once, its history stays.
+    pub async fn remove_account(&self, name: &str) -> Result<AccountReport, AdminError> {
+        let words = Words { outcome: "removed", done: "The account was removed", nothing: "" };
+        let report = self.change_account(AccountChange::Remove(self.parse(name)?), words).await?;
+        info!(
+            event = "user_removed",
+            user = report.user,
+            origin = report.origin,
+            "{} was removed.",
+            report.user
+        );
+        Ok(report)
+    }
+
+    /// Enables a local or imported account, which takes a seat.
+    pub async fn enable_account(&self, name: &str) -> Result<AccountReport, AdminError> {
+        let nothing = "The account is enabled already.";
+        let words = Words { outcome: "enabled", done: "The account was enabled", nothing };
+        let report = self.change_account(AccountChange::Enable(self.parse(name)?), words).await?;
+        if report.outcome == words.outcome {
+            info!(
+                event = "user_changed",
+                user = report.user,
+                origin = report.origin,
+                "{} was enabled.",
+                report.user
+            );
+        }
+        Ok(report)
+    }
+
+    /// Disables a local or imported account. Its seat is free at once.
+    pub async fn disable_account(&self, name: &str) -> Result<AccountReport, AdminError> {
+        let nothing = "The account is disabled already.";
+        let words = Words { outcome: "disabled", done: "The account was disabled", nothing };
+        let report = self.change_account(AccountChange::Disable(self.parse(name)?), words).await?;
+        if report.outcome == words.outcome {
+            info!(
+                event = "user_disabled",
+                user = report.user,
+                origin = report.origin,
+                "{} was disabled.",
+                report.user
+            );
+        }
+        Ok(report)
+    }
+
+    fn address(&self, text: &str) -> Result<Name, AdminError> {
+        Name::parse_address(text, self.default_domain().as_ref())
+            .map_err(|error| AdminError::BadName(text.to_owned(), error))
+    }
+
+    async fn change_account(&self, change: AccountChange, words: Words) -> Result<AccountReport, AdminError> {
+        let changed = self.store().account(change, now()).await??;
+        let AccountChanged { name, origin, unchanged, granted, released, seats_used } = changed;
+        if let Some(seat) = &granted {
+            let by = seat.by.to_string();
+            info!(event = "seat_granted", user = %name, by, seats_used, "{name} took a seat.");
+        }
+        if let Some(released) = &released {
+            log_release(released);
+        }
+        let message = match (unchanged, &granted, &released) {
+            (true, ..) => words.nothing.to_owned(),
+            (false, Some(_), _) => format!("{} and took a seat.", words.done),
+            (false, None, Some(_)) => format!("{} and the seat released.", words.done),
+            (false, None, None) => format!("{}.", words.done),
+        };
+        Ok(AccountReport {
+            user: name.to_string(),
+            origin: origin.to_string(),
+            outcome: if unchanged { "unchanged" } else { words.outcome }.to_owned(),
+            message,
+            seats_used,
+        })
+    }
+}
+
+impl From<AccountRefusal> for AdminError {
+    fn from(refusal: AccountRefusal) -> AdminError {
+        match refusal {
+            AccountRefusal::Unknown(name) => AdminError::NoSuchUser(name.to_string()),
+            refusal => AdminError::Account(refusal),
+        }
+    }
+}

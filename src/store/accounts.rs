@@ -1,0 +1,184 @@
+//! Local and imported accounts: each change inside one write transaction, whole or not at all.
+
+use jiff::Timestamp;
+
+use super::tables::Lookup;
+use super::transaction::Transaction;
+use super::{LOCAL, Policy, Released, StoreError};
+use crate::domain::account::{AccountChange, AccountRefusal, NewAccount, Taken};
+use crate::domain::admission::{Decision, Operation, Request, Subject, View, decide};
+use crate::domain::name::Name;
+use crate::domain::seats::{ReleaseReason, Seat, SeatCount};
+use crate::domain::user::{DirectoryId, Kind, Mapped, Origin, User, UserKey};
+
+/// An account that was changed, or is as it was asked for already.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AccountChanged {
+    /// The name shown.
+    pub name: Name,
+    /// Local or imported.
+    pub origin: Origin,
+    /// Nothing was to be done.
+    pub unchanged: bool,
+    /// The seat taken.
+    pub granted: Option<Seat>,
+    /// The seat given back.
+    pub released: Option<Released>,
+    /// Seats taken after it.
+    pub seats_used: u64,
+}
+
+type Outcome = Result<Result<AccountChanged, AccountRefusal>, StoreError>;
+
+/// An account of one of the origins that can be changed here.
+struct Account {
+    key: UserKey,
+    user: User,
+    name: Name,
+    origin: Origin,
+}
+
+impl Transaction<'_> {
+    /// Changes an account through the one gate. A refusal has changed nothing.
+    pub(super) fn account(&mut self, change: AccountChange, policy: &Policy, now: Timestamp) -> Outcome {
+        let name = match change {
+            AccountChange::Add(account) => return self.add_account(account, policy, now),
+            AccountChange::Remove(ref name)
+            | AccountChange::Enable(ref name)
+            | AccountChange::Disable(ref name) => name,
+        };
+        let account = match self.own_account(name)? {
+            Ok(account) => account,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        match change {
+            AccountChange::Enable(_) => self.enable(&account, policy, now),
+            AccountChange::Disable(_) => {
+                let mapped = Mapped { enabled: false, ..account.user.mapped.clone() };
+                let unchanged = !account.user.mapped.enabled;
+                let released = self.upsert(account.user.directory, mapped, now)?.released;
+                self.changed(&account, unchanged, None, released)
+            }
+            AccountChange::Remove(_) | AccountChange::Add(_) => {
+                let released = self.release(account.key, ReleaseReason::Removed, now)?;
+                self.forget(account.key)?;
+                self.changed(&account, false, None, released)
+            }
+        }
+    }
+
+    fn add_account(&mut self, account: NewAccount, policy: &Policy, now: Timestamp) -> Outcome {
+        if let Some(taken) = self.taken(account.names(), None)? {
+            return Ok(Err(AccountRefusal::Taken(taken)));
+        }
+        let local = self.directories().values().find(|record| record.name == LOCAL).map(|record| record.id);
+        let view = self.newcomer_view(account.names(), None, local, policy)?;
+        let name = account.address.clone();
+        let seat = match decide(&view, &request(Operation::Create), now) {
+            Decision::Granted(seat) => Some(seat),
+            Decision::Exempt => None,
+            decision => return Ok(Err(AccountRefusal::NoSeat { name, decision })),
+        };
+        let directory = self.directory(LOCAL)?;
+        let mapped = account.into_mapped(self.own_id()?, true);
+        let key = self.upsert(directory, mapped, now)?.key;
+        if let Some(seat) = &seat {
+            self.grant(key, seat)?;
+        }
+        let seats_used = self.seats_used()?;
+        let origin = Origin::Local;
+        Ok(Ok(AccountChanged { name, origin, unchanged: false, granted: seat, released: None, seats_used }))
+    }
+
+    /// One that is enabled but lost the seat takes one again, too.
+    fn enable(&mut self, account: &Account, policy: &Policy, now: Timestamp) -> Outcome {
+        let Account { key, user, name, .. } = account;
+        let is_enabled = user.mapped.enabled;
+        let view = self.newcomer_view(user.mapped.names(), Some(*key), Some(user.directory), policy)?;
+        let seat = match decide(&view, &request(Operation::Enable), now) {
+            Decision::Granted(seat) => Some(seat),
+            Decision::Exempt | Decision::Held => None,
+            decision => return Ok(Err(AccountRefusal::NoSeat { name: name.clone(), decision })),
+        };
+        let mapped = Mapped { enabled: true, ..user.mapped.clone() };
+        self.upsert(user.directory, mapped, now)?;
+        if let Some(seat) = &seat {
+            self.grant(*key, seat)?;
+        }
+        let unchanged = is_enabled && seat.is_none();
+        self.changed(account, unchanged, seat, None)
+    }
+
+    fn changed(
+        &self,
+        account: &Account,
+        unchanged: bool,
+        granted: Option<Seat>,
+        released: Option<Released>,
+    ) -> Outcome {
+        let (name, origin, seats_used) = (account.name.clone(), account.origin, self.seats_used()?);
+        Ok(Ok(AccountChanged { name, origin, unchanged, granted, released, seats_used }))
+    }
+
+    fn own_account(&self, name: &Name) -> Result<Result<Account, AccountRefusal>, StoreError> {
+        let key = self.key_by_name(name)?;
+        let Some((key, user)) = key.map(|key| Ok::<_, StoreError>((key, self.user(key)?))).transpose()?
+        else {
+            return Ok(Err(AccountRefusal::Unknown(name.clone())));
+        };
+        let user = user.ok_or(StoreError::Corrupt("users"))?;
+        let record = self.directories().get(&user.directory).ok_or(StoreError::Corrupt("directories"))?;
+        let origin = record.origin();
+        if origin == Origin::Mapped {
+            let directory = record.name.clone();
+            return Ok(Err(AccountRefusal::Mapped { name: name.clone(), directory }));
+        }
+        let name = self.shown_name(key, &user)?;
+        Ok(Ok(Account { key, user, name, origin }))
+    }
+
+    /// The first of the names that somebody living has, other than `own`. A tombstone gives names up.
+    pub(super) fn taken<'n>(
+        &self,
+        names: impl Iterator<Item = &'n Name>,
+        own: Option<UserKey>,
+    ) -> Result<Option<Taken>, StoreError> {
+        for name in names {
+            let Some(key) = self.key_by_name(name)?.filter(|key| Some(*key) != own) else { continue };
+            let Some(user) = self.user(key)?.filter(User::is_living) else { continue };
+            let record = self.directories().get(&user.directory).ok_or(StoreError::Corrupt("directories"))?;
+            let origin = record.origin();
+            let directory = (origin == Origin::Mapped).then(|| record.name.clone());
+            let owner = self.shown_name(key, &user)?;
+            return Ok(Some(Taken { name: name.clone(), owner, origin, directory }));
+        }
+        Ok(None)
+    }
+
+    /// What the decision depends on for somebody who is about to be an enabled person under these names.
+    pub(super) fn newcomer_view<'n>(
+        &self,
+        mut names: impl Iterator<Item = &'n Name>,
+        key: Option<UserKey>,
+        directory: Option<DirectoryId>,
+        policy: &Policy,
+    ) -> Result<View, StoreError> {
+        let record = directory.and_then(|id| self.directories().get(&id));
+        let domain_seats = record.and_then(|record| {
+            let limit = *policy.directory_limits.get(&record.name)?;
+            Some(SeatCount { used: record.census.seats, limit })
+        });
+        let seated = match key {
+            Some(key) => self.seat(key)?.is_some(),
+            None => false,
+        };
+        let subject = Subject { kind: Kind::Person, enabled: true, removed: false, seated, domain_seats };
+        let exempt = policy.administrator.as_ref().is_some_and(|name| names.any(|own| own == name));
+        let (subject, seats) = (Some(subject), self.seat_count(policy)?);
+        Ok(View { subject, seats, take_on: policy.take_on, exempt })
+    }
+}
+
+pub(super) fn request(operation: Operation) -> Request {
+    Request { operation, service: None }
+}
