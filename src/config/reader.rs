@@ -201,7 +201,7 @@ impl<'a> Section<'a> {
 /// The value of one key.
 pub(super) struct Value<'a> {
     reader: &'a Reader<'a>,
-    key: &'static str,
+    pub(super) key: &'static str,
     example: &'static str,
     span: Range<usize>,
     value: &'a DeValue<'a>,

@@ -14,7 +14,7 @@ use super::sync::sentence;
 use crate::config::Config;
 use crate::directory::{Connection, Event, file};
 use crate::domain::course::Choice;
-use crate::domain::directory::{Directory, Source};
+use crate::domain::directory::{Bind, Directory, Source};
 use crate::domain::group::Members;
 use crate::domain::ldap_text::Dn;
 use crate::domain::mapping::{Preset, Rules, Skip, map_entry};
@@ -97,7 +97,7 @@ fn warnings(directory: &Directory) -> Option<String> {
     let Source::Ldap(ldap) = &directory.source else { return None };
     let is_local = |host: &str| host == "localhost" || host == "::1" || host.starts_with("127.");
     let open = ldap.urls.iter().find(|url| !url.is_ldaps && !ldap.tls.starttls && !is_local(&url.host))?;
-    ldap.bind.as_ref()?;
+    matches!(ldap.bind, Bind::Simple(_)).then_some(())?;
     Some(format!("the bind password goes to {open} unencrypted: use ldaps:// or starttls = true"))
 }
 

@@ -94,7 +94,7 @@ impl Source {
             mechanism,
             reason,
             server: Some(server.vendor.clone()),
-            valid_for: valid_for(ldap, &rules, mechanism, connection.url().to_string())?,
+            valid_for: valid_for(ldap, &rules, mechanism, &connection)?,
             rules,
             group,
             url_index: connection.url_index(),
@@ -251,20 +251,19 @@ fn valid_for(
     ldap: &LdapSource,
     rules: &Rules,
     mechanism: Mechanism,
-    url: String,
+    connection: &Connection,
 ) -> Result<String, SyncError> {
-    let bind = ldap.bind.as_ref().map_or("", |bind| bind.dn.as_str());
     let attributes = rules.attributes().join(",");
     // Who joined did not change.
     let group = rules.members.as_ref().map_or(String::new(), |members| members.fingerprint().to_string());
     let parts = [
         mechanism.as_str(),
         &DRIVER_VERSION.to_string(),
-        &url,
+        &connection.url().to_string(),
         ldap.base_dn.as_str(),
         filter(ldap, rules)?.as_str(),
         &group,
-        bind,
+        connection.identity(),
         &attributes,
         rules.preset.as_str(),
     ]

@@ -23,6 +23,16 @@ pub enum DirectoryError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The daemon's own certificate or key can't be used.
+    #[error("cannot use {key} {}: {problem}", path.display())]
+    IdentityFile {
+        /// `cert_file` or `key_file`.
+        key: &'static str,
+        /// As configured.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Encryption without anybody to trust.
     #[error("this system has no certificate authorities; name the directory's own in ca_file")]
     NoSystemRoots,
@@ -291,6 +301,26 @@ pub enum ServerProblem {
     /// Any other failure of the handshake.
     #[error("TLS failed: {0}")]
     Tls(String),
+    /// The daemon's certificate is not accepted, which not every server says in so many words.
+    #[error(
+        "the server ended the connection when it was shown the certificate in cert_file {} ({how}): \
+         it may be from an authority that the server does not trust",
+        cert_file.display()
+    )]
+    ClientCertificate {
+        /// As configured.
+        cert_file: PathBuf,
+        /// An alert (RFC 8446 section 6), or an end without one.
+        how: String,
+    },
+    /// SASL EXTERNAL refused.
+    #[error("the server refused to bind by the certificate in cert_file {}: {result}", cert_file.display())]
+    External {
+        /// As configured.
+        cert_file: PathBuf,
+        /// The server's answer.
+        result: LdapResult,
+    },
     /// The host in the URL is neither a DNS name nor an address.
     #[error("the host is not a name that a certificate can be for")]
     TlsHost,

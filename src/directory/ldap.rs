@@ -3,11 +3,13 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ldap3::exop::WhoAmI;
+use ldap3::result::ExopResult;
 use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, StdStream};
 use tokio::sync::mpsc::Sender;
 
@@ -19,7 +21,7 @@ use super::sweep::{Job, Swept};
 use super::sync_search::SyncSearch;
 use super::tls::{ADDRESS_PLACEHOLDER, Trust};
 use super::{Coverage, Event, IsKnown, ber, changelog, contentsync, dirsync, syncrepl, tcp};
-use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts};
+use crate::domain::directory::{Bind, LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
 use crate::domain::group::Members;
 use crate::domain::ldap_text::{Dn, Filter};
 use crate::domain::mapping::Entry;
@@ -33,6 +35,7 @@ const MAX_PASSWORD_BYTES: u64 = 4096;
 pub struct Connection {
     url: LdapUrl,
     url_index: usize,
+    identity: String,
     server: Server,
     timeouts: Timeouts,
     page_size: u32,
@@ -48,8 +51,7 @@ impl Connection {
         let (tls, bind) = (source.tls.clone(), source.bind.clone());
         let read_files = move || {
             let trust = if needs_tls { Some(Trust::load(&tls)?) } else { None };
-            let bind = bind.map(|bind| Credentials::load(&bind)).transpose()?;
-            Ok((trust, bind))
+            Ok((trust, Credentials::load(&bind, &tls)?))
         };
         let (trust, credentials) =
             tokio::task::spawn_blocking(read_files).await.map_err(|_| DirectoryError::Abandoned)??;
@@ -66,10 +68,11 @@ impl Connection {
                 limit: source.timeouts.connect,
             };
             let problem = match guarded(attempt.run()).await {
-                Ok(Ok((session, root_dse))) => {
+                Ok(Ok((session, root_dse, identity))) => {
                     return Ok(Connection {
                         url,
                         url_index,
+                        identity,
                         server: root_dse::server(root_dse.as_ref(), source.preset),
                         timeouts: source.timeouts,
                         page_size: source.page_size,
@@ -92,6 +95,11 @@ impl Connection {
     /// The server's address.
     pub fn url(&self) -> &LdapUrl {
         &self.url
+    }
+
+    /// Who the daemon is to it: a bind DN, who the certificate stands for, or nobody.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// What the server is.
@@ -273,12 +281,17 @@ impl Session {
         (&mut self.ldap, &mut self.line)
     }
 
-    async fn bind(&mut self, credentials: &Credentials) -> Result<(), ServerProblem> {
-        let Credentials { bind, password } = credentials;
+    /// Binds; the identity that it gives, in whatever words.
+    async fn bind(&mut self, credentials: &Credentials) -> Result<String, ServerProblem> {
+        let (bind, password) = match credentials {
+            Credentials::Anonymous => return Ok(String::new()),
+            Credentials::External { cert_file } => return self.bind_externally(cert_file).await,
+            Credentials::Simple { bind, password } => (bind, password),
+        };
         let operation = self.ldap.simple_bind(bind.dn.as_str(), password);
         let result = self.line.with(operation).await?;
         match result.rc {
-            0 => Ok(()),
+            0 => Ok(bind.dn.to_string()),
             49 => Err(ServerProblem::WrongPassword {
                 dn: bind.dn.clone(),
                 password_file: bind.password_file.clone(),
@@ -287,6 +300,19 @@ impl Session {
                 Err(ServerProblem::Bind { dn: bind.dn.clone(), result: LdapResult::new(code, &result.text) })
             }
         }
+    }
+
+    /// Who that is, the server knows: another certificate of the same identity leaves it as it is.
+    async fn bind_externally(&mut self, cert_file: &Path) -> Result<String, ServerProblem> {
+        let (ldap, line) = self.parts();
+        let result = line.with(ldap.sasl_external_bind()).await?;
+        if result.rc != 0 {
+            let result = LdapResult::new(result.rc, &result.text);
+            return Err(ServerProblem::External { cert_file: cert_file.to_owned(), result });
+        }
+        let ExopResult(answer, result) = line.with(ldap.extended(WhoAmI)).await?;
+        let name = answer.val.filter(|_| result.rc == 0).unwrap_or_default();
+        Ok(format!("external {}", String::from_utf8_lossy(&name)))
     }
 
     /// One entry, the root DSE being that of no name; `None` where the server hides it, which is no error.
@@ -354,12 +380,12 @@ struct Attempt {
     url: LdapUrl,
     starttls: bool,
     trust: Option<Trust>,
-    credentials: Option<Arc<Credentials>>,
+    credentials: Arc<Credentials>,
     limit: Duration,
 }
 
 impl Attempt {
-    async fn run(self) -> Result<(Session, Option<Entry>), ServerProblem> {
+    async fn run(self) -> Result<Bound, ServerProblem> {
         let mut step = ConnectStep::Resolve;
         match tokio::time::timeout(self.limit, self.steps(&mut step)).await {
             Ok(outcome) => outcome,
@@ -367,20 +393,26 @@ impl Attempt {
         }
     }
 
-    async fn steps(&self, step: &mut ConnectStep) -> Result<(Session, Option<Entry>), ServerProblem> {
+    async fn steps(&self, step: &mut ConnectStep) -> Result<Bound, ServerProblem> {
         let deadline = Instant::now() + self.limit;
         let addresses = tcp::resolve(&self.url).await?;
         *step = ConnectStep::Connect;
         let socket = tcp::connect(&addresses, deadline).await?;
         *step = ConnectStep::Tls;
         let mut session = self.encrypt(socket).await?;
-        if let Some(credentials) = &self.credentials {
-            *step = ConnectStep::Bind;
-            session.bind(credentials).await?;
-        }
+        *step = ConnectStep::Bind;
+        let identity = session.bind(&self.credentials).await.map_err(|problem| self.explain(problem))?;
         *step = ConnectStep::RootDse;
-        let root_dse = session.entry("", &root_dse::ATTRIBUTES).await?;
-        Ok((session, root_dse))
+        let root_dse = session.entry("", &root_dse::ATTRIBUTES).await;
+        let root_dse = root_dse.map_err(|problem| self.explain(problem))?;
+        Ok((session, root_dse, identity))
+    }
+
+    fn explain(&self, problem: ServerProblem) -> ServerProblem {
+        match &self.trust {
+            Some(trust) => trust.explain_late(problem),
+            None => problem,
+        }
     }
 
     async fn encrypt(&self, socket: std::net::TcpStream) -> Result<Session, ServerProblem> {
@@ -408,21 +440,34 @@ impl Attempt {
     }
 }
 
+/// A session, the root DSE, and the identity.
+type Bound = (Session, Option<Entry>, String);
+
 /// Who the daemon is, with the password. Not `Debug`.
-struct Credentials {
-    bind: SimpleBind,
-    password: String,
+enum Credentials {
+    Anonymous,
+    Simple { bind: SimpleBind, password: String },
+    External { cert_file: PathBuf },
 }
 
 impl Credentials {
-    fn load(bind: &SimpleBind) -> Result<Arc<Credentials>, DirectoryError> {
+    fn load(bind: &Bind, tls: &Tls) -> Result<Arc<Credentials>, DirectoryError> {
+        let bind = match bind {
+            Bind::Simple(bind) => bind,
+            Bind::Anonymous => return Ok(Arc::new(Credentials::Anonymous)),
+            Bind::External => {
+                // Without one the server says what is missing.
+                let cert_file = tls.identity.as_ref().map(|identity| identity.cert_file.clone());
+                return Ok(Arc::new(Credentials::External { cert_file: cert_file.unwrap_or_default() }));
+            }
+        };
         let path = &bind.password_file;
         let password = read_password(path)
             .map_err(|source| DirectoryError::PasswordFile { path: path.clone(), source })?;
         if password.is_empty() {
             return Err(DirectoryError::EmptyPassword { path: path.clone() });
         }
-        Ok(Arc::new(Credentials { bind: bind.clone(), password }))
+        Ok(Arc::new(Credentials::Simple { bind: bind.clone(), password }))
     }
 }
 

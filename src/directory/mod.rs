@@ -31,6 +31,7 @@ mod error;
 pub mod file;
 mod group;
 mod guard;
+mod identity;
 mod ldap;
 pub mod ldif;
 mod rfc4533;

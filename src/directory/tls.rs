@@ -5,14 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ldap3::LdapError;
+use rustls::client::WantsClientCert;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
+};
 
 use super::error::{DirectoryError, ServerProblem};
+use super::identity::Identity;
 use crate::domain::directory::{LdapUrl, Tls};
 
 /// A bundle of every public authority is a quarter of this.
@@ -26,6 +31,7 @@ const MAX_NAMES_SHOWN: usize = 10;
 pub(super) struct Trust {
     roots: Arc<RootCertStore>,
     ca_file: Option<PathBuf>,
+    identity: Option<Arc<Identity>>,
 }
 
 impl Trust {
@@ -35,7 +41,8 @@ impl Trust {
             Some(path) => own_roots(path)?,
             None => system_roots()?,
         };
-        Ok(Trust { roots: Arc::new(roots), ca_file: tls.ca_file.clone() })
+        let identity = tls.identity.as_ref().map(|files| Identity::load(files).map(Arc::new)).transpose()?;
+        Ok(Trust { roots: Arc::new(roots), ca_file: tls.ca_file.clone(), identity })
     }
 
     /// The TLS configuration for one server.
@@ -44,12 +51,22 @@ impl Trust {
         let builder =
             ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
         let Ok(address) = url.host.parse::<Ipv6Addr>() else {
-            return Ok(builder.with_root_certificates(self.roots.clone()).with_no_client_auth());
+            return self.identify(builder.with_root_certificates(self.roots.clone()));
         };
         let verifier = verify_address(address, self.roots.clone(), provider)?;
-        let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+        let mut config = self.identify(builder.dangerous().with_custom_certificate_verifier(verifier))?;
         config.enable_sni = false;
         Ok(config)
+    }
+
+    fn identify(
+        &self,
+        builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    ) -> Result<ClientConfig, rustls::Error> {
+        match &self.identity {
+            Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()),
+            None => Ok(builder.with_no_client_auth()),
+        }
     }
 
     /// Explains a failed connection set-up.
@@ -57,12 +74,39 @@ impl Trust {
         match error {
             LdapError::Io { source } => match source.get_ref().and_then(|inner| inner.downcast_ref()) {
                 Some(rustls::Error::InvalidCertificate(problem)) => self.certificate(url, problem),
+                Some(rustls::Error::AlertReceived(alert)) => self.refused(*alert),
                 Some(error) => ServerProblem::Tls(error.to_string()),
                 None => ServerProblem::Tls(source.to_string()),
             },
             LdapError::Rustls { source } => ServerProblem::Tls(source.to_string()),
             LdapError::DNSName { .. } => ServerProblem::TlsHost,
             other => super::ldap::problem(other, None),
+        }
+    }
+
+    /// A server may look at the certificate only after the handshake: then it breaks the connection.
+    pub(super) fn explain_late(&self, problem: ServerProblem) -> ServerProblem {
+        let alert = match &problem {
+            ServerProblem::Broken(source) => match source.get_ref().and_then(|inner| inner.downcast_ref()) {
+                Some(rustls::Error::AlertReceived(alert)) => Some(*alert),
+                _ => None,
+            },
+            ServerProblem::Closed => None,
+            _ => return problem,
+        };
+        match (&self.identity, alert) {
+            (None, None) => problem,
+            (_, Some(alert)) => self.refused(alert),
+            (Some(identity), None) => identity.refused("without a word".to_owned()),
+        }
+    }
+
+    fn refused(&self, alert: AlertDescription) -> ServerProblem {
+        // By its name in RFC 8446 section 6, as the TLS library spells it.
+        let how = super::error::clean(&format!("TLS alert {alert:?}"));
+        match &self.identity {
+            Some(identity) => identity.refused(how),
+            None => ServerProblem::Tls(format!("the server ended it: {how}")),
         }
     }
 

@@ -44,6 +44,7 @@ pub struct Attributes {
 
 /// Where the entries of a directory come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of them for each directory")]
 pub enum Source {
     /// LDAP servers.
     Ldap(LdapSource),
@@ -65,8 +66,8 @@ pub struct LdapSource {
     pub urls: Vec<LdapUrl>,
     /// Where the sweep begins; the whole subtree is searched.
     pub base_dn: Dn,
-    /// `None` binds anonymously.
-    pub bind: Option<SimpleBind>,
+    /// Who the daemon is to the servers.
+    pub bind: Bind,
     /// How changes are found.
     pub sync: Choice,
     /// `None` finds out from the root DSE.
@@ -84,6 +85,18 @@ pub struct LdapSource {
 }
 
 /// Who the daemon is to the directory.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Bind {
+    /// Nobody.
+    #[default]
+    Anonymous,
+    /// A DN with a password (RFC 4513 section 5.1.3).
+    Simple(SimpleBind),
+    /// Whoever the certificate in [`Tls::identity`] stands for (SASL EXTERNAL, RFC 4422 appendix A).
+    External,
+}
+
+/// A DN and its password.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SimpleBind {
     /// The bind DN.
@@ -99,6 +112,18 @@ pub struct Tls {
     pub ca_file: Option<PathBuf>,
     /// Encrypt an `ldap://` connection before the bind.
     pub starttls: bool,
+    /// What the daemon shows to servers that ask for a certificate.
+    pub identity: Option<TlsIdentity>,
+}
+
+/// A certificate of the daemon's own. Both files are read for each connection, so that a renewed certificate
+/// needs no restart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsIdentity {
+    /// The certificate and those between it and the authority, in PEM.
+    pub cert_file: PathBuf,
+    /// Its private key, in PEM.
+    pub key_file: PathBuf,
 }
 
 /// Deadlines: a server that hangs is an error, never an empty directory.

@@ -32,7 +32,9 @@ fn every_second(settings: Settings) -> Settings {
 
 #[track_caller]
 fn becomes(daemon: &Daemon, user: &str, decision: &str) {
+    let t = std::time::Instant::now();
     wait_for(&format!("{user} to be {decision}"), || (daemon.probe(user) == decision).then_some(()));
+    eprintln!("TIME {user} {decision} {:?}", t.elapsed());
 }
 
 #[track_caller]

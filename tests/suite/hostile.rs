@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem};
 use seatkeeper::domain::course::Choice;
-use seatkeeper::domain::directory::{LdapSource, LdapUrl, Timeouts, Tls};
+use seatkeeper::domain::directory::{Bind, LdapSource, LdapUrl, Timeouts, Tls};
 use seatkeeper::domain::ldap_text::{Dn, Filter};
 use tokio::sync::mpsc;
 
@@ -90,7 +90,7 @@ fn source(url: LdapUrl) -> LdapSource {
     LdapSource {
         urls: vec![url],
         base_dn: Dn::parse("dc=x").unwrap(),
-        bind: None,
+        bind: Bind::Anonymous,
         sync: Choice::Sweep,
         preset: None,
         filter: None,
@@ -262,7 +262,7 @@ async fn a_refusal_of_starttls_is_no_permission_to_go_on() {
     let ca = rcgen::generate_simple_self_signed(Vec::new()).unwrap();
     let ca_file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&ca_file, ca.cert.pem()).unwrap();
-    let tls = Tls { ca_file: Some(ca_file.path().to_owned()), starttls: true };
+    let tls = Tls { ca_file: Some(ca_file.path().to_owned()), starttls: true, ..Tls::default() };
     let error = Connection::open(&LdapSource { tls, ..source }, 0).await.unwrap_err();
     assert!(error.to_string().contains("StartTLS was refused: result 2 (protocolError)"), "{error}");
 }

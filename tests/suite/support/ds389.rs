@@ -50,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) content_sync: bool,
     /// `memberOf`, of groups in groups too, as FreeIPA keeps it.
     pub(crate) member_of: bool,
+    /// Wants a certificate of clients, whose common name says who they are.
+    pub(crate) client_certificates: bool,
 }
 
 impl Default for Options {
@@ -63,6 +65,7 @@ impl Default for Options {
                 .to_owned(),
             content_sync: false,
             member_of: false,
+            client_certificates: false,
         }
     }
 }
@@ -124,6 +127,11 @@ impl Ds389 {
     /// An authority that signed nothing, in PEM.
     pub(crate) fn other_ca_file(&self) -> PathBuf {
         self.path("other-ca.pem")
+    }
+
+    /// A file in the server's directory, as [`Slapd::file`](super::slapd::Slapd::file).
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path(name)
     }
 
     /// Who reads: limits and access rules hold for it.
@@ -342,6 +350,11 @@ impl Ds389 {
         if options.member_of {
             let lines = "nsslapd-pluginEnabled: on\nmemberofautoaddoc: nsMemberOf\n";
             extend(&mut text, "cn=MemberOf Plugin,cn=plugins,cn=config", lines);
+        }
+        if options.client_certificates {
+            extend(&mut text, "cn=encryption,cn=config", "nsSSLClientAuth: required\n");
+            let map = "certmap default default\ndefault:DNComps\ndefault:FilterComps cn\n";
+            fs::write(self.config().join("certmap.conf"), map).unwrap();
         }
         format!("{}\n\n{}", text.trim_end(), backend())
     }
