@@ -53,7 +53,7 @@ fn url(text: &Text<'_>) -> Option<LdapUrl> {
     if url.is_none() {
         text.wrong(
             "not the URL of an LDAP server",
-            "write it like ldaps://ldap1.example.org or ldap://ldap1.example.org:389, without a path or a user",
+            "write it like ldaps://ldap1.example.org, ldap://ldap1.example.org:389 or srv:example.org, without a path or a user",
         );
     }
     url
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn urls_and_encryption() {
         let not_a_url = [
-            "4:9: not the URL of an LDAP server = write it like ldaps://ldap1.example.org or ldap://ldap1.example.org:389, without a path or a user",
+            "4:9: not the URL of an LDAP server = write it like ldaps://ldap1.example.org, ldap://ldap1.example.org:389 or srv:example.org, without a path or a user",
         ];
         for bad in ["a", "http://a", "ldap://u:secret@a", "ldap://a/dc=x"] {
             changed("ldap://a", bad, &not_a_url);

@@ -8,9 +8,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::group::{self, Group};
 use super::intake::{Intake, Mode, SyncError};
-use crate::directory::{Connection, DirectoryError, Event, IsKnown, file};
+use crate::directory::{Connection, DirectoryError, Event, IsKnown, LastServer, file};
 use crate::domain::course::{Choice, Mechanism, choose};
-use crate::domain::directory::{Directory, LdapSource, Source as Configured};
+use crate::domain::directory::{Directory, LdapSource, LdapUrl, Source as Configured};
 use crate::domain::ldap_text::Filter;
 use crate::domain::mapping::{Preset, Rules, printable};
 use crate::domain::sync::Report;
@@ -30,7 +30,8 @@ const UNAVAILABLE_EXTENSION: u32 = 12;
 
 /// What is remembered of a directory between two runs.
 pub(super) struct Source {
-    first_url: usize,
+    /// The server that was used last: it stays the first choice as long as it works.
+    last: Option<LastServer>,
     fingerprint: Option<file::Fingerprint>,
     /// Set when the server showed a control and then refused to work with it: it is swept from now on.
     refused: Option<&'static str>,
@@ -49,17 +50,18 @@ pub(super) struct Opened {
     pub(super) group: Option<Group>,
     connection: Option<Connection>,
     driver: Option<AbortOnDropHandle<Result<Option<file::Fingerprint>, DirectoryError>>>,
-    url_index: usize,
+    /// The server.
+    pub(super) url: Option<LdapUrl>,
     fingerprint: Option<file::Fingerprint>,
 }
 
 impl Source {
     pub(super) fn new(_: &Directory) -> Source {
-        Source { first_url: 0, fingerprint: None, refused: None }
+        Source { last: None, fingerprint: None, refused: None }
     }
 
     /// Connects to the first server that answers, and chooses the mechanism.
-    pub(super) async fn open(&self, directory: &Directory) -> Result<Opened, SyncError> {
+    pub(super) async fn open(&mut self, directory: &Directory) -> Result<Opened, SyncError> {
         let ldap = match &directory.source {
             Configured::Ldif(_) => {
                 return Ok(Opened {
@@ -71,13 +73,14 @@ impl Source {
                     group: None,
                     connection: None,
                     driver: None,
-                    url_index: 0,
+                    url: None,
                     fingerprint: None,
                 });
             }
             Configured::Ldap(ldap) => ldap,
         };
-        let mut connection = Connection::open(ldap, self.first_url).await?;
+        let mut connection = Connection::reopen(ldap, self.last.as_ref()).await?;
+        self.last = Some(LastServer { url: connection.url().clone(), has_failed: false });
         let group = Group::read(ldap, &mut connection).await?;
         let server = connection.server();
         let (mechanism, reason) = match (ldap.sync, self.refused) {
@@ -97,7 +100,7 @@ impl Source {
             valid_for: valid_for(ldap, &rules, mechanism, &connection)?,
             rules,
             group,
-            url_index: connection.url_index(),
+            url: Some(connection.url().clone()),
             connection: Some(connection),
             driver: None,
             fingerprint: None,
@@ -115,9 +118,8 @@ impl Source {
         found == file::fingerprint(&ldif.file).ok()
     }
 
-    /// Remembers who answered.
+    /// Remembers what was read.
     pub(super) fn succeeded(&mut self, opened: &Opened) {
-        self.first_url = opened.url_index;
         self.fingerprint = opened.fingerprint;
     }
 
@@ -134,12 +136,22 @@ impl Source {
             SyncError::Directory(DirectoryError::SizeLimit { .. }) if self.refused.is_none() => {
                 self.refused = Some("the server's size limit leaves no room for syncrepl");
             }
-            _ => self.first_url = self.first_url.wrapping_add(1),
+            // It was no worse than the others.
+            SyncError::Directory(DirectoryError::NoServer(_)) => {}
+            _ => {
+                if let Some(last) = &mut self.last {
+                    last.has_failed = true;
+                }
+            }
         }
     }
 
     /// What a sweep would do now, on a connection of its own.
-    pub(super) async fn preview(&self, directory: &Directory, store: &Store) -> Result<Report, SyncError> {
+    pub(super) async fn preview(
+        &mut self,
+        directory: &Directory,
+        store: &Store,
+    ) -> Result<Report, SyncError> {
         let mut opened = self.open(directory).await?;
         if opened.mechanism != Mechanism::Ldif {
             opened.mechanism = Mechanism::Sweep;

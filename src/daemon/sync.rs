@@ -190,6 +190,7 @@ impl SyncLoop {
             progress.mechanism = Some(opened.mechanism.as_str().to_owned());
             progress.mechanism_reason = Some(opened.reason.to_owned());
             progress.server.clone_from(&opened.server);
+            progress.url = opened.url.as_ref().map(ToString::to_string);
         });
         let cookie = self.cookie(&opened, run.start)?;
         let reads_everything = cookie.is_none();

@@ -275,6 +275,14 @@ pub enum ServerProblem {
     /// Read deadline.
     #[error("the server was silent for {0:?}")]
     Silent(Duration),
+    /// The servers of a domain.
+    #[error("the SRV records {records} lead to no server: {problem}")]
+    Srv {
+        /// Their name.
+        records: String,
+        /// Why.
+        problem: super::srv::SrvProblem,
+    },
     /// Name resolution.
     #[error("the host name cannot be resolved: {0}")]
     Resolve(io::Error),

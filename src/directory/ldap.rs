@@ -20,7 +20,7 @@ use super::root_dse::{self, Server};
 use super::sweep::{Job, Swept};
 use super::sync_search::SyncSearch;
 use super::tls::{ADDRESS_PLACEHOLDER, Trust};
-use super::{Coverage, Event, IsKnown, ber, changelog, contentsync, dirsync, syncrepl, tcp};
+use super::{Coverage, Event, IsKnown, ber, changelog, contentsync, dirsync, srv, syncrepl, tcp};
 use crate::domain::directory::{Bind, LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
 use crate::domain::group::Members;
 use crate::domain::ldap_text::{Dn, Filter};
@@ -28,6 +28,15 @@ use crate::domain::mapping::Entry;
 
 /// No password of a person or a machine is longer.
 const MAX_PASSWORD_BYTES: u64 = 4096;
+
+/// A server that was used before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LastServer {
+    /// Which one.
+    pub url: LdapUrl,
+    /// Others come first now.
+    pub has_failed: bool,
+}
 
 /// A server that the daemon is bound to. Dropping it closes the connection, on which the server abandons
 /// whatever it was doing for it (RFC 4511 section 5.3).
@@ -44,9 +53,29 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// [`open`](Connection::open), beginning with the server that was used last while it is still listed, or
+    /// with the one after it where it has failed.
+    pub async fn reopen(
+        source: &LdapSource,
+        last: Option<&LastServer>,
+    ) -> Result<Connection, DirectoryError> {
+        let first = |urls: &[LdapUrl]| {
+            let last = last?;
+            Some(urls.iter().position(|url| *url == last.url)? + usize::from(last.has_failed))
+        };
+        Connection::open_one(source, |urls| first(urls).unwrap_or(0)).await
+    }
+
     /// Tries the servers in their order, beginning at `first_url` and wrapping around, each under a
     /// deadline of its own. If none can be used, the error has a reason for each.
     pub async fn open(source: &LdapSource, first_url: usize) -> Result<Connection, DirectoryError> {
+        Connection::open_one(source, |_| first_url).await
+    }
+
+    async fn open_one(
+        source: &LdapSource,
+        first: impl FnOnce(&[LdapUrl]) -> usize,
+    ) -> Result<Connection, DirectoryError> {
         let needs_tls = source.tls.starttls || source.urls.iter().any(|url| url.is_ldaps);
         let (tls, bind) = (source.tls.clone(), source.bind.clone());
         let read_files = move || {
@@ -55,10 +84,10 @@ impl Connection {
         };
         let (trust, credentials) =
             tokio::task::spawn_blocking(read_files).await.map_err(|_| DirectoryError::Abandoned)??;
-        let mut errors = Vec::new();
-        let count = source.urls.len();
+        let (urls, mut errors) = srv::expand(&source.urls, source.timeouts.connect).await;
+        let (count, first_url) = (urls.len(), first(&urls));
         for url_index in (0..count).map(|at| (first_url % count + at) % count) {
-            let Some(url) = source.urls.get(url_index).cloned() else { continue };
+            let Some(url) = urls.get(url_index).cloned() else { continue };
             let encrypt = url.is_ldaps || source.tls.starttls;
             let attempt = Attempt {
                 url: url.clone(),
@@ -87,7 +116,7 @@ impl Connection {
         Err(DirectoryError::NoServer(errors))
     }
 
-    /// Which of the configured servers it is.
+    /// Which of the servers it is, those of the DNS among them.
     pub fn url_index(&self) -> usize {
         self.url_index
     }

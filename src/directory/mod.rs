@@ -36,6 +36,7 @@ mod ldap;
 pub mod ldif;
 mod rfc4533;
 mod root_dse;
+mod srv;
 mod sweep;
 mod sync_search;
 mod syncrepl;
@@ -46,8 +47,9 @@ pub use changelog::{Changes, Coverage};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
 pub use group::keeps_member_of;
 pub use guard::is_guarded;
-pub use ldap::Connection;
+pub use ldap::{Connection, LastServer};
 pub use root_dse::Server;
+pub use srv::SrvProblem;
 pub use sweep::Swept;
 
 use std::sync::Arc;

@@ -303,6 +303,7 @@ fn directory_status(
         mechanism_reason: progress.mechanism_reason,
         seen: progress.seen,
         server: progress.server,
+        url: progress.url,
         users: census.people,
         seats_used: census.seats,
         seat_limit,

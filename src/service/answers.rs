@@ -100,6 +100,8 @@ pub struct DirectoryStatus {
     pub mechanism_reason: Option<String>,
     /// The server's product, where it said.
     pub server: Option<String>,
+    /// Which of the directory's servers it is; `null` until one could be used.
+    pub url: Option<String>,
     /// Entries that the present refresh, or the last one, has seen.
     pub seen: u64,
     /// Living users.

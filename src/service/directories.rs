@@ -19,6 +19,8 @@ pub struct Progress {
     pub mechanism_reason: Option<String>,
     /// The server's product.
     pub server: Option<String>,
+    /// Its address.
+    pub url: Option<String>,
     /// Entries that the refresh has seen so far.
     pub seen: u64,
     /// When the last sync began.
@@ -36,6 +38,7 @@ impl Default for Progress {
             mechanism: None,
             mechanism_reason: None,
             server: None,
+            url: None,
             seen: 0,
             last_attempt: None,
             last_error: None,

@@ -21,6 +21,7 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         mechanism_reason: None,
         seen: 0,
         server: None,
+        url: None,
         users: 12,
         seats_used: 3,
         seat_limit: None,

@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) listeners: String,
     /// Files in the daemon's directory, against which paths in the configuration are relative.
     pub(crate) files: Vec<(&'static str, String)>,
+    /// A program that becomes the daemon, with its arguments; none by default.
+    pub(crate) wrapper: Vec<String>,
 }
 
 impl Default for Settings {
@@ -49,6 +51,7 @@ impl Default for Settings {
             tables: String::new(),
             listeners: HTTP.to_owned() + "[[listen.dovecot_policy]]\nbind = \"127.0.0.1:0\"\n",
             files: Vec::new(),
+            wrapper: Vec::new(),
         }
     }
 }
@@ -108,6 +111,7 @@ pub(crate) struct Daemon {
     http: Option<Address>,
     /// Where the log of the present process begins in its file.
     log_start: u64,
+    wrapper: Vec<String>,
 }
 
 impl Daemon {
@@ -130,7 +134,8 @@ impl Daemon {
     /// Writes everything, and starts nothing.
     pub(crate) fn prepare(settings: &Settings) -> Daemon {
         let dir = tempfile::tempdir().unwrap();
-        let daemon = Daemon { dir, process: None, http: None, log_start: 0 };
+        let daemon =
+            Daemon { dir, process: None, http: None, log_start: 0, wrapper: settings.wrapper.clone() };
         for (name, text) in &settings.files {
             daemon.write(name, text);
         }
@@ -185,8 +190,9 @@ impl Daemon {
     fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         self.log_start = log.metadata().unwrap().len();
-        let mut command = Command::new(SEATKEEPER);
-        command.arg("--config").arg(self.config()).arg("run");
+        let mut words = self.wrapper.iter().map(String::as_str).chain([SEATKEEPER]);
+        let mut command = Command::new(words.next().unwrap_or(SEATKEEPER));
+        command.args(words).arg("--config").arg(self.config()).arg("run");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         // A variable of the machine must not change where the log goes or who is told of the start.
         command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");

@@ -3,10 +3,12 @@
 #![allow(dead_code, reason = "each test uses the part that it needs")]
 
 pub(crate) mod daemon;
+pub(crate) mod dns;
 pub(crate) mod dovecot;
 pub(crate) mod ds389;
 pub(crate) mod fake_ldap;
 pub(crate) mod http;
+pub(crate) mod network;
 pub(crate) mod samba;
 pub(crate) mod slapd;
 

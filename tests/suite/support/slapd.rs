@@ -38,7 +38,7 @@ pub(crate) const PEOPLE: &str = "ou=people,dc=example,dc=org";
 const ROOT_DN: &str = "cn=root,dc=example,dc=org";
 pub(super) const ROOT_PASSWORD: &str = "root-secret";
 pub(crate) const BIND_DN: &str = "cn=reader,dc=example,dc=org";
-pub(super) const BIND_PASSWORD: &str = "reader-secret";
+pub(crate) const BIND_PASSWORD: &str = "reader-secret";
 
 /// The database may grow to this; of the file only what is used takes space. A million people are some 2 GiB.
 const MAP_BYTES: u64 = 8 << 30;
@@ -138,6 +138,11 @@ impl Slapd {
         format!("ldap://127.0.0.1:{}", self.ports.ldap)
     }
 
+    /// Where it listens without TLS.
+    pub(crate) fn port(&self) -> u16 {
+        self.ports.ldap
+    }
+
     /// `ldaps://127.0.0.1:PORT`.
     pub(crate) fn ldaps_url(&self) -> String {
         format!("ldaps://127.0.0.1:{}", self.ports.ldaps)
@@ -222,6 +227,16 @@ impl Slapd {
         fs::create_dir(self.dir.path().join("db")).unwrap();
         load(self.dir.path(), data);
         self.restart();
+    }
+
+    /// Puts another server's data in the place of all that there was: both are restarted.
+    pub(crate) fn copy(&mut self, other: &mut Slapd) {
+        self.kill();
+        other.kill();
+        let mut copy = installed("cp", "coreutils");
+        run(copy.args(["-a", "--sparse=always"]).arg(other.dir.path().join("db")).arg(self.dir.path()), "");
+        self.restart();
+        other.restart();
     }
 
     /// Other limits, access rules or overlays on the same data: a restart. The data and the certificate
