@@ -100,6 +100,9 @@ pub struct UsersArgs {
     /// Only users who were active once, but not for this long: 180d, 12h.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub inactive: Option<Duration>,
+    /// Only users who never logged in.
+    #[arg(long, conflicts_with = "inactive")]
+    pub never: bool,
     /// Only users of this mail domain.
     #[arg(long, value_name = "DOMAIN")]
     pub domain: Option<String>,
@@ -190,6 +193,27 @@ pub enum SeatsCommand {
         /// Login names or mail addresses.
         #[arg(required = true, value_name = "USER")]
         users: Vec<String>,
+    },
+    /// Take back the seats of those who do not use them.
+    ///
+    /// They may take one again with their next login, if one is free. Whoever stands in [seats] protected
+    /// keeps the seat.
+    Reclaim {
+        /// Nobody who logged in, or was given the seat, within this time: 180d, 12h.
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        inactive: Duration,
+        /// Change nothing, and say whose seats would be taken back.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show who was turned away, the latest first.
+    ///
+    /// Of names that nobody has, the latest 1000 are remembered.
+    Refused {
+        /// Show at most so many.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        limit: u64,
     },
     /// Show grants and releases, the newest first.
     History {
@@ -296,6 +320,10 @@ mod tests {
         assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{line}: {error}");
     }
 
+    fn users_of(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
     fn client(command: ClientCommand) -> Command {
         Command::Client(command)
     }
@@ -323,6 +351,19 @@ mod tests {
         check("seatkeeper seats history", client(ClientCommand::Seats(history)));
         let history = SeatsCommand::History { user: Some("alice".to_owned()), limit: 7 };
         check("seatkeeper seats history alice --limit 7", client(ClientCommand::Seats(history)));
+        let reclaim = SeatsCommand::Reclaim { inactive: Duration::from_secs(86_400), dry_run: true };
+        check("seatkeeper seats reclaim --inactive 1d --dry-run", client(ClientCommand::Seats(reclaim)));
+        let refused = SeatsCommand::Refused { limit: 100 };
+        check("seatkeeper seats refused", client(ClientCommand::Seats(refused)));
+        let add = AccountCommand::Add {
+            address: "ada".to_owned(),
+            name: Some("Ada".to_owned()),
+            aliases: users_of("a b"),
+        };
+        let line = "seatkeeper account add ada --name Ada --alias a --alias b";
+        check(line, client(ClientCommand::Account(add)));
+        let disable = AccountCommand::Disable { address: "ada".to_owned() };
+        check("seatkeeper account disable ada", client(ClientCommand::Account(disable)));
     }
 
     #[test]
@@ -332,6 +373,7 @@ mod tests {
             seated: true,
             unseated: false,
             inactive: Some(Duration::from_secs(180 * 86_400)),
+            never: false,
             domain: Some("example.org".to_owned()),
             sort: SortOrder::LastLogin,
         };
@@ -382,6 +424,10 @@ mod tests {
         check_wrong("seatkeeper dance");
         check_wrong("seatkeeper users --seated --unseated");
         check_wrong("seatkeeper users --inactive soon");
+        check_wrong("seatkeeper users --inactive 1d --never");
+        check_wrong("seatkeeper seats reclaim");
+        check_wrong("seatkeeper account");
+        check_wrong("seatkeeper account add");
         check_wrong("seatkeeper users --sort age");
         check_wrong("seatkeeper seats");
         check_wrong("seatkeeper seats grant");

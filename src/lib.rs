@@ -49,7 +49,8 @@
 //! that would take something away are held back. When the driver has told its refresh to the end, and only
 //! then, the brake judges what is missing and what is held back; all of it is applied, or none, and the
 //! cookie is kept with the last of it. Where changes come by themselves, `daemon::follow` writes each group
-//! of them with the cookie that covers it, and the brake counts over the hour.
+//! of them with the cookie that covers it, and the brake counts over the hour. Now and then a run reconciles:
+//! it compares everything with the mirror, and what no change had told counts as drift.
 //!
 //! # Invariants
 //!

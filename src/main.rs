@@ -1,6 +1,6 @@
 //! Parses the command line, then runs the daemon, a check or a client, and ends with their exit code.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -42,7 +42,8 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Client(command) => {
             let socket = config::load_for_client(&cli.config)?.control_socket;
             let mut err = io::stderr();
-            return Ok(block_on(admin::run(command, &socket, cli.json, &mut out, &mut err))?);
+            let is_terminal = err.is_terminal();
+            return Ok(block_on(admin::run(command, &socket, cli.json, &mut out, &mut err, is_terminal))?);
         }
     }
     Ok(Exit::Done)

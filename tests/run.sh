@@ -21,6 +21,7 @@ packages=(
     strace                                   # holds up a write, as a disk that hangs
     curl jq                                  # what an administrator has at hand
     procps                                   # kill, pkill, ps
+    bsdutils                                 # script: a terminal
     wrk                                      # load, for the benches
 )
 # Package and service, for what would be started at the next boot.

@@ -9,22 +9,26 @@ use serde::de::DeserializeOwned;
 
 use super::accounts::Description;
 use super::client::{self, Client, ClientError, Response, encode};
-use super::{History, Users, output};
+use super::reclaim::Refused;
+use super::{History, Users, output, progress};
 use crate::cli::{AccountCommand, ClientCommand, Exit, SeatsCommand, SyncAction, SyncArgs, UsersArgs};
-use crate::service::answers::{Explanation, Status, SyncReport, Verification};
+use crate::service::answers::{Explanation, ReclaimReport, Status, SyncReport, Verification};
 
 /// Runs a command against the daemon behind a control socket.
 ///
 /// What was asked for goes to `out`: text for people, or with `json` one compact document a line, as the API
-/// answered it. What went wrong goes to `err`. A reader of `out` that goes away is no failure.
+/// answered it. What went wrong goes to `err`, and how far a sync is, where `err` is a terminal. A reader of `out`
+/// that goes away is no failure.
 pub async fn run(
     command: &ClientCommand,
     socket: &Path,
     json: bool,
     out: &mut dyn Write,
     err: &mut dyn Write,
+    err_is_terminal: bool,
 ) -> Exit {
-    let mut session = Session { client: Client::new(socket), json, out, err, worst: Exit::Done };
+    let client = Client::new(socket);
+    let mut session = Session { client, json, out, err, err_is_terminal, worst: Exit::Done };
     match session.run(command).await {
         Ok(()) => session.worst,
         Err(Trouble::Client(error)) => {
@@ -62,6 +66,7 @@ struct Session<'a> {
     json: bool,
     out: &'a mut dyn Write,
     err: &'a mut dyn Write,
+    err_is_terminal: bool,
     /// How the command ends, where one part of it failed and the others went on.
     worst: Exit,
 }
@@ -90,6 +95,15 @@ impl Session<'_> {
                 let path = format!("/v1/history?limit={limit}{}", of_user.unwrap_or_default());
                 let answer = self.get(&path).await?;
                 self.show(&answer, |History { history }: &History| output::history(history, now))
+            }
+            ClientCommand::Seats(SeatsCommand::Reclaim { inactive, dry_run }) => {
+                let path = format!("/v1/reclaim?inactive={}s&dry_run={dry_run}", inactive.as_secs());
+                let answer = self.client.request(Method::POST, &path).await?;
+                self.show(&answer, |report: &ReclaimReport| output::reclaimed(report, now))
+            }
+            ClientCommand::Seats(SeatsCommand::Refused { limit }) => {
+                let answer = self.get(&format!("/v1/refused?limit={limit}")).await?;
+                self.show(&answer, |Refused { refused }: &Refused| output::refused(refused, now))
             }
             ClientCommand::Sync(args) => self.sync(args).await,
             ClientCommand::Verify => self.verify().await,
@@ -160,7 +174,13 @@ impl Session<'_> {
 
     async fn sync_one(&mut self, directory: &str, request: &str) -> Result<(), Trouble> {
         let path = format!("/v1/directories/{}/{request}", encode(directory));
-        let answer = match self.client.request_within(Method::POST, &path, client::SYNC).await {
+        let answer = self.client.request_within(Method::POST, &path, client::SYNC);
+        let answer = if self.err_is_terminal {
+            progress::shown(&self.client, directory, answer, self.err).await?
+        } else {
+            answer.await
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             Err(ClientError::Refused(refusal)) => return self.refused(&refusal),
             Err(error) => return Err(error.into()),
@@ -230,6 +250,9 @@ fn users_path(args: &UsersArgs) -> String {
     }
     if let Some(inactive) = args.inactive {
         path += &format!("&inactive={}s", inactive.as_secs());
+    }
+    if args.never {
+        path += "&never=true";
     }
     if let Some(domain) = &args.domain {
         path += &format!("&domain={}", encode(domain));

@@ -63,6 +63,7 @@ impl Fixture {
             default_domain: Some(domain.clone()),
             directories: vec![("corp".to_owned(), domain)],
             removal_grace: std::time::Duration::from_secs(7 * 86_400),
+            protected: Vec::new(),
         };
         let board = Board::default();
         let service = Service::new(store, settings, board.clone(), ListenerBoard::default());

@@ -6,6 +6,8 @@ mod command;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod output;
+mod progress;
+mod reclaim;
 pub mod server;
 mod stream;
 

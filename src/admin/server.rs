@@ -1,7 +1,9 @@
-//! The administration API: `/v1/status`, `/v1/users`, `/v1/accounts`, `/v1/seats`, `/v1/history`,
-//! `/v1/directories`, `/v1/verify`.
+//! The administration API: `/v1/status`, `/v1/users`, `/v1/accounts`, `/v1/seats`, `/v1/reclaim`,
+//! `/v1/refused`, `/v1/history`, `/v1/directories`, `/v1/verify`.
 //!
 //! Whoever can connect may do everything: the mode of the control socket is the guard.
+
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -12,7 +14,7 @@ use axum::routing::{get, post, put};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{History, Started, accounts, stream};
+use super::{History, Started, accounts, reclaim, stream};
 use crate::net::http::json;
 use crate::net::problem::Problem;
 use crate::service::answers::SyncReport;
@@ -39,7 +41,11 @@ pub fn routes(admin: Admin) -> Router {
         .route("/v1/directories/{name}/sync", post(sync))
         .route("/v1/directories/{name}/approve", post(approve))
         .route("/v1/verify", get(verify));
-    routes.with_state(admin.clone()).merge(accounts::routes(admin.clone())).merge(status_route(admin))
+    routes
+        .with_state(admin.clone())
+        .merge(accounts::routes(admin.clone()))
+        .merge(reclaim::routes(admin.clone()))
+        .merge(status_route(admin))
 }
 
 pub(super) type Answer = Result<Response<Body>, Problem>;
@@ -52,9 +58,13 @@ impl From<AdminError> for Problem {
         let status = match error {
             AdminError::BadName(..) | AdminError::TooManyAliases => StatusCode::BAD_REQUEST,
             AdminError::Account(_) => StatusCode::CONFLICT,
-            AdminError::NoSuchUser(_) | AdminError::NoSuchDirectory(_) => StatusCode::NOT_FOUND,
+            AdminError::NoSuchUser(_) | AdminError::OnlyAdministrator(_) | AdminError::NoSuchDirectory(_) => {
+                StatusCode::NOT_FOUND
+            }
             AdminError::SyncFailed(_) => StatusCode::BAD_GATEWAY,
-            AdminError::Busy(_) | AdminError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            AdminError::Busy(_) | AdminError::Interrupted | AdminError::Store(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
         Problem::new(status, error.to_string())
     }
@@ -78,6 +88,13 @@ pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
     }
 }
 
+/// The value of `inactive`.
+pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
+    humantime::parse_duration(text).map_err(|error| {
+        bad_request(format!("the query is wrong: inactive={text:?}: {error}; write it like 180d"))
+    })
+}
+
 /// The query of a route that takes none.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -93,6 +110,8 @@ async fn status(State(admin): State<Admin>, uri: Uri) -> Answer {
 struct UsersQuery {
     seated: Option<bool>,
     inactive: Option<String>,
+    #[serde(default)]
+    never: bool,
     domain: Option<String>,
     #[serde(default)]
     sort: SortParameter,
@@ -109,14 +128,10 @@ enum SortParameter {
 
 impl UsersQuery {
     fn checked(self) -> Result<UserQuery, Problem> {
-        let duration = |text: String| {
-            humantime::parse_duration(&text).map_err(|error| {
-                bad_request(format!("the query is wrong: inactive={text:?}: {error}; write it like 180d"))
-            })
-        };
         Ok(UserQuery {
             seated: self.seated,
-            inactive: self.inactive.map(duration).transpose()?,
+            inactive: self.inactive.as_deref().map(duration).transpose()?,
+            never: self.never,
             domain: self.domain,
             sort: match self.sort {
                 SortParameter::Name => UserSort::Name,

@@ -23,7 +23,7 @@ use mistakes::Found;
 use crate::domain::admission::TakeOn;
 use crate::domain::directory::Directory;
 use crate::domain::mail_server::{Backends, MailboxTemplate, RecipientPolicy};
-use crate::domain::name::Domain;
+use crate::domain::name::{Domain, Name};
 
 /// A whole configuration file, checked.
 #[derive(Clone, PartialEq, Debug)]
@@ -38,6 +38,10 @@ pub struct Config {
     pub seat_limit: Option<u64>,
     /// `[seats]`.
     pub seats: Seats,
+    /// `[admin] address`: the internal administrator, who never counts.
+    pub administrator: Option<Name>,
+    /// `[passwords] cache`: how long a right password is remembered; zero, by default, never.
+    pub password_cache: Duration,
     /// `[log]`.
     pub log: Log,
     /// `[[directory.…]]`, in the order of the file.
@@ -53,6 +57,10 @@ pub struct Seats {
     pub take_on: TakeOn,
     /// How long a removed user keeps the seat: 7 days by default, 0 releases it with the next sweep.
     pub removal_grace: Duration,
+    /// Users whose seat is never reclaimed.
+    pub protected: Vec<Name>,
+    /// Every night, seats that nobody used for so long are released; never by default.
+    pub reclaim_after: Option<Duration>,
 }
 
 /// `[log]`.

@@ -8,13 +8,16 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::mistakes::{Found, line_start};
-use super::reader::{NamedFile, Reader, Section};
+use super::reader::{NamedFile, Reader, Section, Text};
 use super::{Config, Log, LogFormat, LogLevel, Seats, directories, listeners};
 use crate::domain::admission::TakeOn;
 
 const STATE_DIR: &str = "/var/lib/seatkeeper";
 const CONTROL_SOCKET: &str = "/run/seatkeeper/control.sock";
 const REMOVAL_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A shorter time would take the seats of people who are at work.
+const MIN_RECLAIM_AFTER: Duration = Duration::from_secs(1);
 
 const LEVELS: [(&str, LogLevel); 5] = [
     ("error", LogLevel::Error),
@@ -96,7 +99,9 @@ fn read(mut root: Section<'_>) -> Option<Config> {
     let default_domain = root.take("default_domain", r#""example.org""#).and_then(|value| value.text());
     let default_domain = default_domain.and_then(|text| text.domain());
     let seat_limit = license(&mut root);
-    let seats = seats(&mut root);
+    let (mut seats, protected) = seats(&mut root);
+    let administrator = admin(&mut root);
+    let password_cache = passwords(&mut root);
     let log = log(&mut root);
     let directories = directories::read(&mut root);
     let listeners = listeners::read(&mut root, &control_socket);
@@ -106,7 +111,20 @@ fn read(mut root: Section<'_>) -> Option<Config> {
         [only] => Some(only.domain.clone()),
         _ => None,
     });
-    Some(Config { state_dir, control_socket, default_domain, seat_limit, seats, log, directories, listeners })
+    seats.protected = protected.iter().filter_map(|text| text.user(default_domain.as_ref())).collect();
+    let administrator = administrator.and_then(|text| text.user(default_domain.as_ref()));
+    Some(Config {
+        state_dir,
+        control_socket,
+        default_domain,
+        seat_limit,
+        seats,
+        administrator,
+        password_cache,
+        log,
+        directories,
+        listeners,
+    })
 }
 
 fn control_socket(root: &mut Section<'_>) -> PathBuf {
@@ -123,7 +141,8 @@ fn license(root: &mut Section<'_>) -> Option<u64> {
     seats
 }
 
-fn seats(root: &mut Section<'_>) -> Seats {
+/// The names that are protected wait for the default domain.
+fn seats<'a>(root: &mut Section<'a>) -> (Seats, Vec<Text<'a>>) {
     let mut section = root.table("seats", "[seats]");
     let take_on = section.take("take_on", r#"["login", "delivery"]"#).map(|value| {
         let words = [("login", true), ("delivery", false)];
@@ -131,8 +150,27 @@ fn seats(root: &mut Section<'_>) -> Seats {
         TakeOn { login: chosen.contains(&true), delivery: chosen.contains(&false) }
     });
     let removal_grace = section.duration("removal_grace", r#""7d""#, Duration::ZERO, REMOVAL_GRACE);
+    let protected = section.take("protected", r#"["ceo@example.org"]"#).map(|value| value.texts());
+    let reclaim_after = section.take("reclaim_after", r#""180d""#).and_then(|value| value.text());
+    let reclaim_after = reclaim_after.and_then(|text| text.duration(MIN_RECLAIM_AFTER));
     section.finish();
-    Seats { take_on: take_on.unwrap_or(TakeOn { login: true, delivery: false }), removal_grace }
+    let take_on = take_on.unwrap_or(TakeOn { login: true, delivery: false });
+    let seats = Seats { take_on, removal_grace, protected: Vec::new(), reclaim_after };
+    (seats, protected.unwrap_or_default())
+}
+
+fn admin<'a>(root: &mut Section<'a>) -> Option<Text<'a>> {
+    let mut section = root.table("admin", "[admin]");
+    let address = section.take("address", r#""admin@example.org""#).and_then(|value| value.text());
+    section.finish();
+    address
+}
+
+fn passwords(root: &mut Section<'_>) -> Duration {
+    let mut section = root.table("passwords", "[passwords]");
+    let cache = section.duration("cache", r#""5m""#, Duration::ZERO, Duration::ZERO);
+    section.finish();
+    cache
 }
 
 fn log(root: &mut Section<'_>) -> Log {
@@ -148,7 +186,7 @@ mod tests {
     use crate::config::tests::{check, decode_good};
 
     use super::*;
-    use crate::domain::name::Domain;
+    use crate::domain::name::{Domain, Name};
 
     #[test]
     fn an_empty_file_is_all_defaults() {
@@ -160,7 +198,11 @@ mod tests {
             seats: Seats {
                 take_on: TakeOn { login: true, delivery: false },
                 removal_grace: Duration::from_secs(604_800),
+                protected: Vec::new(),
+                reclaim_after: None,
             },
+            administrator: None,
+            password_cache: Duration::ZERO,
             log: Log { level: LogLevel::Info, format: LogFormat::Auto },
             directories: Vec::new(),
             listeners: Vec::new(),
@@ -196,18 +238,45 @@ mod tests {
     }
 
     #[test]
+    fn users_are_named_with_the_default_domain() {
+        let text = "default_domain = \"x.org\"\n[admin]\naddress = \"Root\"\n\
+                    [seats]\nprotected = [\"ceo\", \"a@Y.org\"]\nreclaim_after = \"180d\"\n";
+        let config = decode_good(text);
+        assert_eq!(config.administrator.as_ref().map(Name::as_str), Some("root@x.org"));
+        let protected: Vec<&str> = config.seats.protected.iter().map(Name::as_str).collect();
+        assert_eq!(protected, ["ceo@x.org", "a@y.org"]);
+        assert_eq!(config.seats.reclaim_after, Some(Duration::from_secs(180 * 86_400)));
+        check(
+            "[admin]\naddress = \"root\"",
+            &[
+                "2:11: `root` is no user: the name has no @domain, and no default domain is set = write it like address = \"admin@example.org\"",
+            ],
+        );
+        check(
+            "[seats]\nprotected = [\"a@x.org\", \"@x.org\"]",
+            &["2:25: `@x.org` is no user: the part before or after the @ is empty"],
+        );
+        check(
+            "[seats]\nprotected = \"a@x.org\"",
+            &["2:13: `protected` must be an array of strings, not a string"],
+        );
+        check("[seats]\nreclaim_after = \"0s\"", &["2:17: `reclaim_after` is too short = write 1s or more"]);
+        check("[admin]\naddres = \"a@x.org\"", &["2:1: unknown key `addres` = did you mean `address`?"]);
+    }
+
+    #[test]
     fn unknown_keys() {
         check("stat_dir = \"x\"", &["1:1: unknown key `stat_dir` = did you mean `state_dir`?"]);
         check("[license]\nseat = 1", &["2:1: unknown key `seat` = did you mean `seats`?"]);
         check("[license]\nfile = \"x\"", &["2:1: unknown key `file` = known here: seats"]);
         check(
-            "[seats]\nreclaim_after = \"1d\"",
-            &["2:1: unknown key `reclaim_after` = known here: take_on, removal_grace"],
+            "[seats]\nholiday = \"1d\"",
+            &["2:1: unknown key `holiday` = known here: take_on, removal_grace, protected, reclaim_after"],
         );
         check(
-            "[[admin]]",
+            "[[web]]",
             &[
-                "1:3: unknown key `admin` = known here: state_dir, control_socket, default_domain, license, seats, log, directory, listen",
+                "1:3: unknown key `web` = known here: state_dir, control_socket, default_domain, license, seats, admin, passwords, log, directory, listen",
             ],
         );
         check("\"\\u001b\" = 1", &["1:1: unknown key `\u{fffd}`"]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::mistakes::{closest, either, quoted};
 use super::reader::{Section, Text};
 use crate::domain::ldap_text::{Dn, Filter, LdapTextError};
-use crate::domain::name::Domain;
+use crate::domain::name::{Domain, Name};
 
 /// No honest interval is longer, and adding one to a time of day must not overflow.
 const MAX_DURATION: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
@@ -116,6 +116,12 @@ impl Text<'_> {
             self.wrong_form(format!("{} is not a mail domain", quoted(self.text)));
         }
         domain
+    }
+
+    /// A user's name or address.
+    pub(super) fn user(&self, default_domain: Option<&Domain>) -> Option<Name> {
+        let name = Name::parse(self.text, default_domain);
+        name.map_err(|error| self.wrong_form(format!("{} is no user: {error}", quoted(self.text)))).ok()
     }
 
     /// A distinguished name.

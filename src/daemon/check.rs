@@ -12,7 +12,7 @@ use super::intake::SyncError;
 use super::source;
 use super::sync::sentence;
 use crate::config::Config;
-use crate::directory::{Connection, Event, file};
+use crate::directory::{Connection, Event, Evidence, file};
 use crate::domain::course::Choice;
 use crate::domain::directory::{Bind, Directory, Source};
 use crate::domain::group::Members;
@@ -125,9 +125,10 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
             let mut rules = directory.rules(connection.server().preset);
             checked.server = Some(format!("{} ({})", connection.url(), connection.server().vendor));
             checked.preset = Some(rules.preset.as_str());
-            if ldap.sync != Choice::Sweep && connection.server().offers.content_sync {
+            let is_hinted = ldap.sync != Choice::Sweep && connection.server().offers.content_sync;
+            if is_hinted {
                 let coverage = connection.changelog(&ldap.base_dn).await;
-                checked.warnings.extend(coverage.warning(&ldap.base_dn, rules.preset));
+                checked.warnings.extend(coverage.warning(&ldap.base_dn, rules.preset, &Evidence::default()));
             }
             if let Some(group) = &ldap.required_group {
                 let members = connection.members(group).await?;
@@ -142,6 +143,10 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
             };
             let (swept, ()) = tokio::join!(swept, count(queue, &rules, checked));
             swept?;
+            // It can't be paged, so that limits count which a sweep doesn't notice.
+            if is_hinted && let Err(error) = connection.search_at_once(&ldap.base_dn, &filter).await {
+                checked.warnings.push(format!("everything will be read at each poll: {error}"));
+            }
             connection.close().await;
         }
     }

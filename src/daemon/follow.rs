@@ -11,9 +11,9 @@ use super::tell;
 use crate::directory::Event;
 use crate::domain::mapping::{Entry, Skip, map_entry, stable_id};
 use crate::domain::name::StableId;
-use crate::domain::sync::{Change, Loss, Window, compare};
+use crate::domain::sync::{Change, Loss, compare};
 use crate::domain::user::{Kind, Mapped};
-use crate::store::{Changes, Checkpoint, Cookie};
+use crate::store::{Changes, Checkpoint, Cookie, Proof};
 
 /// How long a change waits for the cookie that covers it. A server that sends none with its changes has them
 /// written all the same, and tells them again after a restart.
@@ -37,36 +37,34 @@ pub(super) struct Follower<'a> {
     place: Place<'a>,
     /// What the cookies depend on.
     valid_for: String,
+    /// When the mirror was last proved equal, which is written with each cookie.
+    proof: Option<Proof>,
     /// What was told and is not written yet: the last word on each id, `None` where it is gone.
     pending: BTreeMap<StableId, Option<Mapped>>,
 }
 
 impl<'a> Follower<'a> {
-    pub(super) fn new(place: Place<'a>, valid_for: String) -> Follower<'a> {
-        Follower { place, valid_for, pending: BTreeMap::new() }
+    pub(super) fn new(place: Place<'a>, valid_for: String, proof: Option<Proof>) -> Follower<'a> {
+        Follower { place, valid_for, proof, pending: BTreeMap::new() }
     }
 
     /// Follows until the driver ends or the brake trips. May be dropped: what it has not written is told
     /// again, since its cookie is not kept.
-    pub(super) async fn run(
-        &mut self,
-        events: &mut mpsc::Receiver<Event>,
-        window: &mut Window,
-    ) -> Result<Ended, SyncError> {
+    pub(super) async fn run(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<Ended, SyncError> {
         loop {
             let event = if self.pending.is_empty() {
                 events.recv().await
             } else {
                 match tokio::time::timeout(COOKIE_PATIENCE, events.recv()).await {
                     Ok(event) => event,
-                    Err(_) => match self.write(None, window).await? {
+                    Err(_) => match self.write(None).await? {
                         Some(loss) => return Ok(Ended::Held(loss)),
                         None => continue,
                     },
                 }
             };
             let cookie = match event {
-                Some(Event::Upserts(entries)) => {
+                Some(Event::Upserts(entries) | Event::Differences(entries)) => {
                     if self.take_entries(&entries)? {
                         return Ok(Ended::Group);
                     }
@@ -83,7 +81,7 @@ impl<'a> Follower<'a> {
             // A burst shares transactions: what has been told already joins this one.
             let is_whole = cookie.is_some() && events.is_empty();
             if (is_whole || self.pending.len() >= WRITE_BATCH)
-                && let Some(loss) = self.write(cookie, window).await?
+                && let Some(loss) = self.write(cookie).await?
             {
                 return Ok(Ended::Held(loss));
             }
@@ -110,18 +108,15 @@ impl<'a> Follower<'a> {
     }
 
     /// Asks the brake, then writes; the loss where it trips.
-    async fn write(
-        &mut self,
-        cookie: Option<Vec<u8>>,
-        window: &mut Window,
-    ) -> Result<Option<Loss>, SyncError> {
+    async fn write(&mut self, cookie: Option<Vec<u8>>) -> Result<Option<Loss>, SyncError> {
         let now = Timestamp::now();
         let Place { directory, id, store, .. } = &self.place;
         let view = store.view();
         let record = view.directories().find(|record| record.id == *id);
+        let before = record.map_or(0, |record| record.losses.lost(now));
         let mut loss = Loss { people: record.map_or(0, |record| record.census.people), ..Loss::default() };
         let checkpoint = cookie.map(|bytes| {
-            let cookie = Cookie { valid_for: self.valid_for.clone(), bytes };
+            let cookie = Cookie { valid_for: self.valid_for.clone(), bytes, proof: self.proof.clone() };
             Checkpoint { cookie: Some(cookie), skipped: None }
         });
         let mut changes = Changes { checkpoint, ..Changes::default() };
@@ -152,13 +147,11 @@ impl<'a> Follower<'a> {
                 examples.extend(view.name_of(key)?.map(|name| name.to_string()));
             }
         }
-        let before = window.lost(now);
         if loss.total() > 0 && before + loss.total() > directory.brake.allowance(loss.people + before) {
             tell::brake_tripped(&directory.name, loss, &examples.join(" "));
             return Ok(Some(loss));
         }
         let applied = store.apply(*id, changes, now).await?;
-        window.add(now, loss.total());
         tell::applied(&directory.name, &store.view(), &applied, false);
         Ok(None)
     }

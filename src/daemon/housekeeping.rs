@@ -1,12 +1,15 @@
-//! What happens by itself: writing last logins, and forgetting tombstones whose grace period is over.
+//! What happens by itself: writing last logins, forgetting tombstones whose grace period is over, and taking
+//! unused seats back at night.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use crate::service::{FLUSH_EVERY, Service, log_release};
+use crate::domain::seats::next_reclaim;
+use crate::service::{Admin, FLUSH_EVERY, Service, log_release};
 use crate::store::Store;
 
 /// Tombstones forgotten in one transaction.
@@ -52,4 +55,34 @@ async fn purge_expired(store: &Store, grace: Duration) -> Result<(), crate::stor
         info!(released = released.len(), "Tombstones whose grace period is over were forgotten.");
     }
     Ok(())
+}
+
+/// Longest time between two looks at the clock: it may be set, and a machine may sleep.
+const CLOCK_EVERY: Duration = Duration::from_secs(60);
+
+/// Takes seats back that nobody used for so long, every night. Never returns.
+pub async fn reclaim(admin: Admin, mut after: watch::Receiver<Option<Duration>>) {
+    let next = || next_reclaim(Timestamp::now(), &TimeZone::system());
+    let mut due = next();
+    loop {
+        let until = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default();
+        tokio::select! {
+            () = tokio::time::sleep(until.min(CLOCK_EVERY)) => {}
+            Ok(()) = after.changed() => {}
+        }
+        if Timestamp::now() < due {
+            // A clock that was set back, or another time zone, brings the night nearer.
+            due = due.min(next());
+            continue;
+        }
+        due = next();
+        let Some(after) = *after.borrow_and_update() else { continue };
+        match admin.reclaim(after, false).await {
+            Ok(report) => {
+                let (seats, protected) = (report.reclaimed.len(), report.protected);
+                info!(event = "seats_reclaimed", seats, protected, "{seats} unused seats were taken back.");
+            }
+            Err(error) => error!(error = %error, "Unused seats could not be taken back."),
+        }
+    }
 }

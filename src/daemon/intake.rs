@@ -11,8 +11,8 @@ use crate::directory::{Authority, DirectoryError, Event};
 use crate::domain::directory::Directory;
 use crate::domain::mapping::{Entry, Rules, Skip, map_entry, stable_id};
 use crate::domain::name::StableId;
-use crate::domain::sync::{Loss, Report, Step, Sweep, Verdict};
-use crate::domain::user::{DirectoryId, Mapped, UserKey};
+use crate::domain::sync::{Change, Loss, Report, Step, Sweep, Verdict, compare};
+use crate::domain::user::{DirectoryId, Kind, Mapped, UserKey};
 use crate::store::{Applied, Changes, Checkpoint, Cookie, Preview, ReadView, Store, StoreError};
 
 /// Entries in one write: a transaction of some ten milliseconds, which a first login waits for without
@@ -62,8 +62,22 @@ pub(super) struct Mode {
     pub(super) dry_run: bool,
     /// The size of a loss that an administrator approved.
     pub(super) approved: Option<u64>,
-    /// Users taken away before, in the same hour.
-    pub(super) lost: u64,
+    /// The brake counts over the hour, and not only what this refresh takes away.
+    pub(super) by_the_hour: bool,
+    /// What of it is drift.
+    pub(super) compares: Compares,
+}
+
+/// What a refresh finds that all changes told before should have brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Compares {
+    /// Nothing: it is how changes come.
+    #[default]
+    Nothing,
+    /// [`Event::Differences`], and whoever is gone without being named: the ids of everything were listed.
+    Ids,
+    /// Whatever differs: everything was read.
+    Everything,
 }
 
 /// One directory in the store: what a refresh and a follower both need.
@@ -80,8 +94,11 @@ type Writing = JoinHandle<Result<Applied, StoreError>>;
 pub(super) struct Intake<'a> {
     place: Place<'a>,
     dry_run: bool,
+    compares: Compares,
     sweep: Sweep,
     report: Report,
+    /// Differences among the entries that are held back.
+    drift_held_back: u64,
     writes: Vec<Mapped>,
     /// Names of the entries in `writes`.
     write_names: usize,
@@ -110,20 +127,29 @@ impl<'a> Intake<'a> {
             None if mode.dry_run => DirectoryId(0),
             None => store.directory(&directory.name).await?,
         };
+        let now = Timestamp::now();
         let people = known.as_ref().map_or(0, |record| record.census.people);
+        let lost = known.as_ref().filter(|_| mode.by_the_hour).map_or(0, |record| record.losses.lost(now));
         Ok(Intake {
             place: Place { directory, id, rules, store },
             dry_run: mode.dry_run,
-            sweep: Sweep::new(&directory.brake, people, mode.lost, mode.approved),
+            compares: mode.compares,
+            sweep: Sweep::new(&directory.brake, people, lost, mode.approved),
             report: Report::default(),
+            drift_held_back: 0,
             writes: Vec::new(),
             write_names: 0,
             writing: None,
             is_first_map: known.is_none_or(|record| record.last_success.is_none()),
             told_present: false,
             left_group: false,
-            now: Timestamp::now(),
+            now,
         })
+    }
+
+    /// Nothing of the directory was mapped before.
+    pub(super) fn is_first_map(&self) -> bool {
+        self.is_first_map
     }
 
     /// Entries seen so far.
@@ -140,9 +166,15 @@ impl<'a> Intake<'a> {
     /// Takes in what a driver tells before the end of its refresh.
     pub(super) async fn take(&mut self, event: Event) -> Result<(), SyncError> {
         match event {
-            Event::Upserts(entries) => self.take_entries(&entries).await,
+            Event::Upserts(entries) => {
+                self.take_entries(&entries, self.compares == Compares::Everything).await
+            }
+            Event::Differences(entries) => self.take_entries(&entries, self.compares == Compares::Ids).await,
             Event::Present(ids) => self.take_present(&ids).await,
             Event::Deletes(ids) => {
+                // Whom it told before must be in the view, to be found there.
+                self.write().await?;
+                self.written().await?;
                 let view = self.place.store.view();
                 for id in &ids {
                     if let Some((key, _)) = view.living_by_id(self.place.id, id)? {
@@ -156,7 +188,7 @@ impl<'a> Intake<'a> {
         }
     }
 
-    async fn take_entries(&mut self, entries: &[Entry]) -> Result<(), SyncError> {
+    async fn take_entries(&mut self, entries: &[Entry], is_compared: bool) -> Result<(), SyncError> {
         let view = self.place.store.view();
         for entry in entries {
             match map_entry(entry, &self.place.rules) {
@@ -164,6 +196,9 @@ impl<'a> Intake<'a> {
                     self.report.seen += 1;
                     let stored = view.user_by_id(self.place.id, &mapped.id)?;
                     let stored = stored.as_ref().map(|(key, user)| (*key, user));
+                    if is_compared && mapped.kind == Kind::Person {
+                        self.count_drift(compare(stored.map(|(_, user)| user), &mapped));
+                    }
                     if let Step::Write(mapped) = self.sweep.observe(stored, mapped) {
                         self.write_names += mapped.names().count();
                         self.writes.push(mapped);
@@ -173,8 +208,13 @@ impl<'a> Intake<'a> {
                     let (directory, reason) = (&self.place.directory.name, skip.code());
                     debug!(directory, dn = entry.dn, reason, "An entry was skipped.");
                     *self.report.skipped.entry(reason).or_default() += 1;
-                    let was_mapped = self.place.name_gone(entry, &view, &mut self.sweep)?;
-                    self.left_group |= was_mapped && skip == Skip::NotInGroup;
+                    let key = self.place.living(entry, &view)?;
+                    self.left_group |= key.is_some() && skip == Skip::NotInGroup;
+                    // An entry that can no longer be mapped is like one that is gone: it is named, where it was
+                    // mapped. Where everything is compared it is gone by not being seen.
+                    if !is_compared {
+                        key.into_iter().for_each(|key| self.sweep.name_gone(key));
+                    }
                 }
             }
         }
@@ -184,6 +224,15 @@ impl<'a> Intake<'a> {
             self.write().await
         } else {
             Ok(())
+        }
+    }
+
+    fn count_drift(&mut self, change: Change) {
+        match change {
+            Change::Added | Change::Returned => self.report.drift.missing += 1,
+            Change::Changed => self.report.drift.stale += 1,
+            Change::Disabled => self.drift_held_back += 1,
+            Change::Unchanged => {}
         }
     }
 
@@ -271,6 +320,10 @@ impl<'a> Intake<'a> {
                 self.report.held = Some(loss);
             }
             Verdict::Proceed { removed } => {
+                if self.compares != Compares::Nothing {
+                    self.report.drift.stale += self.drift_held_back;
+                    self.report.drift.surplus = self.surplus(&removed)?;
+                }
                 let is_whole = authority == Authority::Everything && !self.told_present;
                 let skipped = is_whole.then(|| self.report.skipped.clone());
                 self.take_away(removed, Checkpoint { cookie, skipped }).await?;
@@ -293,9 +346,32 @@ impl<'a> Intake<'a> {
         Ok(verdict)
     }
 
+    /// People who are to be removed though nobody named them.
+    fn surplus(&self, removed: &[UserKey]) -> Result<u64, StoreError> {
+        let view = self.place.store.view();
+        let unnamed = removed.iter().copied().filter(|key| !self.sweep.is_named(*key));
+        let kinds: Vec<Kind> =
+            view.living(unnamed).map(|user| Ok(user?.1)).collect::<Result<_, StoreError>>()?;
+        Ok(kinds.into_iter().filter(|kind| *kind == Kind::Person).count() as u64)
+    }
+
+    /// Whether the checkpoint says what the store has already.
+    fn is_known(&self, checkpoint: &Checkpoint) -> Result<bool, StoreError> {
+        let stored = self.place.store.view().cookie(self.place.id)?;
+        Ok(match (&stored, &checkpoint.cookie) {
+            (Some(stored), Some(new)) => (&stored.valid_for, &stored.bytes) == (&new.valid_for, &new.bytes),
+            _ => false,
+        })
+    }
+
     /// The checkpoint is in the transaction of the last batch.
     async fn take_away(&mut self, removed: Vec<UserKey>, checkpoint: Checkpoint) -> Result<(), SyncError> {
         let deferred = self.sweep.take_deferred();
+        let is_empty = deferred.is_empty() && removed.is_empty();
+        if self.compares == Compares::Ids && is_empty && self.is_known(&checkpoint)? {
+            // The proof is written with the next change.
+            return Ok(());
+        }
         let mut batches: Vec<Changes> = Vec::new();
         for upserts in deferred.chunks(WRITE_BATCH) {
             batches.push(Changes { upserts: upserts.to_vec(), ..Changes::default() });
@@ -332,14 +408,6 @@ impl<'a> Intake<'a> {
 }
 
 impl Place<'_> {
-    /// An entry that can no longer be mapped is like one that is gone: it is named, where it was mapped,
-    /// which is the answer.
-    fn name_gone(&self, entry: &Entry, view: &ReadView, sweep: &mut Sweep) -> Result<bool, StoreError> {
-        let key = self.living(entry, view)?;
-        key.into_iter().for_each(|key| sweep.name_gone(key));
-        Ok(key.is_some())
-    }
-
     /// The living user whose entry this is.
     pub(super) fn living(&self, entry: &Entry, view: &ReadView) -> Result<Option<UserKey>, StoreError> {
         let Some(id) = stable_id(entry, self.rules.preset) else { return Ok(None) };

@@ -11,9 +11,11 @@ use tracing::{info, warn};
 
 use crate::admin;
 use crate::config::{Bind, Listener, Protocol};
-use crate::domain::mail_server::{MailboxTemplate, RecipientPolicy};
+use crate::domain::mail_server::{Backends, MailboxTemplate, RecipientPolicy};
 use crate::front;
+use crate::front::dovecot_auth::DovecotAuth;
 use crate::front::postfix_policy::PostfixPolicy;
+use crate::front::saslauthd::Saslauthd;
 use crate::front::socketmap::Socketmap;
 use crate::net::dialogue::{Dialogue, converse};
 use crate::net::http::{self, with_fallbacks};
@@ -21,6 +23,7 @@ use crate::net::serve::serve;
 use crate::net::socket::{BindError, Socket, set_mode};
 use crate::service::Service;
 use crate::service::listeners::{ListenerBoard, ListenerEntry};
+use crate::service::passwords::Authenticator;
 
 /// Who may administer: the daemon's user and group.
 const CONTROL_MODE: u32 = 0o660;
@@ -31,6 +34,7 @@ const CONTROL_CONNECTIONS: usize = 64;
 /// All listeners of the daemon.
 pub struct Listeners {
     service: Service,
+    authenticator: Authenticator,
     board: ListenerBoard,
     running: Vec<Running>,
     tasks: TaskTracker,
@@ -58,6 +62,7 @@ enum Settings {
     None,
     PostfixPolicy(watch::Sender<RecipientPolicy>),
     Socketmap(watch::Sender<MailboxTemplate>),
+    NginxAuth(watch::Sender<Backends>),
 }
 
 impl Settings {
@@ -68,6 +73,9 @@ impl Settings {
             }
             (Settings::Socketmap(settings), Protocol::Socketmap(template)) => {
                 settings.send_replace(template.clone());
+            }
+            (Settings::NginxAuth(settings), Protocol::NginxAuth(backends)) => {
+                settings.send_replace(*backends);
             }
             _ => {}
         }
@@ -97,14 +105,19 @@ pub struct Plan {
 
 impl Listeners {
     /// No listener yet. `stop` ends all of them.
-    pub fn new(service: Service, board: ListenerBoard, stop: CancellationToken) -> Listeners {
-        Listeners { service, board, running: Vec::new(), tasks: TaskTracker::new(), stop }
+    pub fn new(
+        service: Service,
+        authenticator: Authenticator,
+        board: ListenerBoard,
+        stop: CancellationToken,
+    ) -> Listeners {
+        Listeners { service, authenticator, board, running: Vec::new(), tasks: TaskTracker::new(), stop }
     }
 
     /// Serves the administration API on the control socket.
     pub async fn serve_control(&self, bind: &Bind) -> Result<(), BindError> {
         let socket = Socket::bind(bind, CONTROL_MODE).await?;
-        let checks = front::http::routes(self.service.admission());
+        let checks = front::http::routes(self.service.admission(), self.authenticator.clone());
         let router = with_fallbacks(checks.merge(admin::server::routes(self.service.admin())));
         let (_, max_connections) = watch::channel(CONTROL_CONNECTIONS);
         let connections = Arc::new(AtomicUsize::new(0));
@@ -165,9 +178,11 @@ impl Listeners {
     /// Starts a front end; what comes back changes its settings.
     fn serve(&self, protocol: &Protocol, accepting: Accepting) -> Settings {
         let (admission, admin) = (self.service.admission(), self.service.admin());
+        let authenticator = self.authenticator.clone();
         match protocol.clone() {
             Protocol::Http => {
-                let routes = front::http::routes(admission).merge(admin::server::status_route(admin));
+                let routes =
+                    front::http::routes(admission, authenticator).merge(admin::server::status_route(admin));
                 self.serve_http(routes, accepting);
             }
             Protocol::DovecotPolicy => self.serve_http(front::dovecot_policy::routes(admission), accepting),
@@ -181,7 +196,15 @@ impl Listeners {
                 self.converse(accepting, move || Socketmap::new(admission.clone(), template.clone()));
                 return Settings::Socketmap(settings);
             }
-            Protocol::DovecotAuth | Protocol::Saslauthd | Protocol::NginxAuth(_) => {}
+            Protocol::DovecotAuth => {
+                self.converse(accepting, move || DovecotAuth::new(authenticator.clone()));
+            }
+            Protocol::Saslauthd => self.converse(accepting, move || Saslauthd::new(authenticator.clone())),
+            Protocol::NginxAuth(backends) => {
+                let (settings, backends) = watch::channel(backends);
+                self.serve_http(front::nginx_auth::routes(authenticator, backends), accepting);
+                return Settings::NginxAuth(settings);
+            }
         }
         Settings::None
     }

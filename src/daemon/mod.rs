@@ -6,6 +6,8 @@ mod group;
 mod housekeeping;
 mod intake;
 mod listeners;
+mod passwords;
+mod refusal;
 mod source;
 mod sync;
 mod systemd;
@@ -15,6 +17,7 @@ mod tell;
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -30,6 +33,7 @@ use crate::domain::directory::Directory;
 use crate::domain::user::Origin;
 use crate::service::directories::Board;
 use crate::service::listeners::ListenerBoard;
+use crate::service::passwords::Authenticator;
 use crate::service::{Service, Settings};
 use crate::store::{Policy, Store, Writer};
 use listeners::Listeners;
@@ -76,10 +80,13 @@ struct Daemon {
     level: LevelHandle,
     store: Store,
     service: Service,
+    authenticator: Authenticator,
+    verifiers: Arc<passwords::Directories>,
     board: Board,
     listeners: Listeners,
     loops: BTreeMap<String, RunningLoop>,
     grace: watch::Sender<Duration>,
+    reclaim_after: watch::Sender<Option<Duration>>,
     background: Vec<JoinHandle<()>>,
     stop: CancellationToken,
     signals: Signals,
@@ -113,17 +120,26 @@ impl Daemon {
         let opening = policy(&config);
         let (store, writer) =
             tokio::task::spawn_blocking(move || Store::open(&store_path, opening)).await??;
+        // Settles what follows from a policy that changed while the daemon was down.
+        store.ping().await?;
         let (board, listener_board) = (Board::default(), ListenerBoard::default());
         let service = Service::new(store.clone(), settings(&config), board.clone(), listener_board.clone());
         let stop = CancellationToken::new();
-        let mut listeners = Listeners::new(service.clone(), listener_board, stop.clone());
+        let verifiers = Arc::new(passwords::Directories::default());
+        verifiers.set(&config.directories);
+        let authenticator = Authenticator::new(service.admission(), verifiers.clone());
+        authenticator.set_cache(config.password_cache);
+        let mut listeners =
+            Listeners::new(service.clone(), authenticator.clone(), listener_board, stop.clone());
         listeners.serve_control(&Bind::Unix(config.control_socket.clone())).await?;
         let plan = listeners.plan(&config.listeners).await?;
         listeners.apply(plan);
         let (grace, grace_seen) = watch::channel(config.seats.removal_grace);
+        let (reclaim_after, after_seen) = watch::channel(config.seats.reclaim_after);
         let background = vec![
             tokio::spawn(housekeeping::flush(service.clone())),
             tokio::spawn(housekeeping::purge(store.clone(), grace_seen)),
+            tokio::spawn(housekeeping::reclaim(service.admin(), after_seen)),
             tokio::spawn(systemd::watch(store.clone(), service.admin())),
         ];
         let mut daemon = Daemon {
@@ -131,10 +147,13 @@ impl Daemon {
             level,
             store,
             service,
+            authenticator,
+            verifiers,
             board,
             listeners,
             loops: BTreeMap::new(),
             grace,
+            reclaim_after,
             background,
             stop,
             signals,
@@ -173,7 +192,7 @@ impl Daemon {
 
     /// Nobody new, then the last answers, then the last writes, then the file is closed.
     async fn drain(self, writer: Writer) -> anyhow::Result<()> {
-        let Daemon { store, service, listeners, loops, background, stop, .. } = self;
+        let Daemon { store, service, authenticator, listeners, loops, background, stop, .. } = self;
         stop.cancel();
         for running in loops.into_values() {
             running.stop.cancel();
@@ -186,7 +205,7 @@ impl Daemon {
             task.abort();
             let _ = task.await;
         }
-        drop((listeners, service, store));
+        drop((listeners, authenticator, service, store));
         tokio::task::spawn_blocking(move || writer.join()).await??;
         flushed?;
         Ok(())
@@ -222,7 +241,12 @@ impl Daemon {
         // Nothing can fail from here on.
         self.store.set_policy(policy(&config));
         self.service.set_settings(settings(&config));
+        self.verifiers.set(&config.directories);
+        self.authenticator.set_cache(config.password_cache);
         self.grace.send_replace(config.seats.removal_grace);
+        self.reclaim_after.send_replace(config.seats.reclaim_after);
+        // A transaction settles what follows from the new policy; without a store the daemon ends by itself.
+        let _ = self.store.ping().await;
         self.level.set(config.log.level);
         self.listeners.apply(plan);
         self.sync(&config.directories).await;
@@ -288,7 +312,7 @@ fn policy(config: &Config) -> Policy {
         seat_limit: config.seat_limit,
         directory_limits: config.directories.iter().filter_map(limit).collect(),
         take_on: config.seats.take_on,
-        administrator: None,
+        administrator: config.administrator.clone(),
     }
 }
 
@@ -298,5 +322,6 @@ fn settings(config: &Config) -> Settings {
         default_domain: config.default_domain.clone(),
         directories: names.collect(),
         removal_grace: config.seats.removal_grace,
+        protected: config.seats.protected.clone(),
     }
 }

@@ -8,7 +8,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::group::{self, Group};
 use super::intake::{Intake, Mode, SyncError};
-use crate::directory::{Connection, DirectoryError, Event, IsKnown, LastServer, file};
+use super::refusal::{Refusal, Refusals};
+use crate::directory::{
+    Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, Known, LastServer, file,
+};
 use crate::domain::course::{Choice, Mechanism, choose};
 use crate::domain::directory::{Directory, LdapSource, LdapUrl, Source as Configured};
 use crate::domain::ldap_text::Filter;
@@ -25,16 +28,15 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Raised when the meaning of a cookie's data changes: older cookies are not used then.
 const DRIVER_VERSION: u32 = 1;
 
-/// unavailableCriticalExtension (RFC 4511 appendix A): the database has no sync provider.
-const UNAVAILABLE_EXTENSION: u32 = 12;
-
 /// What is remembered of a directory between two runs.
 pub(super) struct Source {
     /// The server that was used last: it stays the first choice as long as it works.
     last: Option<LastServer>,
     fingerprint: Option<file::Fingerprint>,
-    /// Set when the server showed a control and then refused to work with it: it is swept from now on.
-    refused: Option<&'static str>,
+    /// What the servers show and then don't work with.
+    pub(super) refusals: Refusals,
+    /// What changes have shown of a 389 Directory Server's changelog.
+    evidence: Evidence,
 }
 
 /// A directory that was opened.
@@ -42,6 +44,11 @@ pub(super) struct Opened {
     pub(super) mechanism: Mechanism,
     /// Why this one.
     pub(super) reason: &'static str,
+    /// Why no better one.
+    refusal: Option<Refusal>,
+    /// What the changelog of a 389 Directory Server has.
+    coverage: Option<Coverage>,
+    evidence: Evidence,
     pub(super) server: Option<String>,
     pub(super) rules: Rules,
     /// Everything that a cookie of this run depends on.
@@ -57,7 +64,7 @@ pub(super) struct Opened {
 
 impl Source {
     pub(super) fn new(_: &Directory) -> Source {
-        Source { last: None, fingerprint: None, refused: None }
+        Source { last: None, fingerprint: None, refusals: Refusals::default(), evidence: Evidence::default() }
     }
 
     /// Connects to the first server that answers, and chooses the mechanism.
@@ -67,6 +74,9 @@ impl Source {
                 return Ok(Opened {
                     mechanism: Mechanism::Ldif,
                     reason: "it is a file",
+                    refusal: None,
+                    coverage: None,
+                    evidence: self.evidence.clone(),
                     server: None,
                     rules: directory.rules(Preset::Ldif),
                     valid_for: String::new(),
@@ -82,22 +92,34 @@ impl Source {
         let mut connection = Connection::reopen(ldap, self.last.as_ref()).await?;
         self.last = Some(LastServer { url: connection.url().clone(), has_failed: false });
         let group = Group::read(ldap, &mut connection).await?;
-        let server = connection.server();
-        let (mechanism, reason) = match (ldap.sync, self.refused) {
-            (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal),
-            (choice, _) => choose(choice, server.offers),
+        let (preset, offers) = (connection.server().preset, connection.server().offers);
+        let is_389 = matches!(preset, Preset::Ds389 | Preset::FreeIpa);
+        let refusal = self.refusals.current(directory.full_sync_every);
+        let (mechanism, reason) = match (ldap.sync, refusal) {
+            (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal.reason),
+            (Choice::SyncRepl, Some(refusal)) if is_389 => (Mechanism::Sweep, refusal.reason),
+            (choice, _) => choose(choice, offers),
         };
         // Without a changelog every run of it reads everything, and even so nobody is lost.
-        let is_389 = matches!(server.preset, Preset::Ds389 | Preset::FreeIpa);
         let is_hinted = is_389 && mechanism == Mechanism::SyncRepl;
         let mechanism = if is_hinted { Mechanism::ContentSync } else { mechanism };
+        let coverage = match mechanism {
+            Mechanism::ContentSync => Some(connection.changelog(&ldap.base_dn).await),
+            _ => None,
+        };
+        let refusal = refusal.filter(|_| mechanism == Mechanism::Sweep && ldap.sync != Choice::Sweep);
+        let changelog = coverage.as_ref().map(|coverage| format!("\n{}", coverage.as_str()));
+        let server = connection.server();
         let mut rules = directory.rules(server.preset);
         rules.members = group.as_ref().map(Group::members);
         Ok(Opened {
             mechanism,
             reason,
+            refusal,
+            coverage,
+            evidence: self.evidence.clone(),
             server: Some(server.vendor.clone()),
-            valid_for: valid_for(ldap, &rules, mechanism, &connection)?,
+            valid_for: valid_for(ldap, &rules, mechanism, &connection)? + &changelog.unwrap_or_default(),
             rules,
             group,
             url: Some(connection.url().clone()),
@@ -105,6 +127,25 @@ impl Source {
             driver: None,
             fingerprint: None,
         })
+    }
+
+    /// A cookie of the store, where it can be used. It also tells what changes had shown before a restart.
+    pub(super) fn usable(&self, opened: &Opened, cookie: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let (cookie, preset) = (cookie?, opened.rules.preset);
+        let Some(coverage) = &opened.coverage else { return Some(cookie) };
+        if *coverage == Coverage::Hidden && (cookie.is_empty() || preset == Preset::FreeIpa) {
+            self.evidence.show(!cookie.is_empty());
+        }
+        coverage.is_trustworthy(preset, &self.evidence).then_some(cookie)
+    }
+
+    /// What keeps the server from a better mechanism, and what to do about it.
+    pub(super) fn warning(&self, directory: &Directory, opened: &Opened) -> Option<String> {
+        let Configured::Ldap(ldap) = &directory.source else { return None };
+        match (&opened.coverage, opened.refusal) {
+            (Some(coverage), _) => coverage.warning(&ldap.base_dn, opened.rules.preset, &self.evidence),
+            (None, refusal) => Some(refusal?.warning(&directory.name, directory.full_sync_every)),
+        }
     }
 
     /// A file is read again only when it changed; a server has to be asked.
@@ -120,6 +161,7 @@ impl Source {
 
     /// Remembers what was read.
     pub(super) fn succeeded(&mut self, opened: &Opened) {
+        self.refusals.succeeded();
         self.fingerprint = opened.fingerprint;
     }
 
@@ -127,22 +169,13 @@ impl Source {
     /// pretends to know a mechanism is swept from now on.
     pub(super) fn failed(&mut self, error: &SyncError) {
         self.fingerprint = None;
-        match error {
-            SyncError::Directory(DirectoryError::Refused { result, .. })
-                if result.code == UNAVAILABLE_EXTENSION =>
-            {
-                self.refused = Some("the server offers syncrepl, but not for this base");
-            }
-            SyncError::Directory(DirectoryError::SizeLimit { .. }) if self.refused.is_none() => {
-                self.refused = Some("the server's size limit leaves no room for syncrepl");
-            }
-            // It was no worse than the others.
-            SyncError::Directory(DirectoryError::NoServer(_)) => {}
-            _ => {
-                if let Some(last) = &mut self.last {
-                    last.has_failed = true;
-                }
-            }
+        // A server that could not be connected to is no worse than the others.
+        let was_used = !matches!(error, SyncError::Directory(DirectoryError::NoServer(_)));
+        if !self.refusals.failed(error)
+            && was_used
+            && let Some(last) = &mut self.last
+        {
+            last.has_failed = true;
         }
     }
 
@@ -158,7 +191,7 @@ impl Source {
         }
         let mode = Mode { dry_run: true, ..Mode::default() };
         let mut intake = Intake::begin(directory, opened.rules.clone(), store, mode).await?;
-        let mut events = opened.start(directory, store, None)?;
+        let mut events = opened.start(directory, store, None, None)?;
         loop {
             match events.recv().await {
                 Some(Event::EndRefresh(authority, _)) => return Ok(intake.end(authority, None).await?.0),
@@ -170,12 +203,14 @@ impl Source {
 }
 
 impl Opened {
-    /// Starts the driver; it ends with this value.
+    /// Starts the driver; it ends with this value. With the cookie of the last proof, and one to go on from,
+    /// it compares the ids of everything first.
     pub(super) fn start(
         &mut self,
         directory: &Directory,
         store: &Store,
         cookie: Option<Vec<u8>>,
+        proven: Option<Vec<u8>>,
     ) -> Result<mpsc::Receiver<Event>, SyncError> {
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
         let driver = match (&directory.source, self.connection.take()) {
@@ -190,13 +225,21 @@ impl Opened {
             (Configured::Ldap(ldap), Some(mut connection)) => {
                 let filter = filter(ldap, &self.rules)?;
                 let (base, rules, mechanism) = (ldap.base_dn.clone(), self.rules.clone(), self.mechanism);
-                let hinted = (mechanism == Mechanism::ContentSync)
-                    .then(|| (ldap.clone(), is_known(store.clone(), directory.name.clone(), &rules)));
+                let is_known = is_known(store.clone(), directory.name.clone(), &rules);
+                let hinted = (mechanism == Mechanism::ContentSync).then(|| Hinted {
+                    server: ldap.clone(),
+                    is_known: Arc::clone(&is_known),
+                    evidence: self.evidence.clone(),
+                });
+                let known = proven.zip(cookie.clone());
+                let known = known.map(|(proven, cookie)| Known { is_known, proven, cookie });
                 tokio::spawn(async move {
                     let attributes = rules.attributes();
+                    if let Some(known) = known {
+                        connection.reconcile(&base, &filter, &attributes, known, &events).await?;
+                    }
                     match mechanism {
                         Mechanism::SyncRepl | Mechanism::ContentSync => {
-                            let hinted = hinted.as_ref().map(|(ldap, is_known)| (ldap, Arc::clone(is_known)));
                             let followed =
                                 connection.follow(&base, &filter, &attributes, cookie, hinted, &events);
                             return Err(followed.await);

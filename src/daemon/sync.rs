@@ -5,21 +5,27 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::follow::{Ended, Follower};
 use super::group;
-use super::intake::{Intake, Mode, SyncError, held};
+use super::intake::{Compares, Intake, Mode, SyncError, held};
 use super::source::{Opened, Source};
-use crate::directory::{DirectoryError, Event};
+use crate::directory::{Authority, DirectoryError, Event};
 use crate::domain::course::{Action, Course, Happened, Phase, Run, Start};
 use crate::domain::directory::Directory;
-use crate::domain::sync::{Loss, Report, Window};
-use crate::service::answers::{DirectoryState, LossReport, SyncReport};
-use crate::service::directories::{Board, DirectoryHandle, Progress, SyncCommand};
-use crate::store::{Cookie, Store};
+use crate::domain::sync::{Drift, Loss, Report};
+use crate::service::answers::{DirectoryState, DriftReport, LossReport, SyncReport};
+use crate::service::directories::{Board, DirectoryHandle, Progress, SyncCommand, per_second};
+use crate::store::{Cookie, Proof, Store};
+
+/// How soon a reconcile that failed is tried again, at the latest.
+const RECONCILE_AGAIN: Duration = Duration::from_secs(900);
+
+/// How often a refresh that takes long tells how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// Requests that may wait for a loop: an administrator's, so a few.
 const COMMANDS: usize = 8;
@@ -34,10 +40,10 @@ pub struct SyncLoop {
     progress: watch::Sender<Progress>,
     commands: mpsc::Receiver<SyncCommand>,
     course: Course,
-    /// What was taken away in the last hour, where only changes are told.
-    window: Window,
-    /// When everything is to be read again, where only changes are told.
-    full_sync: Option<Instant>,
+    /// When the mirror was last proved equal, where only changes are told. The store may have an older one.
+    proof: Option<Proof>,
+    /// When that is due again.
+    reconcile_at: Option<Instant>,
     /// Who waits for the end of the refresh.
     reply: Option<Reply>,
 }
@@ -61,8 +67,8 @@ impl SyncLoop {
             progress,
             commands,
             course,
-            window: Window::default(),
-            full_sync: None,
+            proof: None,
+            reconcile_at: None,
             reply: None,
         }
     }
@@ -80,7 +86,7 @@ impl SyncLoop {
                 Action::Run(run) => self.carry_out(run).await,
                 Action::Wait(wait) => self.wait(wait).await,
                 // A run that follows ends with what happened, and a wait never ends in nothing.
-                Action::Follow | Action::Nothing => self.due(),
+                Action::Follow | Action::Nothing => Happened::Due,
             };
             action = self.on(happened);
         }
@@ -114,16 +120,12 @@ impl SyncLoop {
                 () = tokio::time::sleep_until(until) => {
                     // A file that did not change is not read again; it is looked at as often.
                     if self.course.phase() != Phase::Idle || self.source.is_due(&self.directory).await {
-                        return self.due();
+                        return Happened::Due;
                     }
                     until = Instant::now() + wait;
                 }
             }
         }
-    }
-
-    fn due(&self) -> Happened {
-        Happened::Due { full: self.full_sync.is_some_and(|at| at <= Instant::now()) }
     }
 
     /// What a command makes happen; `None` where the course is not touched.
@@ -136,6 +138,9 @@ impl SyncLoop {
                 None
             }
             Some(SyncCommand::Sync { full, reply, .. }) => {
+                if full {
+                    self.source.refusals.forget();
+                }
                 self.reply = Some(reply);
                 Some(Happened::Asked { full })
             }
@@ -165,6 +170,7 @@ impl SyncLoop {
         self.progress.send_modify(|progress| {
             progress.state = DirectoryState::Refreshing;
             progress.seen = 0;
+            progress.refreshing_since = Some(std::time::Instant::now());
             progress.last_attempt = Some(Timestamp::now());
         });
         match self.refresh_and_follow(run).await {
@@ -186,60 +192,68 @@ impl SyncLoop {
 
     async fn refresh_and_follow(&mut self, run: Run) -> Result<Happened, SyncError> {
         let mut opened = self.source.open(&self.directory).await?;
-        self.progress.send_modify(|progress| {
-            progress.mechanism = Some(opened.mechanism.as_str().to_owned());
-            progress.mechanism_reason = Some(opened.reason.to_owned());
-            progress.server.clone_from(&opened.server);
-            progress.url = opened.url.as_ref().map(ToString::to_string);
-        });
-        let cookie = self.cookie(&opened, run.start)?;
-        let reads_everything = cookie.is_none();
-        let (follows, keeps_cookies) = (opened.mechanism.follows(), opened.mechanism.keeps_cookies());
-        let lost = if keeps_cookies { self.window.lost(Timestamp::now()) } else { 0 };
-        let mode = Mode { dry_run: false, approved: run.approved, lost };
+        self.source.refusals.tries(opened.mechanism);
+        let cookie = self.cookie(&opened, run)?;
+        let cookie = self.source.usable(&opened, cookie);
+        self.tell_opened(&opened);
+        let mechanism = opened.mechanism;
+        let proven = self.begin_proof(run, cookie.is_some());
+        let compares = match (run.reconciles, &proven) {
+            (false, _) => Compares::Nothing,
+            (true, Some(_)) => Compares::Ids,
+            (true, None) => Compares::Everything,
+        };
+        let by_the_hour = mechanism.keeps_cookies();
+        let mode = Mode { dry_run: false, approved: run.approved, by_the_hour, compares };
         let directory = self.directory.clone();
         let store = self.store.clone();
-        let mut intake = Intake::begin(&directory, opened.rules.clone(), &store, mode).await?;
+        let intake = Intake::begin(&directory, opened.rules.clone(), &store, mode).await?;
         let valid_for = opened.valid_for.clone();
-        let mut events = opened.start(&directory, &store, cookie.clone())?;
-        let (authority, bytes) = loop {
-            match events.recv().await {
-                Some(Event::EndRefresh(authority, cookie)) => break (authority, cookie),
-                Some(event) => {
-                    intake.take(event).await?;
-                    self.progress.send_modify(|progress| progress.seen = intake.seen());
-                }
-                None => return Err(opened.error().await),
-            }
-        };
+        let mut events = opened.start(&directory, &store, cookie.clone(), proven)?;
+        let (intake, authority, bytes) = self.refresh(intake, &mut events, &mut opened).await?;
         if let Some(group) = &opened.group
             && (group.is_narrowing(&opened.rules) || intake.has_left_group())
             && group.has_changed().await?
         {
-            return Ok(Happened::Due { full: false });
+            return Ok(Happened::Due);
         }
         // Where nothing changed a server may send no cookie: the one that it got is as good.
+        let reads_everything = cookie.is_none();
         let bytes = bytes.or(cookie);
-        let cookie = bytes.map(|bytes| Cookie { valid_for: valid_for.clone(), bytes });
+        let proves = reads_everything || run.reconciles;
+        let proof = match &bytes {
+            Some(bytes) if proves => Some(Proof { at: Timestamp::now(), bytes: bytes.clone() }),
+            _ => self.proof.clone(),
+        };
+        let cookie = bytes.map(|bytes| Cookie { valid_for: valid_for.clone(), bytes, proof: proof.clone() });
+        // The ids of everything were told before.
+        let authority = if compares == Compares::Ids { Authority::Everything } else { authority };
         let (report, place) = intake.end(authority, cookie).await?;
+        if run.reconciles {
+            self.tell_reconciled(report.drift);
+        }
         if let Some(loss) = held(&report) {
             self.tell_held(&report);
             return Ok(Happened::Held(loss));
         }
-        if keeps_cookies {
-            self.window.add(Timestamp::now(), report.disabled + report.removed);
-            if reads_everything || self.full_sync.is_none() {
-                self.full_sync = Some(Instant::now() + self.directory.full_sync_every);
-            }
-        }
         self.source.succeeded(&opened);
         self.tell_completed(&report);
-        if !follows {
-            return Ok(Happened::Refreshed { follows });
+        self.proof = proof;
+        if mechanism.keeps_cookies() && (proves || self.reconcile_at.is_none()) {
+            self.reconcile_at = Some(Instant::now() + self.until_reconcile());
         }
-        let _ = self.on(Happened::Refreshed { follows });
-        let mut follower = Follower::new(place, valid_for);
-        self.follow(&mut follower, &mut events, opened).await
+        let follows = mechanism.follows();
+        if follows {
+            let _ = self.on(Happened::Refreshed { follows });
+            let mut follower = Follower::new(place, valid_for, self.proof.clone());
+            return self.follow(&mut follower, &mut events, opened).await;
+        }
+        // Right after a poll, so that nothing counts as drift that a poll would have brought.
+        if self.reconcile_at.is_some_and(|at| at <= Instant::now()) {
+            let _ = self.on(Happened::Refreshed { follows });
+            return Ok(Happened::ReconcileDue { start: Start::Everything });
+        }
+        Ok(Happened::Refreshed { follows })
     }
 
     /// Follows until something happens that ends the run.
@@ -249,23 +263,27 @@ impl SyncLoop {
         events: &mut mpsc::Receiver<Event>,
         mut opened: Opened,
     ) -> Result<Happened, SyncError> {
-        let full_sync = self.full_sync.unwrap_or_else(|| Instant::now() + self.directory.full_sync_every);
+        let reconcile_at = self.reconcile_at.unwrap_or_else(|| Instant::now() + self.until_reconcile());
+        let by_ids = opened.mechanism.reconciles_by_ids() && self.proof.is_some();
+        let start = if by_ids { Start::Cookie } else { Start::Everything };
         let poll = Instant::now() + self.directory.poll_every;
-        let is_compared = opened.mechanism.needs_comparing() && poll < full_sync;
-        let (due, full) = if is_compared { (poll, false) } else { (full_sync, true) };
+        let (due, happens) = if opened.mechanism.needs_comparing() && poll < reconcile_at {
+            (poll, Happened::Due)
+        } else {
+            (reconcile_at, Happened::ReconcileDue { start })
+        };
         let mut group_changed = Box::pin(group::changed(opened.group.clone(), self.directory.poll_every));
-        let mut window = std::mem::take(&mut self.window);
         // Never dropped before the end of the run: what it was writing would be missing, and a later cookie
         // would cover it all the same.
-        let mut following = Box::pin(follower.run(events, &mut window));
-        let happened = loop {
+        let mut following = Box::pin(follower.run(events));
+        loop {
             tokio::select! {
                 ended = &mut following => match ended {
                     Ok(Ended::Held(loss)) => {
                         self.tell_loss(loss);
                         break Ok(Happened::Held(loss.total()));
                     }
-                    Ok(Ended::Group) => break Ok(Happened::Due { full: false }),
+                    Ok(Ended::Group) => break Ok(Happened::Due),
                     Ok(Ended::Driver) => break Err(opened.error().await),
                     Err(error) => break Err(error),
                 },
@@ -274,26 +292,72 @@ impl SyncLoop {
                         break Ok(happened);
                     }
                 }
-                changed = &mut group_changed => {
-                    break changed.map(|()| Happened::Due { full: false });
-                }
-                () = tokio::time::sleep_until(due) => break Ok(Happened::Due { full }),
+                changed = &mut group_changed => break changed.map(|()| Happened::Due),
+                () = tokio::time::sleep_until(due) => break Ok(happens),
             }
-        };
-        drop(following);
-        self.window = window;
-        happened
+        }
+    }
+
+    /// Takes entries in until the driver has told its refresh to the end: what may be concluded, and the cookie.
+    async fn refresh<'a>(
+        &mut self,
+        mut intake: Intake<'a>,
+        events: &mut mpsc::Receiver<Event>,
+        opened: &mut Opened,
+    ) -> Result<(Intake<'a>, Authority, Option<Vec<u8>>), SyncError> {
+        let began = Instant::now();
+        let mut telling = tokio::time::interval_at(began + PROGRESS_EVERY, PROGRESS_EVERY);
+        telling.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                _ = telling.tick() => {
+                    self.tell_progress(&intake, began.elapsed());
+                    continue;
+                }
+            };
+            match event {
+                Some(Event::EndRefresh(authority, cookie)) => return Ok((intake, authority, cookie)),
+                Some(event) => {
+                    intake.take(event).await?;
+                    self.progress.send_modify(|progress| progress.seen = intake.seen());
+                }
+                None => return Err(opened.error().await),
+            }
+        }
+    }
+
+    /// For a run that compares ids: the cookie of the last proof.
+    fn begin_proof(&mut self, run: Run, goes_on: bool) -> Option<Vec<u8>> {
+        if !run.reconciles {
+            return None;
+        }
+        let again = RECONCILE_AGAIN.min(self.directory.full_sync_every);
+        self.reconcile_at = Some(Instant::now() + again);
+        self.proof.as_ref().filter(|_| goes_on).map(|proof| proof.bytes.clone())
+    }
+
+    /// Until the last proof is as old as it may become. A clock that was set must not put it off.
+    fn until_reconcile(&self) -> Duration {
+        let every = self.directory.full_sync_every;
+        let age = self.proof.as_ref().map(|proof| Timestamp::now().duration_since(proof.at));
+        every.saturating_sub(age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default())
     }
 
     /// The cookie in the store, where it is wanted and everything that it depends on is as it was.
-    fn cookie(&self, opened: &Opened, start: Start) -> Result<Option<Vec<u8>>, SyncError> {
-        if start == Start::Everything || !opened.mechanism.keeps_cookies() {
+    fn cookie(&mut self, opened: &Opened, run: Run) -> Result<Option<Vec<u8>>, SyncError> {
+        if run.start == Start::Everything || !opened.mechanism.keeps_cookies() {
             return Ok(None);
         }
         let view = self.store.view();
         let record = view.directories().find(|record| record.name == self.directory.name);
         let cookie = record.map(|record| view.cookie(record.id)).transpose()?.flatten();
-        Ok(cookie.filter(|cookie| cookie.valid_for == opened.valid_for).map(|cookie| cookie.bytes))
+        let Some(cookie) = cookie.filter(|cookie| cookie.valid_for == opened.valid_for) else {
+            return Ok(None);
+        };
+        self.proof = self.proof.take().or(cookie.proof);
+        // What was never proved can't be proved by what changed since.
+        Ok((!run.reconciles || self.proof.is_some()).then_some(cookie.bytes))
     }
 
     fn answer(&mut self, report: Result<SyncReport, String>) {
@@ -301,6 +365,24 @@ impl SyncLoop {
             // Whoever asked may have gone.
             let _ = reply.send(report);
         }
+    }
+
+    /// What keeps the server from a better mechanism is logged once.
+    fn tell_opened(&self, opened: &Opened) {
+        let directory = &self.directory.name;
+        let warning = self.source.warning(&self.directory, opened);
+        if let Some(warning) = &warning
+            && self.progress.borrow().warning.as_ref() != Some(warning)
+        {
+            warn!(directory, "The sync of {directory} could do better: {warning}.");
+        }
+        self.progress.send_modify(|progress| {
+            progress.mechanism = Some(opened.mechanism.as_str().to_owned());
+            progress.mechanism_reason = Some(opened.reason.to_owned());
+            progress.warning = warning;
+            progress.server.clone_from(&opened.server);
+            progress.url = opened.url.as_ref().map(ToString::to_string);
+        });
     }
 
     fn tell_completed(&mut self, report: &Report) {
@@ -331,6 +413,46 @@ impl SyncLoop {
             progress.last_error = None;
         });
         self.answer(Ok(SyncReport::new(&self.directory.name, false, report)));
+    }
+
+    /// The first map of a large directory takes a while, and whoever started the daemon watches it.
+    fn tell_progress(&self, intake: &Intake<'_>, elapsed: Duration) {
+        let (directory, seen) = (&self.directory.name, intake.seen());
+        let rate = per_second(seen, elapsed);
+        if intake.is_first_map() {
+            info!(
+                event = "sync_progress",
+                directory, seen, rate, "{seen} entries of {directory} are read, {rate} a second."
+            );
+        } else {
+            debug!(
+                event = "sync_progress",
+                directory, seen, rate, "{seen} entries of {directory} are read, {rate} a second."
+            );
+        }
+    }
+
+    /// What a reconcile found, and repaired.
+    fn tell_reconciled(&mut self, drift: Drift) {
+        let directory = &self.directory.name;
+        let Drift { missing, stale, surplus } = drift;
+        let found = drift.total();
+        if found > 0 {
+            warn!(
+                event = "drift_repaired",
+                directory,
+                missing,
+                stale,
+                surplus,
+                "The mirror of {directory} differed from it in {found} users, and was repaired."
+            );
+        } else {
+            debug!(directory, "The mirror of {directory} equals it.");
+        }
+        self.progress.send_modify(|progress| {
+            let total = progress.drift.map_or(0, |drift| drift.total) + found;
+            progress.drift = Some(DriftReport { last_reconcile: Timestamp::now(), found, total });
+        });
     }
 
     fn tell_held(&mut self, report: &Report) {

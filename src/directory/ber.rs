@@ -3,13 +3,14 @@
 
 use ldap3::asn1::{PL, StructureTag};
 
+use super::error::LdapResult;
 use crate::domain::mapping::{Attribute, Entry};
 
 /// What is wrong with the bytes.
 pub(super) type Malformed = &'static str;
 
-/// Servers use a few dozen bytes; a cookie goes back with every page.
-const MAX_COOKIE_BYTES: usize = 64 * 1024;
+/// Servers use some hundred bytes; a cookie goes back with every page, and is kept with every change.
+pub(super) const MAX_COOKIE_BYTES: usize = 64 * 1024;
 
 /// Universal tags.
 pub(super) const INTEGER: u8 = 0x02;
@@ -91,6 +92,21 @@ pub(super) fn element(bytes: &[u8], wanted: u8) -> Result<(&[u8], &[u8]), Malfor
         length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
     };
     rest.split_at_checked(length).ok_or(TRUNCATED)
+}
+
+/// `ExtendedResponse ::= [APPLICATION 24] SEQUENCE { COMPONENTS OF LDAPResult, responseName [10] OPTIONAL, .. }`
+/// (RFC 4511 section 4.12): the result and the name. Active Directory puts the name of a notice of
+/// disconnection behind the response instead of into it.
+pub(super) fn extended_result(bytes: &[u8]) -> Result<(LdapResult, Option<&[u8]>), Malformed> {
+    const EXTENDED_RESPONSE: u8 = 0x78;
+    const RESPONSE_NAME: u8 = 0x8a;
+    let (response, behind) = element(bytes, EXTENDED_RESPONSE)?;
+    let (code, rest) = element(response, ENUMERATED)?;
+    let (_matched_dn, rest) = element(rest, OCTET_STRING)?;
+    let (text, rest) = element(rest, OCTET_STRING)?;
+    let name = [rest, behind].into_iter().find_map(|bytes| optional(bytes, RESPONSE_NAME).ok()?.0);
+    let code = code.iter().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));
+    Ok((LdapResult::new(code, &String::from_utf8_lossy(text)), name))
 }
 
 /// `SearchResultEntry ::= [APPLICATION 4] SEQUENCE { objectName, attributes }` (RFC 4511 section 4.5.2).

@@ -1,5 +1,7 @@
 //! The Retro Changelog of 389 Directory Server: whether a cookie can rely on it.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use super::root_dse::texts;
 use crate::domain::ldap_text::Dn;
 use crate::domain::mapping::{Entry, Preset};
@@ -48,22 +50,56 @@ pub enum Coverage {
     Hidden,
 }
 
+/// What changes have shown of a changelog whose settings are hidden: each comes with its number there, or
+/// with one that stands for none. Shared by the runs of a directory.
+#[derive(Clone, Default, Debug)]
+pub struct Evidence(Arc<Mutex<Option<bool>>>);
+
+impl Evidence {
+    /// Whether the latest change was recorded; `None` before the first.
+    pub fn is_recorded(&self) -> Option<bool> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what a change showed.
+    pub fn show(&self, is_recorded: bool) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(is_recorded);
+    }
+}
+
 impl Coverage {
+    /// What makes cookies worthless when it becomes another.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Coverage::Covers => "covers",
+            Coverage::Elsewhere(_) => "elsewhere",
+            Coverage::Excluded(_) => "excluded",
+            Coverage::NoIds => "no ids",
+            Coverage::Hidden => "hidden",
+        }
+    }
+
     /// A cookie may be used. FreeIPA's own installation records only its DNS, others everything.
-    pub(super) fn is_trustworthy(&self, preset: Preset) -> bool {
+    pub fn is_trustworthy(&self, preset: Preset, evidence: &Evidence) -> bool {
         match self {
             Coverage::Covers => true,
-            Coverage::Hidden => preset != Preset::FreeIpa,
+            Coverage::Hidden => evidence.is_recorded().unwrap_or(preset != Preset::FreeIpa),
             Coverage::Elsewhere(_) | Coverage::Excluded(_) | Coverage::NoIds => false,
         }
     }
 
     /// What an administrator should know.
-    pub fn warning(&self, base: &Dn, preset: Preset) -> Option<String> {
-        let consequence = "changes come at once, but after each interruption everything is read again";
+    pub fn warning(&self, base: &Dn, preset: Preset, evidence: &Evidence) -> Option<String> {
+        let consequence = "changes come at once, but what happened meanwhile is found only by reading \
+                           everything, at each poll and after each interruption";
         let problem = match self {
             Coverage::Covers => return None,
-            Coverage::Hidden if preset != Preset::FreeIpa => return None,
+            Coverage::Hidden if self.is_trustworthy(preset, evidence) => return None,
+            Coverage::Hidden if evidence.is_recorded().is_some() => format!(
+                "the changelog does not have a change below {base} that came, or not its id: {consequence}; \
+                 see to it that {SETTINGS} has {ATTRIBUTES}: nsuniqueid:targetUniqueId, and {base} in \
+                 {INCLUDED} if that is set, and restart the server"
+            ),
             Coverage::Elsewhere(suffixes) => format!(
                 "the changelog records only {}, and not {base}: {consequence}; \
                  add {INCLUDED}: {base} to {SETTINGS} and restart the server",
@@ -80,7 +116,7 @@ impl Coverage {
             ),
             Coverage::Hidden => format!(
                 "FreeIPA's changelog records only cn=dns unless told otherwise, and the bind user may not \
-                 read how it is set: {consequence}; look with ldapsearch -D 'cn=Directory Manager' -W \
+                 read how it is set. If so, {consequence}; look with ldapsearch -D 'cn=Directory Manager' -W \
                  -b '{SETTINGS}' {INCLUDED}, add {base} to it, restart the server, and let the bind user \
                  read that entry"
             ),
@@ -145,8 +181,9 @@ mod tests {
         let base = Dn::parse("cn=users,cn=accounts,dc=ipa,dc=example").unwrap();
         let found = coverage(Some(&entry), &base);
         assert_eq!(found, *expected, "{entry:?}");
-        assert_eq!(found.is_trustworthy(Preset::FreeIpa), *expected == Coverage::Covers);
-        let warning = found.warning(&base, Preset::FreeIpa).unwrap_or_default();
+        let unknown = Evidence::default();
+        assert_eq!(found.is_trustworthy(Preset::FreeIpa, &unknown), *expected == Coverage::Covers);
+        let warning = found.warning(&base, Preset::FreeIpa, &unknown).unwrap_or_default();
         assert!(warning.contains(words) && warning.is_empty() == words.is_empty(), "{warning}");
     }
 
@@ -167,12 +204,25 @@ mod tests {
     }
 
     #[test]
-    fn hidden_settings_are_trusted_but_for_free_ipa() {
+    fn hidden_settings_are_trusted_but_for_free_ipa_until_a_change_shows_what_they_are() {
         let base = Dn::parse("dc=example").unwrap();
         let hidden = coverage(None, &base);
         assert_eq!(hidden, Coverage::Hidden);
-        assert!(hidden.is_trustworthy(Preset::Ds389) && hidden.warning(&base, Preset::Ds389).is_none());
-        assert!(!hidden.is_trustworthy(Preset::FreeIpa));
+        for (preset, shown, is_trusted) in [
+            (Preset::Ds389, None, true),
+            (Preset::FreeIpa, None, false),
+            (Preset::Ds389, Some(false), false),
+            (Preset::FreeIpa, Some(true), true),
+        ] {
+            let evidence = Evidence::default();
+            shown.iter().for_each(|shown| evidence.show(*shown));
+            assert_eq!(hidden.is_trustworthy(preset, &evidence), is_trusted, "{preset:?} {shown:?}");
+            assert_eq!(
+                hidden.warning(&base, preset, &evidence).is_none(),
+                is_trusted,
+                "{preset:?} {shown:?}"
+            );
+        }
     }
 
     #[test]

@@ -11,10 +11,16 @@
 //! that another run is due now and then.
 //!
 //! A cookie is worth something only while the changelog still has everything since then, which the server
-//! doesn't check, and while the changelog covers the base and names ids, which it doesn't tell.
+//! doesn't check, and while the changelog covers the base and names ids. Few bind users may read whether it
+//! does. But the cookie of a change holds its number in the changelog, or where it is not there a number that
+//! stands for none, or that of an earlier change: where the settings are hidden, that decides.
+//!
+//! Where the search behind the refresh fails, as on a limit, the server says nothing at all, for ever. An
+//! ordinary search then tells why.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::time::Duration;
 
 use ldap3::ResultEntry;
 use tokio::sync::mpsc;
@@ -23,9 +29,8 @@ use super::batch::Batch;
 use super::error::DirectoryError;
 use super::ldap::{Connection, Session};
 use super::rfc4533::{State, SyncInfo, SyncState};
-use super::sync_search::{Stream, SyncSearch};
-use super::{Authority, Event, IsKnown, sweep};
-use crate::domain::directory::LdapSource;
+use super::sync_search::{Heard, Stream, SyncSearch};
+use super::{Authority, Coverage, Event, Hinted, sweep};
 use crate::domain::ldap_text::Filter;
 use crate::domain::mapping::{Entry, NS_UNIQUE_ID, Preset, stable_id};
 use crate::domain::name::StableId;
@@ -40,12 +45,19 @@ const IDS_IN_FILTER: usize = 100;
 /// Batches between a search and whoever sorts it.
 const QUEUE: usize = 2;
 
+/// Kept in place of a cookie where a change was not in the changelog.
+const OF_NO_USE: &[u8] = b"";
+
+/// Silence of a refresh after which an ordinary search is to tell whether it failed. A server that works sends
+/// thousands of entries in a second.
+const SUSPICIOUS_SILENCE: Duration = Duration::from_secs(5);
+
 /// One synchronization.
 pub(super) struct Job {
     pub(super) search: SyncSearch,
-    /// This very server, for a second connection.
-    pub(super) source: LdapSource,
-    pub(super) is_known: IsKnown,
+    pub(super) hinted: Hinted,
+    pub(super) preset: Preset,
+    pub(super) coverage: Coverage,
 }
 
 /// What the server told at first.
@@ -54,26 +66,41 @@ struct Told {
     /// Changed since the cookie.
     named: HashSet<StableId>,
     cookie: Option<Vec<u8>>,
+    entries: u64,
+    /// An ordinary search has been tried.
+    is_checked: bool,
 }
 
 impl Job {
     /// Tells the refresh, then every change, until the connection or the consumer ends. Never returns `Ok`.
     pub(super) async fn run(self, mut session: Session) -> Result<Infallible, DirectoryError> {
+        let mut newest = None;
         let refresh = async {
             let (stream, told) = self.told(&mut session).await?;
             if let Some(cookie) = &self.search.cookie {
                 self.reconcile(cookie, told.named).await?;
             }
-            let cookie = told.cookie.filter(|cookie| change_number(cookie).is_some());
+            newest = told.cookie.as_deref().and_then(change_number);
+            let cookie = self.worth_keeping(told.cookie.filter(|_| newest.is_some()));
             self.search.send(Event::EndRefresh(Authority::Everything, cookie)).await?;
             Ok(stream)
         };
         let mut stream = self.search.limited(refresh).await?;
         loop {
             if let Some(item) = self.search.change(&mut session, &mut stream).await? {
-                session = self.take(item, session).await?;
+                session = self.take(item, session, newest).await?;
             }
         }
+    }
+
+    /// The cookie of a refresh, or what tells the next run that it has to read everything.
+    fn worth_keeping(&self, cookie: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        if self.coverage.is_trustworthy(self.preset, &self.hinted.evidence) {
+            return cookie;
+        }
+        // A restart would forget what a change has shown.
+        let is_shown = self.coverage == Coverage::Hidden && self.hinted.evidence.is_recorded().is_some();
+        is_shown.then(|| OF_NO_USE.to_vec())
     }
 
     /// Begins the search, and takes in what it tells before it waits for changes: with a cookie the ids of
@@ -81,11 +108,13 @@ impl Job {
     async fn told(&self, session: &mut Session) -> Result<(Stream, Told), DirectoryError> {
         let mut told = Told::default();
         let mut batch = Batch::default();
-        let mut entries = 0;
+        if self.search.cookie.as_deref().is_some_and(|cookie| change_number(cookie).is_none()) {
+            return Err(self.refresh_required());
+        }
         let mut stream = self.search.request(session).await?;
         loop {
-            let Some(item) = self.search.next(session, &mut stream).await? else {
-                return Err(self.search.ended(&mut stream, entries).await);
+            let Some(item) = self.next(session, &mut stream, &mut told).await? else {
+                return Err(self.search.ended(&mut stream, told.entries).await);
             };
             if item.is_ref() {
                 continue;
@@ -104,7 +133,7 @@ impl Job {
                 continue;
             }
             let SyncState { state, id, .. } = self.search.state(&item.1)?;
-            entries += 1;
+            told.entries += 1;
             if self.search.cookie.is_some() {
                 told.named.insert(id);
                 if told.named.len() > MAX_REREAD {
@@ -116,13 +145,41 @@ impl Job {
         }
     }
 
+    /// The next message of the refresh; `None` where the search has ended. Silence is a failure: an ordinary
+    /// search says of what.
+    async fn next(
+        &self,
+        session: &mut Session,
+        stream: &mut Stream,
+        told: &mut Told,
+    ) -> Result<Option<ResultEntry>, DirectoryError> {
+        let limit = self.search.timeouts.read;
+        let suspicious = if told.is_checked { limit } else { SUSPICIOUS_SILENCE.min(limit) };
+        let mut heard = self.search.hear(session, stream, suspicious).await?;
+        if matches!(heard, Heard::Silence) && !told.is_checked {
+            told.is_checked = true;
+            self.search.heartbeat(session).await?;
+            let mut connection = Connection::open(&self.hinted.server, 0).await?;
+            connection.search_at_once(&self.search.base, &self.search.filter).await?;
+            connection.close().await;
+            heard = self.search.hear(session, stream, limit).await?;
+        }
+        match heard {
+            Heard::Message(item) => Ok(Some(item)),
+            Heard::End => Ok(None),
+            Heard::Silence => {
+                self.search.heartbeat(session).await?;
+                Err(self.silent(told.entries))
+            }
+        }
+    }
+
     /// Compares everything that exists with the mirror, and reads what differs.
     async fn reconcile(&self, cookie: &[u8], named: HashSet<StableId>) -> Result<(), DirectoryError> {
-        let mut connection = Connection::open(&self.source, 0).await?;
+        let mut connection = Connection::open(&self.hinted.server, 0).await?;
         // Only now: what is trimmed from here on was told before.
         let changes = connection.server().changes;
-        let covers = connection.changelog(&self.search.base).await.is_trustworthy(connection.server().preset);
-        if !covers || !change_number(cookie).is_some_and(|number| changes.reach_back_to(number)) {
+        if !change_number(cookie).is_some_and(|number| changes.reach_back_to(number)) {
             return Err(self.refresh_required());
         }
         let (listed, queue) = mpsc::channel(QUEUE);
@@ -154,7 +211,7 @@ impl Job {
             for entry in entries {
                 // Without an id it is nobody.
                 let Some(id) = stable_id(&entry, Preset::Ds389) else { continue };
-                if named.contains(&id) || !(self.is_known)(&id, &entry.dn) {
+                if named.contains(&id) || !(self.hinted.is_known)(&id, &entry.dn) {
                     differing.push(id);
                 } else {
                     present.push(id);
@@ -192,27 +249,43 @@ impl Job {
         handed_on
     }
 
-    /// Takes in one message of the persist stage.
-    async fn take(&self, item: ResultEntry, mut session: Session) -> Result<Session, DirectoryError> {
-        let mut checkpoint = None;
+    /// Takes in one message of the persist stage. `newest` is the number of the last change before it.
+    async fn take(
+        &self,
+        item: ResultEntry,
+        mut session: Session,
+        newest: Option<u64>,
+    ) -> Result<Session, DirectoryError> {
         if item.is_intermediate() {
-            if let Some(SyncInfo::NewCookie(cookie)) = self.search.info(&item)? {
-                checkpoint = Some(cookie);
-            }
-        } else if !item.is_ref() {
-            let SyncState { state, id, cookie } = self.search.state(&item.1)?;
-            checkpoint = cookie;
-            let event = match state {
-                State::Delete => {
-                    let found;
-                    (session, found) = self.look(session, &id).await?;
-                    found.map_or(Event::Deletes(vec![id]), |entry| Event::Upserts(vec![entry]))
-                }
-                _ => Event::Upserts(vec![self.search.entry(item)?]),
-            };
-            self.search.send(event).await?;
+            // It tells nothing here, and may be malformed all the same.
+            self.search.info(&item)?;
+            return Ok(session);
         }
-        if let Some(cookie) = checkpoint.filter(|cookie| change_number(cookie).is_some()) {
+        if item.is_ref() {
+            return Ok(session);
+        }
+        let SyncState { state, id, cookie } = self.search.state(&item.1)?;
+        let event = match state {
+            State::Delete => {
+                let found;
+                (session, found) = self.look(session, &id).await?;
+                found.map_or(Event::Deletes(vec![id]), |entry| Event::Upserts(vec![entry]))
+            }
+            _ => Event::Upserts(vec![self.search.entry(item)?]),
+        };
+        self.search.send(event).await?;
+        let number = cookie.as_deref().and_then(change_number);
+        let checkpoint = match &self.coverage {
+            Coverage::Hidden => {
+                // Each change has a greater number: an older one is that of an earlier change.
+                let is_recorded = number > newest;
+                self.hinted.evidence.show(is_recorded);
+                if is_recorded { cookie } else { Some(OF_NO_USE.to_vec()) }
+            }
+            Coverage::Covers => cookie.filter(|_| number.is_some()),
+            Coverage::Elsewhere(_) | Coverage::Excluded(_) | Coverage::NoIds => None,
+        };
+        if let Some(cookie) = checkpoint {
             self.search.send(Event::Checkpoint(cookie)).await?;
         }
         Ok(session)
@@ -245,6 +318,15 @@ impl Job {
 
     fn only(&self, ids: &[StableId]) -> Filter {
         self.search.filter.with_any(NS_UNIQUE_ID, ids.iter().map(unique_id))
+    }
+
+    /// With a cookie it may have been too much for the server, which looks up every change by itself.
+    fn silent(&self, entries: u64) -> DirectoryError {
+        if self.search.cookie.is_some() {
+            return self.refresh_required();
+        }
+        let (url, base) = (self.search.url.clone(), self.search.base.clone());
+        DirectoryError::SilentRefresh { url, base, entries }
     }
 
     fn refresh_required(&self) -> DirectoryError {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::frame::Violation;
 use crate::domain::directory::LdapUrl;
 use crate::domain::ldap_text::Dn;
 
@@ -66,6 +67,19 @@ pub enum DirectoryError {
     RefreshRequired {
         /// The server.
         url: LdapUrl,
+    },
+    /// 389 Directory Server says nothing when the search behind a refresh fails, whatever the reason is.
+    #[error(
+        "{url}: the server fell silent in the refresh of content synchronization of {base} after {entries} \
+         entries, while it answers everything else"
+    )]
+    SilentRefresh {
+        /// The server.
+        url: LdapUrl,
+        /// The search base.
+        base: Dn,
+        /// Entries told before.
+        entries: u64,
     },
     /// The server shows the DirSync control and does not work with it here.
     #[error("{url}: the server refuses DirSync: {problem}")]
@@ -128,6 +142,12 @@ pub enum DirectoryError {
         /// The server's answer.
         result: LdapResult,
     },
+    /// Content synchronization was to go on with changes (RFC 4533 section 3.4), and success ended it.
+    #[error("{url}: the server ended a search that was to stay open, as if nothing would ever change")]
+    NotPersistent {
+        /// The server.
+        url: LdapUrl,
+    },
     /// The page's result has no paging control, so that nobody knows whether more would follow.
     #[error("{url}: the search of {base} was answered without a valid paging control (RFC 2696): {problem}")]
     Paging {
@@ -138,8 +158,8 @@ pub enum DirectoryError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// An entry that is no entry (RFC 4511 section 4.5.2).
-    #[error("{url}: the search of {base} returned a malformed entry: {problem}")]
+    /// An entry that is no entry (RFC 4511 section 4.5.2), or a control or message of a mechanism that is none.
+    #[error("{url}: the search of {base} was answered with what is malformed: {problem}")]
     MalformedEntry {
         /// The server.
         url: LdapUrl,
@@ -354,15 +374,27 @@ pub enum ServerProblem {
         /// The server's answer.
         result: LdapResult,
     },
+    /// A person's password would go over the network as it is.
+    #[error("passwords of users are sent over TLS alone: use ldaps:// or starttls")]
+    NotEncrypted,
+    /// Neither yes nor no.
+    #[error("the server could not verify a password: {0}")]
+    Unverified(LdapResult),
     /// A clean close. Never a success.
     #[error("the server closed the connection")]
     Closed,
     /// An unclean one.
     #[error("the connection broke: {0}")]
     Broken(io::Error),
+    /// A notice of disconnection (RFC 4511 section 4.4.1).
+    #[error("the server ended the connection: {0}")]
+    Disconnected(LdapResult),
     /// Bytes that are no LDAP message.
     #[error("the server sent what is no LDAP message")]
     Malformed,
+    /// A message of a shape or size that is not taken.
+    #[error("the server sent {0}")]
+    Violation(Violation),
     /// An earlier error ended this connection.
     #[error("the connection has already failed")]
     Unusable,

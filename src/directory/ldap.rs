@@ -11,16 +11,21 @@ use std::time::{Duration, Instant};
 use ldap3::exop::WhoAmI;
 use ldap3::result::ExopResult;
 use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, StdStream};
-use tokio::sync::mpsc::Sender;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{self, Sender};
 
 use super::error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
 use super::group;
 use super::guard::guarded;
+use super::relay::Relay;
 use super::root_dse::{self, Server};
 use super::sweep::{Job, Swept};
 use super::sync_search::SyncSearch;
-use super::tls::{ADDRESS_PLACEHOLDER, Trust};
-use super::{Coverage, Event, IsKnown, ber, changelog, contentsync, dirsync, srv, syncrepl, tcp};
+use super::tls::Trust;
+use super::{
+    Coverage, Event, Hinted, Known, ber, changelog, contentsync, dirsync, reconcile, srv, syncrepl, tcp, tls,
+};
 use crate::domain::directory::{Bind, LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
 use crate::domain::group::Members;
 use crate::domain::ldap_text::{Dn, Filter};
@@ -28,6 +33,9 @@ use crate::domain::mapping::Entry;
 
 /// No password of a person or a machine is longer.
 const MAX_PASSWORD_BYTES: u64 = 4096;
+
+/// Asks for entries without attributes (RFC 4511 section 4.5.1.8).
+const NO_ATTRIBUTES: &str = "1.1";
 
 /// A server that was used before.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +56,8 @@ pub struct Connection {
     server: Server,
     timeouts: Timeouts,
     page_size: u32,
+    /// Once it was asked for.
+    coverage: Option<Coverage>,
     /// `None` after an error: what the server sends next is anybody's guess.
     session: Option<Session>,
 }
@@ -91,7 +101,6 @@ impl Connection {
             let encrypt = url.is_ldaps || source.tls.starttls;
             let attempt = Attempt {
                 url: url.clone(),
-                starttls: source.tls.starttls,
                 trust: trust.clone().filter(|_| encrypt),
                 credentials: credentials.clone(),
                 limit: source.timeouts.connect,
@@ -105,6 +114,7 @@ impl Connection {
                         server: root_dse::server(root_dse.as_ref(), source.preset),
                         timeouts: source.timeouts,
                         page_size: source.page_size,
+                        coverage: None,
                         session: Some(session),
                     });
                 }
@@ -145,6 +155,31 @@ impl Connection {
         attributes: &[&str],
         events: &Sender<Event>,
     ) -> Result<Swept, DirectoryError> {
+        let page_size = self.server.pages.then_some(self.page_size);
+        self.search(base, filter, attributes, page_size, events).await
+    }
+
+    /// Searches without pages, which counts for the server's limits as content synchronization does, and
+    /// reads no attributes. The error is the server's reason why it won't tell everything; after a success
+    /// the connection can be used again.
+    pub async fn search_at_once(&mut self, base: &Dn, filter: &Filter) -> Result<Swept, DirectoryError> {
+        let (events, mut told) = mpsc::channel(1);
+        let drain = async move { while told.recv().await.is_some() {} };
+        let search = async {
+            let events = events;
+            self.search(base, filter, &[NO_ATTRIBUTES], None, &events).await
+        };
+        tokio::join!(search, drain).0
+    }
+
+    async fn search(
+        &mut self,
+        base: &Dn,
+        filter: &Filter,
+        attributes: &[&str],
+        page_size: Option<u32>,
+        events: &Sender<Event>,
+    ) -> Result<Swept, DirectoryError> {
         let Some(session) = self.session.take() else {
             return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
         };
@@ -153,7 +188,7 @@ impl Connection {
             base: base.clone(),
             filter: filter.clone(),
             attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
-            page_size: self.server.pages.then_some(self.page_size),
+            page_size,
             timeouts: self.timeouts,
             events: events.clone(),
         };
@@ -168,14 +203,15 @@ impl Connection {
     /// [`DirectoryError::RefreshRequired`] where the cookie is of no use.
     ///
     /// With `hinted`, which 389 Directory Server needs, what changed since the cookie is only a hint: the
-    /// ids of everything are compared with the mirror, on a second connection.
+    /// ids of everything are compared with the mirror, on a second connection. Without
+    /// [`changelog`](Connection::changelog) before it, nothing is known of its changelog.
     pub async fn follow(
         mut self,
         base: &Dn,
         filter: &Filter,
         attributes: &[&str],
         cookie: Option<Vec<u8>>,
-        hinted: Option<(&LdapSource, IsKnown)>,
+        hinted: Option<Hinted>,
         events: &Sender<Event>,
     ) -> DirectoryError {
         let Some(session) = self.session.take() else {
@@ -192,9 +228,11 @@ impl Connection {
         };
         let outcome = match hinted {
             None => guarded(syncrepl::Job { search }.run(session)).await,
-            Some((source, is_known)) => {
-                let source = LdapSource { urls: vec![self.url.clone()], ..source.clone() };
-                guarded(contentsync::Job { search, source, is_known }.run(session)).await
+            Some(hinted) => {
+                let server = LdapSource { urls: vec![self.url.clone()], ..hinted.server };
+                let hinted = Hinted { server, ..hinted };
+                let (preset, coverage) = (self.server.preset, self.coverage.unwrap_or(Coverage::Hidden));
+                guarded(contentsync::Job { search, hinted, preset, coverage }.run(session)).await
             }
         };
         match outcome {
@@ -202,6 +240,35 @@ impl Connection {
             Ok(Err(error)) => error,
             Err(_) => DirectoryError::Panicked { url: self.url },
         }
+    }
+
+    /// Compares the ids of everything with the mirror: tells who is there unchanged by their ids, and what
+    /// differs by its entries, but no end of a refresh. Another search must tell it, and what changed
+    /// since the cookie. The error is [`DirectoryError::RefreshRequired`] where too much differs.
+    pub async fn reconcile(
+        &mut self,
+        base: &Dn,
+        filter: &Filter,
+        attributes: &[&str],
+        known: Known,
+        events: &Sender<Event>,
+    ) -> Result<(), DirectoryError> {
+        let Some(session) = self.session.take() else {
+            return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
+        };
+        let job = reconcile::Job {
+            url: self.url.clone(),
+            base: base.clone(),
+            filter: filter.clone(),
+            attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
+            preset: self.server.preset,
+            timeouts: self.timeouts,
+            known,
+            events: events.clone(),
+        };
+        let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
+        self.session = Some(guarded(job.run(session)).await.map_err(panicked)??);
+        Ok(())
     }
 
     /// Whether the changelog of 389 Directory Server records the changes of a base. An error is like
@@ -216,7 +283,9 @@ impl Connection {
         };
         let Ok(Some((session, settings))) = guarded(read).await else { return Coverage::Hidden };
         self.session = Some(session);
-        changelog::coverage(settings.as_ref(), base)
+        let coverage = changelog::coverage(settings.as_ref(), base);
+        self.coverage = Some(coverage.clone());
+        coverage
     }
 
     /// Polls by DirSync: tells what changed since `cookie`, or everything without one, then
@@ -288,10 +357,11 @@ pub(super) struct Session {
     line: Line,
 }
 
-/// The driver, until it ends.
+/// The driver, until it ends, and what stands between it and the server.
 pub(super) struct Line {
     driver: Option<Driver>,
     broken: Option<io::Error>,
+    relay: Relay,
 }
 
 impl fmt::Debug for Session {
@@ -301,8 +371,15 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    fn new(driver: LdapConnAsync, ldap: Ldap) -> Session {
-        Session { ldap, line: Line { driver: Some(Box::pin(driver.drive())), broken: None } }
+    /// A session on a stream to the server, through a relay.
+    async fn over(server: impl AsyncRead + AsyncWrite + Send + 'static) -> Result<Session, ServerProblem> {
+        /// The library's word for a Unix socket, one that is connected already.
+        const SOCKET: &str = "ldapi:///";
+        let (relay, library) = Relay::start(server).map_err(ServerProblem::Broken)?;
+        let settings = LdapConnSettings::new().set_std_stream(StdStream::Unix(library));
+        let opened = LdapConnAsync::with_settings(settings, SOCKET).await;
+        let (driver, ldap) = opened.map_err(|error| problem(error, None))?;
+        Ok(Session { ldap, line: Line { driver: Some(Box::pin(driver.drive())), broken: None, relay } })
     }
 
     /// The handle and the line apart, for operations that borrow the handle.
@@ -359,8 +436,11 @@ impl Session {
     }
 
     async fn unbind(&mut self, limit: Duration) {
-        let farewell = self.line.with(self.ldap.unbind());
-        // Nothing depends on it.
+        let farewell = async {
+            // Nothing depends on it.
+            let _ = self.line.with(self.ldap.unbind()).await;
+            self.line.relay.finished().await;
+        };
         let _ = tokio::time::timeout(limit, farewell).await;
     }
 }
@@ -375,7 +455,7 @@ impl Line {
         if let Some(driver) = &mut self.driver {
             let ended = tokio::select! {
                 biased;
-                result = &mut operation => return result.map_err(|error| problem(error, self.broken.take())),
+                result = &mut operation => return result.map_err(|error| self.problem(error)),
                 ended = driver => ended,
             };
             self.driver = None;
@@ -384,13 +464,19 @@ impl Line {
             }
         }
         // The driver is gone and its channels with it: what it had read is taken, then comes an error.
-        operation.await.map_err(|error| problem(error, self.broken.take()))
+        operation.await.map_err(|error| self.problem(error))
+    }
+
+    /// What the relay found says more than what the library noticed of it.
+    fn problem(&mut self, error: LdapError) -> ServerProblem {
+        let noticed = problem(error, self.broken.take());
+        self.relay.problem().unwrap_or(noticed)
     }
 }
 
 /// What an error of the LDAP library means. A closed channel means that the connection is gone; `broken`
 /// is the reason, which is none when the server closed it in order.
-pub(super) fn problem(error: LdapError, broken: Option<io::Error>) -> ServerProblem {
+fn problem(error: LdapError, broken: Option<io::Error>) -> ServerProblem {
     match (error, broken) {
         (LdapError::Io { source }, _) | (_, Some(source)) => {
             // The library's own word for bytes that it can't read.
@@ -405,12 +491,12 @@ pub(super) fn problem(error: LdapError, broken: Option<io::Error>) -> ServerProb
 }
 
 /// One server, one try.
-struct Attempt {
-    url: LdapUrl,
-    starttls: bool,
-    trust: Option<Trust>,
-    credentials: Arc<Credentials>,
-    limit: Duration,
+pub(super) struct Attempt {
+    pub(super) url: LdapUrl,
+    /// Whom to trust, where the connection is to be encrypted.
+    pub(super) trust: Option<Trust>,
+    pub(super) credentials: Arc<Credentials>,
+    pub(super) limit: Duration,
 }
 
 impl Attempt {
@@ -422,13 +508,26 @@ impl Attempt {
         }
     }
 
-    async fn steps(&self, step: &mut ConnectStep) -> Result<Bound, ServerProblem> {
+    /// Only connects, for whoever binds later.
+    pub(super) async fn connect(self) -> Result<Session, ServerProblem> {
+        let mut step = ConnectStep::Resolve;
+        match tokio::time::timeout(self.limit, self.line(&mut step)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ServerProblem::ConnectTimeout(self.limit, step)),
+        }
+    }
+
+    async fn line(&self, step: &mut ConnectStep) -> Result<Session, ServerProblem> {
         let deadline = Instant::now() + self.limit;
         let addresses = tcp::resolve(&self.url).await?;
         *step = ConnectStep::Connect;
         let socket = tcp::connect(&addresses, deadline).await?;
         *step = ConnectStep::Tls;
-        let mut session = self.encrypt(socket).await?;
+        self.session(socket).await
+    }
+
+    async fn steps(&self, step: &mut ConnectStep) -> Result<Bound, ServerProblem> {
+        let mut session = self.line(step).await?;
         *step = ConnectStep::Bind;
         let identity = session.bind(&self.credentials).await.map_err(|problem| self.explain(problem))?;
         *step = ConnectStep::RootDse;
@@ -444,28 +543,12 @@ impl Attempt {
         }
     }
 
-    async fn encrypt(&self, socket: std::net::TcpStream) -> Result<Session, ServerProblem> {
-        let mut settings = LdapConnSettings::new().set_std_stream(StdStream::Tcp(socket));
-        if let Some(trust) = &self.trust {
-            let config = trust.config(&self.url).map_err(|error| ServerProblem::Tls(error.to_string()))?;
-            settings = settings.set_config(Arc::new(config)).set_starttls(self.starttls);
+    async fn session(&self, mut socket: TcpStream) -> Result<Session, ServerProblem> {
+        let Some(trust) = &self.trust else { return Session::over(socket).await };
+        if !self.url.is_ldaps {
+            tls::start_tls(&mut socket).await?;
         }
-        let opened = LdapConnAsync::with_settings(settings, &self.library_url()).await;
-        let (driver, ldap) = opened.map_err(|error| match (error, &self.trust) {
-            (LdapError::LdapResult { result }, _) => {
-                ServerProblem::StartTls(LdapResult::new(result.rc, &result.text))
-            }
-            (error, Some(trust)) => trust.explain(&self.url, error),
-            (error, None) => problem(error, None),
-        })?;
-        Ok(Session::new(driver, ldap))
-    }
-
-    /// The library takes scheme and host name from it; the socket is connected already.
-    fn library_url(&self) -> String {
-        let scheme = if self.url.is_ldaps { "ldaps" } else { "ldap" };
-        let host = if self.url.host.contains(':') { ADDRESS_PLACEHOLDER } else { &self.url.host };
-        format!("{scheme}://{host}:{}", self.url.port)
+        Session::over(trust.encrypt(&self.url, socket).await?).await
     }
 }
 
@@ -473,7 +556,7 @@ impl Attempt {
 type Bound = (Session, Option<Entry>, String);
 
 /// Who the daemon is, with the password. Not `Debug`.
-enum Credentials {
+pub(super) enum Credentials {
     Anonymous,
     Simple { bind: SimpleBind, password: String },
     External { cert_file: PathBuf },

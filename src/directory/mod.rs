@@ -6,6 +6,8 @@
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
 //! - [`Connection::follow`] and [`Connection::dirsync`] tell only changes, from a cookie on;
 //! - [`Connection::members`] reads a group, of which only the members are to be mapped;
+//! - [`Connection::reconcile`] compares the ids of everything with the mirror before that;
+//! - [`Verifier`] verifies passwords of users;
 //! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
 //!
 //! **[`Event::EndRefresh`] is the only word that lets users be removed**, and it is sent in one place
@@ -15,11 +17,12 @@
 //! deadline, a consumer that left) is a [`DirectoryError`].
 //!
 //! **Hostile bytes.** What a server sends is parsed here without panics where the LDAP library leaves it
-//! raw. The library itself panics on some malformed messages, so all of its code runs in a task of its
-//! own, and a panic there becomes [`DirectoryError::Panicked`] (a panic hook that ends the process asks
-//! [`is_guarded`] first). The task ends with the future that waits for it. Two things can't be kept from
-//! it: it recurses as deep as a message nests, and it buffers a message as long as its head announces, for
-//! as long as the deadlines let it. A server without TLS must therefore be in a network that is trusted.
+//! raw. The library itself recurses as deep as a message nests and buffers as much as a head announces, so
+//! `relay` stands between the server and it, and ends the connection at the first byte that is not as
+//! `frame` wants it. The library also panics on some messages whose shape is right and whose content is not,
+//! so all of its code runs in a task of its own, and a panic there becomes [`DirectoryError::Panicked`] (a
+//! panic hook that ends the process asks [`is_guarded`] first). The task ends with the future that waits for
+//! it.
 
 mod batch;
 mod ber;
@@ -29,11 +32,14 @@ mod dirsync;
 mod dirsync_wire;
 mod error;
 pub mod file;
+mod frame;
 mod group;
 mod guard;
 mod identity;
 mod ldap;
 pub mod ldif;
+mod reconcile;
+mod relay;
 mod rfc4533;
 mod root_dse;
 mod srv;
@@ -42,18 +48,22 @@ mod sync_search;
 mod syncrepl;
 mod tcp;
 mod tls;
+mod verify;
 
-pub use changelog::{Changes, Coverage};
-pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
+pub use changelog::{Changes, Coverage, Evidence};
+pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem, Violation};
 pub use group::keeps_member_of;
 pub use guard::is_guarded;
 pub use ldap::{Connection, LastServer};
+pub use reconcile::Known;
 pub use root_dse::Server;
 pub use srv::SrvProblem;
 pub use sweep::Swept;
+pub use verify::Verifier;
 
 use std::sync::Arc;
 
+use crate::domain::directory::LdapSource;
 use crate::domain::mapping::Entry;
 use crate::domain::name::StableId;
 pub use crate::domain::sync::Authority;
@@ -61,11 +71,24 @@ pub use crate::domain::sync::Authority;
 /// Whether the mirror has a living user with this id and DN.
 pub type IsKnown = Arc<dyn Fn(&StableId, &str) -> bool + Send + Sync>;
 
+/// What content synchronization of 389 Directory Server needs, which is only a hint there.
+#[derive(Clone)]
+pub struct Hinted {
+    /// For a second connection, to the same server.
+    pub server: LdapSource,
+    /// The mirror.
+    pub is_known: IsKnown,
+    /// Of the runs before, and for those to come.
+    pub evidence: Evidence,
+}
+
 /// What a driver tells of its directory.
 #[derive(Debug)]
 pub enum Event {
     /// Entries that exist, a bounded batch of them.
     Upserts(Vec<Entry>),
+    /// Entries that exist, and of which the mirror should know already: what differs is drift.
+    Differences(Vec<Entry>),
     /// Entries that exist and did not change.
     Present(Vec<StableId>),
     /// Entries that are gone.

@@ -3,7 +3,9 @@
 
 use ldap3::asn1::{PL, StructureTag};
 
-use super::ber::{ENUMERATED, Malformed, OCTET_STRING, SEQUENCE, element, optional, push_element};
+use super::ber::{
+    ENUMERATED, MAX_COOKIE_BYTES, Malformed, OCTET_STRING, SEQUENCE, element, optional, push_element,
+};
 use crate::domain::name::StableId;
 
 /// The control of a request.
@@ -52,7 +54,7 @@ pub(super) struct SyncState {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum SyncInfo {
     /// Only a cookie.
-    NewCookie(Vec<u8>),
+    NewCookie(Option<Vec<u8>>),
     /// The end of a delete phase.
     RefreshDelete { cookie: Option<Vec<u8>>, done: bool },
     /// The end of a present phase.
@@ -85,9 +87,27 @@ pub(super) fn state(value: &[u8]) -> Result<SyncState, Malformed> {
         _ => return Err("the entry's state is unknown"),
     };
     let (id, content) = element(content, OCTET_STRING)?;
-    let id = StableId::new(id).ok_or("the entry has no id")?;
-    let (cookie, _) = optional(content, OCTET_STRING)?;
-    Ok(SyncState { state, id, cookie: cookie.map(<[u8]>::to_vec) })
+    let (cookie, _) = optional_cookie(content)?;
+    Ok(SyncState { state, id: sync_uuid(id)?, cookie })
+}
+
+/// `syncUUID ::= OCTET STRING (SIZE(16))` (RFC 4533 section 2.1).
+fn sync_uuid(bytes: &[u8]) -> Result<StableId, Malformed> {
+    const PROBLEM: Malformed = "an id does not have 16 bytes";
+    if bytes.len() == 16 { StableId::new(bytes).ok_or(PROBLEM) } else { Err(PROBLEM) }
+}
+
+fn optional_cookie(content: &[u8]) -> Result<(Option<Vec<u8>>, &[u8]), Malformed> {
+    let (bytes, rest) = optional(content, OCTET_STRING)?;
+    Ok((cookie(bytes.unwrap_or_default())?, rest))
+}
+
+/// An empty cookie is none: a server that got it back would begin from nothing.
+fn cookie(bytes: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
+    if bytes.len() > MAX_COOKIE_BYTES {
+        return Err("the cookie is too long");
+    }
+    Ok((!bytes.is_empty()).then(|| bytes.to_vec()))
 }
 
 /// Reads an intermediate message; `None` for one of another kind.
@@ -112,10 +132,9 @@ fn info(value: &[u8]) -> Result<SyncInfo, Malformed> {
     let tag = *value.first().ok_or("a sync info message is empty")?;
     let (content, _) = element(value, tag)?;
     match tag {
-        NEW_COOKIE => Ok(SyncInfo::NewCookie(content.to_vec())),
+        NEW_COOKIE => cookie(content).map(SyncInfo::NewCookie),
         REFRESH_DELETE | REFRESH_PRESENT => {
-            let (cookie, content) = optional(content, OCTET_STRING)?;
-            let cookie = cookie.map(<[u8]>::to_vec);
+            let (cookie, content) = optional_cookie(content)?;
             let done = boolean(content, true)?.0;
             Ok(if tag == REFRESH_DELETE {
                 SyncInfo::RefreshDelete { cookie, done }
@@ -124,14 +143,13 @@ fn info(value: &[u8]) -> Result<SyncInfo, Malformed> {
             })
         }
         SYNC_ID_SET => {
-            let (cookie, content) = optional(content, OCTET_STRING)?;
-            let cookie = cookie.map(<[u8]>::to_vec);
+            let (cookie, content) = optional_cookie(content)?;
             let (deletes, content) = boolean(content, false)?;
             let (mut set, _) = element(content, SET)?;
             let mut ids = Vec::new();
             while !set.is_empty() {
                 let (id, rest) = element(set, OCTET_STRING)?;
-                ids.push(StableId::new(id).ok_or("an id is empty")?);
+                ids.push(sync_uuid(id)?);
                 set = rest;
                 if ids.len() > MAX_IDS {
                     return Err("an id set is too large");
@@ -187,7 +205,9 @@ mod tests {
 
     #[test]
     fn infos_are_read_with_their_defaults() {
-        assert_eq!(info(&[0x80, 1, b'c']), Ok(SyncInfo::NewCookie(b"c".to_vec())));
+        assert_eq!(info(&[0x80, 1, b'c']), Ok(SyncInfo::NewCookie(Some(b"c".to_vec()))));
+        assert_eq!(info(&[0x80, 0]), Ok(SyncInfo::NewCookie(None)));
+        assert_eq!(info(&[0xa1, 2, 4, 0]), Ok(SyncInfo::RefreshDelete { cookie: None, done: true }));
         assert_eq!(info(&[0xa1, 0]), Ok(SyncInfo::RefreshDelete { cookie: None, done: true }));
         assert_eq!(
             info(&[0xa2, 6, 4, 1, b'c', 1, 1, 0]),

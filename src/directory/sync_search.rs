@@ -11,7 +11,7 @@ use ldap3::exop::WhoAmI;
 use ldap3::{ResultEntry, Scope, SearchStream};
 use tokio::sync::mpsc::Sender;
 
-use super::error::{DirectoryError, LdapResult, ServerProblem};
+use super::error::{DirectoryError, LdapResult, ServerProblem, clean};
 use super::ldap::Session;
 use super::rfc4533::{self, E_SYNC_REFRESH_REQUIRED, SyncInfo, SyncState};
 use super::{Event, ber};
@@ -42,6 +42,14 @@ pub(super) struct SyncSearch {
 
 pub(super) type Stream = SearchStream<'static, String, Arc<[String]>>;
 
+/// What came within some time.
+pub(super) enum Heard {
+    Message(ResultEntry),
+    /// The search has ended.
+    End,
+    Silence,
+}
+
 impl SyncSearch {
     /// Runs a refresh under the deadline for reading everything.
     pub(super) async fn limited<T>(
@@ -68,20 +76,15 @@ impl SyncSearch {
         session: &mut Session,
         stream: &mut Stream,
     ) -> Result<Option<ResultEntry>, DirectoryError> {
-        let waiting = {
-            let (_, line) = session.parts();
-            tokio::time::timeout(HEARTBEAT_EVERY, line.with(stream.next())).await
-        };
-        match waiting {
-            Err(_) => self.heartbeat(session).await.map(|()| None),
-            Ok(Err(problem)) => Err(self.lost(problem)),
-            Ok(Ok(None)) => Err(self.ended(stream, 0).await),
-            Ok(Ok(Some(item))) => Ok(Some(item)),
+        match self.hear(session, stream, HEARTBEAT_EVERY).await? {
+            Heard::Message(item) => Ok(Some(item)),
+            Heard::End => Err(self.ended(stream, 0).await),
+            Heard::Silence => self.heartbeat(session).await.map(|()| None),
         }
     }
 
     /// A half-open connection is silent for ever: the server has to say something.
-    async fn heartbeat(&self, session: &mut Session) -> Result<(), DirectoryError> {
+    pub(super) async fn heartbeat(&self, session: &mut Session) -> Result<(), DirectoryError> {
         let (ldap, line) = session.parts();
         match tokio::time::timeout(HEARTBEAT_DEADLINE, line.with(ldap.extended(WhoAmI))).await {
             // Any answer will do: a server may not know the operation.
@@ -114,11 +117,26 @@ impl SyncSearch {
         session: &mut Session,
         stream: &mut Stream,
     ) -> Result<Option<ResultEntry>, DirectoryError> {
+        match self.hear(session, stream, self.timeouts.read).await? {
+            Heard::Message(item) => Ok(Some(item)),
+            Heard::End => Ok(None),
+            Heard::Silence => Err(self.lost(ServerProblem::Silent(self.timeouts.read))),
+        }
+    }
+
+    /// Waits for a message, so long.
+    pub(super) async fn hear(
+        &self,
+        session: &mut Session,
+        stream: &mut Stream,
+        limit: Duration,
+    ) -> Result<Heard, DirectoryError> {
         let (_, line) = session.parts();
-        match tokio::time::timeout(self.timeouts.read, line.with(stream.next())).await {
-            Ok(Ok(item)) => Ok(item),
+        match tokio::time::timeout(limit, line.with(stream.next())).await {
+            Ok(Ok(Some(item))) => Ok(Heard::Message(item)),
+            Ok(Ok(None)) => Ok(Heard::End),
             Ok(Err(problem)) => Err(self.lost(problem)),
-            Err(_) => Err(self.lost(ServerProblem::Silent(self.timeouts.read))),
+            Err(_) => Ok(Heard::Silence),
         }
     }
 
@@ -132,7 +150,12 @@ impl SyncSearch {
             3 => DirectoryError::TimeLimit { url, base, entries },
             code @ (4 | 11) => DirectoryError::SizeLimit { url, base, entries, code },
             32 => DirectoryError::NoSuchBase { url, base },
-            // It must not end well: that would be a refresh without persistence.
+            // A refresh without persistence.
+            0 => DirectoryError::NotPersistent { url },
+            10 => {
+                let target = result.refs.first().map_or("another server".to_owned(), |first| clean(first));
+                DirectoryError::Referral { url, base, target }
+            }
             code => DirectoryError::Refused { url, base, result: LdapResult::new(code, &result.text) },
         }
     }

@@ -130,7 +130,7 @@ impl Job {
         let mut checkpoint = None;
         if item.is_intermediate() {
             match self.search.info(&item)? {
-                Some(SyncInfo::NewCookie(cookie)) => checkpoint = Some(cookie),
+                Some(SyncInfo::NewCookie(cookie)) => checkpoint = cookie,
                 Some(SyncInfo::IdSet { cookie, deletes: true, ids }) => {
                     self.search.send(Event::Deletes(ids)).await?;
                     checkpoint = cookie;

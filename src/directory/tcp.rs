@@ -28,10 +28,7 @@ pub(super) async fn resolve(url: &LdapUrl) -> Result<Vec<SocketAddr>, ServerProb
 
 /// Connects to the first address that answers. Each gets an equal share of the time that is left, so that
 /// one in a black hole (an IPv6 address without a route, often) leaves time for the next.
-pub(super) async fn connect(
-    addresses: &[SocketAddr],
-    deadline: Instant,
-) -> Result<std::net::TcpStream, ServerProblem> {
+pub(super) async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, ServerProblem> {
     let mut problem = ServerProblem::NoAddress;
     for (at, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -40,7 +37,7 @@ pub(super) async fn connect(
         let attempt = async {
             let stream = TcpStream::connect(address).await?;
             configure(&stream)?;
-            stream.into_std()
+            Ok(stream)
         };
         problem = match tokio::time::timeout(share, attempt).await {
             Ok(Ok(stream)) => return Ok(stream),

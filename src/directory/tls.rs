@@ -1,22 +1,20 @@
-//! Whom to trust, and what a failed handshake means.
+//! TLS: whom to trust, StartTLS, the handshake, and what its failure means.
 
-use std::net::Ipv6Addr;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ldap3::LdapError;
-use rustls::client::WantsClientCert;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore,
-    SignatureScheme,
-};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-use super::error::{DirectoryError, ServerProblem};
+use super::ber;
+use super::error::{DirectoryError, LdapResult, ServerProblem};
 use super::identity::Identity;
 use crate::domain::directory::{LdapUrl, Tls};
 
@@ -45,42 +43,36 @@ impl Trust {
         Ok(Trust { roots: Arc::new(roots), ca_file: tls.ca_file.clone(), identity })
     }
 
-    /// The TLS configuration for one server.
-    pub(super) fn config(&self, url: &LdapUrl) -> Result<ClientConfig, rustls::Error> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-        let Ok(address) = url.host.parse::<Ipv6Addr>() else {
-            return self.identify(builder.with_root_certificates(self.roots.clone()));
-        };
-        let verifier = verify_address(address, self.roots.clone(), provider)?;
-        let mut config = self.identify(builder.dangerous().with_custom_certificate_verifier(verifier))?;
-        config.enable_sni = false;
-        Ok(config)
+    /// Encrypts a connection to a server, whose certificate must be for the host in the URL.
+    pub(super) async fn encrypt(
+        &self,
+        url: &LdapUrl,
+        socket: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, ServerProblem> {
+        let config = self.config().map_err(|error| ServerProblem::Tls(error.to_string()))?;
+        let host = ServerName::try_from(url.host.clone()).map_err(|_| ServerProblem::TlsHost)?;
+        let connecting = TlsConnector::from(Arc::new(config)).connect(host, socket);
+        connecting.await.map_err(|error| self.explain(url, &error))
     }
 
-    fn identify(
-        &self,
-        builder: ConfigBuilder<ClientConfig, WantsClientCert>,
-    ) -> Result<ClientConfig, rustls::Error> {
+    /// The TLS configuration.
+    fn config(&self) -> Result<ClientConfig, rustls::Error> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let builder = builder.with_root_certificates(self.roots.clone());
         match &self.identity {
             Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()),
             None => Ok(builder.with_no_client_auth()),
         }
     }
 
-    /// Explains a failed connection set-up.
-    pub(super) fn explain(&self, url: &LdapUrl, error: LdapError) -> ServerProblem {
-        match error {
-            LdapError::Io { source } => match source.get_ref().and_then(|inner| inner.downcast_ref()) {
-                Some(rustls::Error::InvalidCertificate(problem)) => self.certificate(url, problem),
-                Some(rustls::Error::AlertReceived(alert)) => self.refused(*alert),
-                Some(error) => ServerProblem::Tls(error.to_string()),
-                None => ServerProblem::Tls(source.to_string()),
-            },
-            LdapError::Rustls { source } => ServerProblem::Tls(source.to_string()),
-            LdapError::DNSName { .. } => ServerProblem::TlsHost,
-            other => super::ldap::problem(other, None),
+    /// Explains a failed handshake.
+    fn explain(&self, url: &LdapUrl, error: &io::Error) -> ServerProblem {
+        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(problem)) => self.certificate(url, problem),
+            Some(rustls::Error::AlertReceived(alert)) => self.refused(*alert),
+            Some(error) => ServerProblem::Tls(error.to_string()),
+            None => ServerProblem::Tls(error.to_string()),
         }
     }
 
@@ -158,59 +150,48 @@ fn system_roots() -> Result<RootCertStore, DirectoryError> {
     if roots.is_empty() { Err(DirectoryError::NoSystemRoots) } else { Ok(roots) }
 }
 
-/// The LDAP library can't name an IPv6 address to the TLS library, which takes it without the brackets
-/// of the URL. This checks the certificate for the address, whatever name the library asks for.
-#[derive(Debug)]
-struct VerifyAddress {
-    address: ServerName<'static>,
-    verifier: Arc<WebPkiServerVerifier>,
+/// No answer to StartTLS is longer: a result with a few words.
+const MAX_STARTTLS_ANSWER: usize = 16 * 1024;
+
+/// Asks the server to go on encrypted (RFC 4511 section 4.14). Nothing that it sends in the clear after its
+/// answer is taken for more than the beginning of the handshake.
+pub(super) async fn start_tls(socket: &mut TcpStream) -> Result<(), ServerProblem> {
+    // LDAPMessage { messageID 1, extendedReq [APPLICATION 23] { requestName [0] 1.3.6.1.4.1.1466.20037 } }
+    const REQUEST: &[u8] = b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20037";
+    let broken = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => ServerProblem::Closed,
+        _ => ServerProblem::Broken(error),
+    };
+    socket.write_all(REQUEST).await.map_err(broken)?;
+    let answer = read_answer(socket).await.map_err(broken)?.ok_or(ServerProblem::Malformed)?;
+    match starttls_result(&answer) {
+        Ok(LdapResult { code: 0, .. }) => Ok(()),
+        Ok(result) => Err(ServerProblem::StartTls(result)),
+        Err(_) => Err(ServerProblem::Malformed),
+    }
 }
 
-/// The name in the URL that the LDAP library gets instead (RFC 6761 section 6.4).
-pub(super) const ADDRESS_PLACEHOLDER: &str = "address.invalid";
-
-fn verify_address(
-    address: Ipv6Addr,
-    roots: Arc<RootCertStore>,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<VerifyAddress>, rustls::Error> {
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider)
-        .build()
-        .map_err(|error| rustls::Error::General(error.to_string()))?;
-    Ok(Arc::new(VerifyAddress { address: ServerName::from(std::net::IpAddr::V6(address)), verifier }))
+/// One message to its last byte and no byte more: its content, `None` where it is none or too long.
+async fn read_answer(socket: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
+    let mut head = [0; 2];
+    socket.read_exact(&mut head).await?;
+    let mut length = usize::from(head[1]);
+    if length >= 0x80 {
+        let mut bytes = [0; size_of::<u32>()];
+        let Some(bytes) = bytes.get_mut(..length & 0x7f) else { return Ok(None) };
+        socket.read_exact(bytes).await?;
+        length = bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+    }
+    if head[0] != ber::SEQUENCE || length > MAX_STARTTLS_ANSWER {
+        return Ok(None);
+    }
+    let mut content = vec![0; length];
+    socket.read_exact(&mut content).await?;
+    Ok(Some(content))
 }
 
-impl ServerCertVerifier for VerifyAddress {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verifier.verify_server_cert(end_entity, intermediates, &self.address, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
+/// What a server answered to StartTLS, or told on its own.
+fn starttls_result(message: &[u8]) -> Result<LdapResult, ber::Malformed> {
+    let (_id, content) = ber::element(message, ber::INTEGER)?;
+    ber::extended_result(content).map(|(result, _)| result)
 }

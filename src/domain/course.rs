@@ -58,9 +58,14 @@ impl Mechanism {
         self == Mechanism::ContentSync
     }
 
-    /// Goes on from a cookie, so that only changes are told, and everything is read again now and then.
+    /// Goes on from a cookie, so that only changes are told, and the mirror is proved equal now and then.
     pub fn keeps_cookies(self) -> bool {
         matches!(self, Mechanism::SyncRepl | Mechanism::ContentSync | Mechanism::DirSync)
+    }
+
+    /// Proves the mirror equal by the ids of everything; the others read everything for it.
+    pub fn reconciles_by_ids(self) -> bool {
+        self == Mechanism::SyncRepl
     }
 }
 
@@ -83,7 +88,7 @@ pub fn choose(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
         Choice::SyncRepl => (Mechanism::SyncRepl, "the configuration says so"),
         Choice::DirSync => (Mechanism::DirSync, "the configuration says so"),
         Choice::Auto if offers.syncrepl => (Mechanism::SyncRepl, "the server offers it"),
-        Choice::Auto if offers.content_sync => (Mechanism::Sweep, "syncrepl is used here when asked for"),
+        Choice::Auto if offers.content_sync => (Mechanism::ContentSync, "the server offers it"),
         Choice::Auto if offers.dirsync => (Mechanism::Sweep, "dirsync is used here when asked for"),
         Choice::Auto => (Mechanism::Sweep, "the server offers no better one"),
     }
@@ -103,9 +108,15 @@ pub enum Start {
 pub struct Run {
     /// Where it begins.
     pub start: Start,
+    /// It proves the mirror equal to the directory, all of whose changes were told before. What differs is
+    /// drift.
+    pub reconciles: bool,
     /// The size of a held loss that an administrator let through.
     pub approved: Option<u64>,
 }
+
+/// An ordinary run.
+const FROM_COOKIE: Run = Run { start: Start::Cookie, reconciles: false, approved: None };
 
 /// What the shell has to do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,7 +125,7 @@ pub enum Action {
     Run(Run),
     /// Wait so long, then say [`Happened::Due`].
     Wait(Duration),
-    /// Go on following; say [`Happened::Due`] when the next full sync is due.
+    /// Go on following; say [`Happened::ReconcileDue`] when it is.
     Follow,
     /// There is nothing to do: an approval came when nothing was held.
     Nothing,
@@ -134,10 +145,12 @@ pub enum Happened {
     RefreshRequired,
     /// The run failed.
     Failed,
-    /// The wait is over, or a full sync is due.
-    Due {
-        /// Everything is to be read.
-        full: bool,
+    /// The wait is over.
+    Due,
+    /// The last proof that the mirror equals the directory is too old.
+    ReconcileDue {
+        /// Where the next one begins.
+        start: Start,
     },
     /// An administrator wants a sync now.
     Asked {
@@ -169,14 +182,15 @@ pub struct Course {
     phase: Phase,
     run: Run,
     failures: u32,
-    held: Option<u64>,
+    /// The size of what the brake holds back, and the run that finds it again.
+    held: Option<(u64, Run)>,
     poll_every: Duration,
 }
 
 impl Course {
     /// A directory whose sync is about to begin, and the first thing to do.
     pub fn begin(poll_every: Duration) -> (Course, Action) {
-        let run = Run { start: Start::Cookie, approved: None };
+        let run = FROM_COOKIE;
         (Course { phase: Phase::Refreshing, run, failures: 0, held: None, poll_every }, Action::Run(run))
     }
 
@@ -200,29 +214,35 @@ impl Course {
                 if follows { Action::Follow } else { Action::Wait(self.poll_every) }
             }
             Happened::Held(loss) => {
+                // What is told while following is told again from the cookie, which stands before it. What a
+                // comparison found is only found by another one.
+                let is_told = self.phase == Phase::Following;
+                let run = if is_told { FROM_COOKIE } else { Run { approved: None, ..self.run } };
                 self.failures = 0;
-                self.held = Some(loss);
+                self.held = Some((loss, run));
                 self.phase = Phase::Held(loss);
                 Action::Wait(self.poll_every)
             }
             // A server that refuses even the refresh from nothing is broken.
             Happened::RefreshRequired if self.run.start == Start::Everything => self.fail(jitter),
-            Happened::RefreshRequired => self.start(Start::Everything, self.run.approved),
+            Happened::RefreshRequired => self.start(Run { start: Start::Everything, ..self.run }),
             Happened::Failed => self.fail(jitter),
-            Happened::Due { full } | Happened::Asked { full } => {
-                self.start(if full { Start::Everything } else { Start::Cookie }, None)
+            Happened::Asked { full: true } => self.start(Run { start: Start::Everything, ..FROM_COOKIE }),
+            Happened::Due | Happened::Asked { full: false } => {
+                self.start(self.held.map_or(FROM_COOKIE, |(_, run)| run))
             }
+            Happened::ReconcileDue { start } => self.start(Run { start, reconciles: true, approved: None }),
             Happened::Approved => match self.held {
-                Some(loss) => self.start(self.run.start, Some(loss)),
+                Some((loss, run)) => self.start(Run { approved: Some(loss), ..run }),
                 None => Action::Nothing,
             },
         }
     }
 
-    fn start(&mut self, start: Start, approved: Option<u64>) -> Action {
+    fn start(&mut self, run: Run) -> Action {
         self.phase = Phase::Refreshing;
-        self.run = Run { start, approved };
-        Action::Run(self.run)
+        self.run = run;
+        Action::Run(run)
     }
 
     fn fail(&mut self, jitter: f64) -> Action {
@@ -237,8 +257,8 @@ mod tests {
     use super::*;
 
     const POLL: Duration = Duration::from_secs(60);
-    const FROM_COOKIE: Action = Action::Run(Run { start: Start::Cookie, approved: None });
-    const FROM_NOTHING: Action = Action::Run(Run { start: Start::Everything, approved: None });
+    const COOKIE: Action = Action::Run(super::FROM_COOKIE);
+    const EVERYTHING: Action = Action::Run(Run { start: Start::Everything, ..super::FROM_COOKIE });
 
     /// Plays what happened, and looks at the last thing to do and the phase after it.
     fn check(happened: &[Happened], action: Action, phase: Phase) {
@@ -251,49 +271,69 @@ mod tests {
 
     #[test]
     fn the_course_runs() {
-        use Happened::{Approved, Asked, Failed, Held, RefreshRequired, Refreshed};
+        use Happened::{Asked, Due, Failed, ReconcileDue, RefreshRequired, Refreshed};
         use Phase::{Backoff, Following, Idle, Refreshing};
         let (swept, followed) = (Refreshed { follows: false }, Refreshed { follows: true });
-        let (due, full_due) = (Happened::Due { full: false }, Happened::Due { full: true });
 
-        check(&[], FROM_COOKIE, Refreshing);
+        check(&[], COOKIE, Refreshing);
         check(&[swept], Action::Wait(POLL), Idle);
-        check(&[swept, due], FROM_COOKIE, Refreshing);
+        check(&[swept, Due], COOKIE, Refreshing);
         check(&[followed], Action::Follow, Following);
-        check(&[followed, full_due], FROM_NOTHING, Refreshing);
-        check(&[swept, full_due], FROM_NOTHING, Refreshing);
-        check(&[followed, Asked { full: false }], FROM_COOKIE, Refreshing);
-        check(&[swept, Asked { full: true }], FROM_NOTHING, Refreshing);
+        check(&[followed, Asked { full: false }], COOKIE, Refreshing);
+        check(&[swept, Asked { full: true }], EVERYTHING, Refreshing);
 
         check(&[Failed], Action::Wait(Duration::from_secs(1)), Backoff(1));
-        check(&[Failed, due, Failed], Action::Wait(Duration::from_secs(2)), Backoff(2));
-        check(&[followed, Failed, due], FROM_COOKIE, Refreshing);
-        check(&[Failed, due, followed, Failed], Action::Wait(Duration::from_secs(1)), Backoff(1));
-        check(&[Failed, Asked { full: false }], FROM_COOKIE, Refreshing);
+        check(&[Failed, Due, Failed], Action::Wait(Duration::from_secs(2)), Backoff(2));
+        check(&[followed, Failed, Due], COOKIE, Refreshing);
+        check(&[Failed, Due, followed, Failed], Action::Wait(Duration::from_secs(1)), Backoff(1));
+        check(&[Failed, Asked { full: false }], COOKIE, Refreshing);
 
-        check(&[RefreshRequired], FROM_NOTHING, Refreshing);
-        check(&[followed, RefreshRequired], FROM_NOTHING, Refreshing);
+        check(&[RefreshRequired], EVERYTHING, Refreshing);
+        check(&[followed, RefreshRequired], EVERYTHING, Refreshing);
         check(&[RefreshRequired, RefreshRequired], Action::Wait(Duration::from_secs(1)), Backoff(1));
 
-        check(&[Held(9)], Action::Wait(POLL), Phase::Held(9));
-        check(&[followed, Held(9), due], FROM_COOKIE, Refreshing);
-        let approved = Action::Run(Run { start: Start::Cookie, approved: Some(9) });
-        check(&[Held(9), Approved], approved, Refreshing);
-        let approved = Action::Run(Run { start: Start::Everything, approved: Some(9) });
-        check(&[RefreshRequired, Held(9), Approved], approved, Refreshing);
-        check(&[swept, Approved], Action::Nothing, Idle);
-        // The loss is still known while a held directory fails; an approval need not wait for it.
-        check(
-            &[Held(9), due, Failed, Approved],
-            Action::Run(Run { start: Start::Cookie, approved: Some(9) }),
-            Refreshing,
-        );
+        let (by_ids, by_all) =
+            (ReconcileDue { start: Start::Cookie }, ReconcileDue { start: Start::Everything });
+        let reconcile = |start| Run { start, reconciles: true, approved: None };
+        check(&[followed, by_ids], Action::Run(reconcile(Start::Cookie)), Refreshing);
+        check(&[swept, by_all], Action::Run(reconcile(Start::Everything)), Refreshing);
+        check(&[followed, by_ids, RefreshRequired], Action::Run(reconcile(Start::Everything)), Refreshing);
+        check(&[followed, by_ids, followed], Action::Follow, Following);
+        check(&[followed, by_ids, Failed, Due], COOKIE, Refreshing);
+    }
+
+    #[test]
+    fn what_is_held_is_found_again() {
+        use Happened::{Approved, Asked, Due, Failed, Held, ReconcileDue, RefreshRequired, Refreshed};
+        let followed = Refreshed { follows: true };
+        let again = |happened: &[Happened], run: Run| {
+            check(&[happened, &[Held(9)]].concat(), Action::Wait(POLL), Phase::Held(9));
+            for next in [Due, Asked { full: false }] {
+                check(&[happened, &[Held(9), next]].concat(), Action::Run(run), Phase::Refreshing);
+                // The loss is still known while a held directory fails.
+                let failing = [happened, &[Held(9), Due, Failed, next]].concat();
+                check(&failing, Action::Run(run), Phase::Refreshing);
+            }
+            let approved = Action::Run(Run { approved: Some(9), ..run });
+            check(&[happened, &[Held(9), Approved]].concat(), approved, Phase::Refreshing);
+            check(&[happened, &[Held(9), Due, Failed, Approved]].concat(), approved, Phase::Refreshing);
+            check(&[happened, &[Held(9), Due, followed, Due]].concat(), COOKIE, Phase::Refreshing);
+        };
+        let everything = Run { start: Start::Everything, ..FROM_COOKIE };
+        again(&[], FROM_COOKIE);
+        again(&[followed], FROM_COOKIE);
+        again(&[RefreshRequired], everything);
+        again(&[RefreshRequired, followed], FROM_COOKIE);
+        again(&[followed, Asked { full: true }], everything);
+        let by_ids = Run { reconciles: true, ..FROM_COOKIE };
+        again(&[followed, ReconcileDue { start: Start::Cookie }], by_ids);
+        check(&[Refreshed { follows: false }, Approved], Action::Nothing, Phase::Idle);
     }
 
     #[test]
     fn the_mechanism_is_chosen() {
         let offers = Offers { content_sync: true, ..Offers::default() };
-        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::Sweep);
+        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::ContentSync);
         assert_eq!(choose(Choice::SyncRepl, offers).0, Mechanism::ContentSync);
         assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
         let offers = Offers { syncrepl: true, ..Offers::default() };

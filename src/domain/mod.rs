@@ -11,6 +11,7 @@ pub mod ldap_text;
 pub mod mail_server;
 pub mod mapping;
 pub mod name;
+pub mod password;
 mod preset;
 pub mod seats;
 pub mod sync;

@@ -65,7 +65,8 @@ impl Preset {
         &["displayName", "cn"]
     }
 
-    pub(super) fn id_attributes(self) -> &'static [&'static str] {
+    /// Attributes that identify an entry for good; the first one that it has does.
+    pub fn id_attributes(self) -> &'static [&'static str] {
         match self {
             Preset::OpenLdap => &[ENTRY_UUID],
             Preset::Ds389 | Preset::FreeIpa => &[NS_UNIQUE_ID],

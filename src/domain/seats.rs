@@ -3,6 +3,8 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 
 use super::name::Name;
 use super::user::UserKey;
@@ -20,6 +22,13 @@ impl SeatCount {
     /// Seats left; zero when over the limit, never negative.
     pub fn free(self) -> u64 {
         self.limit.saturating_sub(self.used)
+    }
+
+    /// Few seats are left: one where there are 15 or fewer, 5 % of them above. The only seat is never few
+    /// before it is taken, and where there are no seats nothing runs out.
+    pub fn is_low(self) -> bool {
+        let few = if self.limit <= 15 { 1 } else { (self.limit / 20).max(1) };
+        self.limit > 0 && self.free() <= few.min(self.limit - 1)
     }
 
     /// More seats are taken than there are: the limit was lowered.
@@ -160,7 +169,7 @@ pub enum Movement {
     Released(ReleaseReason),
 }
 
-/// The refusals of one user, summed up.
+/// The refusals of one user or name, summed up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusals {
     /// The first one.
@@ -173,6 +182,16 @@ pub struct Refusals {
     pub reason: Box<str>,
 }
 
+impl Refusals {
+    /// These, together with those before them.
+    pub fn after(self, old: Option<Refusals>) -> Refusals {
+        match old {
+            Some(old) => Refusals { first: old.first, count: old.count.saturating_add(self.count), ..self },
+            None => self,
+        }
+    }
+}
+
 /// The latest login of a user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LastLogin {
@@ -180,4 +199,77 @@ pub struct LastLogin {
     pub at: Timestamp,
     /// Through which service.
     pub service: Option<Service>,
+}
+
+/// When a seat was last used: by the latest login, or by the grant where that is later, so that a seat which
+/// an administrator gave yesterday is not taken back tonight.
+pub fn last_used(seat: &Seat, login: Option<&LastLogin>) -> Timestamp {
+    login.map_or(seat.granted_at, |login| login.at.max(seat.granted_at))
+}
+
+/// The hour, local time, at which unused seats are taken back: before the working day, when few log in, and
+/// after the night's backups have begun.
+const RECLAIM_HOUR: i8 = 3;
+
+/// The next night's reclaim after `now`. Where the clocks are put forward over that hour it is the hour
+/// behind the gap.
+pub fn next_reclaim(now: Timestamp, zone: &TimeZone) -> Timestamp {
+    let at = |date: Date| zone.to_timestamp(date.at(RECLAIM_HOUR, 0, 0, 0)).ok();
+    let today = zone.to_datetime(now).date();
+    let nights = [Some(today), today.tomorrow().ok()];
+    // At the end of all time there is no night to come.
+    nights.into_iter().flatten().filter_map(at).find(|night| *night > now).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_seats_are_told_from_many() {
+        let check = |limit: u64, low_from: u64| {
+            for used in 0..=limit + 1 {
+                assert_eq!(SeatCount { used, limit }.is_low(), used >= low_from, "{used} of {limit}");
+            }
+        };
+        check(1, 1);
+        check(2, 1);
+        check(10, 9);
+        check(15, 14);
+        check(16, 15);
+        check(39, 38);
+        check(40, 38);
+        check(1000, 950);
+        assert!(!SeatCount { used: 3, limit: 0 }.is_low());
+    }
+
+    #[test]
+    fn seats_are_used_by_logins_and_by_the_grant() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let seat = Seat { granted_at: at(100), by: TakenBy::Administrator };
+        let login = |second| LastLogin { at: at(second), service: None };
+        assert_eq!(last_used(&seat, None), at(100));
+        assert_eq!(last_used(&seat, Some(&login(50))), at(100));
+        assert_eq!(last_used(&seat, Some(&login(150))), at(150));
+    }
+
+    #[test]
+    fn the_night_is_at_three_local_time() {
+        // Central European time: clocks go forward on 29 March 2026 from 2 to 3, and back on 25 October.
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let check = |now: &str, expected: &str| {
+            let next = next_reclaim(now.parse().unwrap(), &zone);
+            assert_eq!(next, expected.parse().unwrap(), "after {now}: {next}");
+        };
+        check("2026-01-10T01:59:59Z", "2026-01-10T02:00:00Z");
+        check("2026-01-10T02:00:00Z", "2026-01-11T02:00:00Z");
+        check("2026-07-10T12:00:00Z", "2026-07-11T01:00:00Z");
+        check("2026-03-28T12:00:00Z", "2026-03-29T01:00:00Z");
+        check("2026-10-24T12:00:00Z", "2026-10-25T02:00:00Z");
+        // Clocks that go forward from 3 to 4: the night is an hour later, and is not left out.
+        let zone = TimeZone::posix("EET-2EEST,M3.5.0/3,M10.5.0/4").unwrap();
+        let next = next_reclaim("2026-03-28T12:00:00Z".parse().unwrap(), &zone);
+        assert_eq!(next, "2026-03-29T01:00:00Z".parse().unwrap());
+        assert_eq!(next_reclaim(Timestamp::MAX, &TimeZone::UTC), Timestamp::MAX);
+    }
 }

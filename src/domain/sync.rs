@@ -1,7 +1,7 @@
 //! What a directory's answer means for the mirror: additions and changes at once, removals and disables
 //! only at the end of a complete sweep, and only as many as the brake lets through.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -91,32 +91,47 @@ pub enum Authority {
     Named,
 }
 
+/// Minutes of a [`Window`]: an hour of them.
+const WINDOW: i64 = 60;
+
 /// What was taken away in the last hour, to the minute: the brake of a directory that is followed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Window {
-    /// At most sixty minutes, the oldest first.
-    minutes: VecDeque<(i64, u64)>,
+    /// At most sixty minutes since 1970 with what was lost in each, the oldest first.
+    minutes: Vec<(i64, u64)>,
 }
 
 impl Window {
+    /// The window that [`minutes`](Window::minutes) told.
+    pub fn from_minutes(minutes: Vec<(i64, u64)>) -> Window {
+        Window { minutes }
+    }
+
+    /// Minutes since 1970 with what was lost in each.
+    pub fn minutes(&self) -> &[(i64, u64)] {
+        &self.minutes
+    }
+
     /// How many users were removed or disabled in the hour before `now`.
-    pub fn lost(&mut self, now: Timestamp) -> u64 {
-        let minute = now.as_second().div_euclid(60);
-        while self.minutes.front().is_some_and(|(at, _)| *at <= minute - 60) {
-            self.minutes.pop_front();
-        }
-        self.minutes.iter().map(|(_, lost)| lost).sum()
+    pub fn lost(&self, now: Timestamp) -> u64 {
+        let minute = minute(now);
+        self.minutes.iter().filter(|(at, _)| *at > minute - WINDOW).map(|(_, lost)| lost).sum()
     }
 
     /// Counts what was taken away now.
     pub fn add(&mut self, now: Timestamp, lost: u64) {
-        let minute = now.as_second().div_euclid(60);
-        match self.minutes.back_mut() {
+        let minute = minute(now);
+        self.minutes.retain(|(at, _)| *at > minute - WINDOW);
+        match self.minutes.last_mut() {
             // A clock that was set back adds to the latest minute.
             Some((at, sum)) if *at >= minute => *sum += lost,
-            _ => self.minutes.push_back((minute, lost)),
+            _ => self.minutes.push((minute, lost)),
         }
     }
+}
+
+fn minute(at: Timestamp) -> i64 {
+    at.as_second().div_euclid(60)
 }
 
 /// What to do with one entry of a running sweep.
@@ -181,19 +196,25 @@ impl Sweep {
         if mapped.kind == Kind::Person {
             self.people_seen += 1;
         }
-        let is_first = match stored {
-            Some((key, _)) => self.seen.insert(key),
-            None => true,
-        };
+        // An entry that changes meanwhile may be told again: its last word counts, and it counts once.
+        let is_again = stored.is_some_and(|(key, _)| !self.seen.insert(key));
+        if is_again {
+            let before = self.deferred.len();
+            self.deferred.retain(|deferred| deferred.id != mapped.id);
+            self.disabled -= (before - self.deferred.len()) as u64;
+        }
         match compare(stored.map(|(_, user)| user), &mapped) {
+            // What was told before may be on its way to the mirror.
+            Change::Unchanged if is_again => Step::Write(mapped),
             Change::Unchanged => Step::Nothing,
             Change::Disabled => {
-                // A paged search may show an entry twice when it moves meanwhile: count it once.
-                if is_first {
+                let has_room = (self.deferred.len() as u64) < self.allowance;
+                // Past the allowance nobody knows who was counted before.
+                if has_room || !is_again {
                     self.disabled += 1;
-                    if (self.deferred.len() as u64) < self.allowance {
-                        self.deferred.push(mapped);
-                    }
+                }
+                if has_room {
+                    self.deferred.push(mapped);
                 }
                 Step::Nothing
             }
@@ -214,9 +235,16 @@ impl Sweep {
         self.seen.insert(key);
     }
 
-    /// Notes that the directory named a user as gone. One whom it tells again later is not.
+    /// Notes that the directory named a user as gone: the last word counts, so one whom it told before is
+    /// gone, and one whom it tells again later is not.
     pub fn name_gone(&mut self, key: UserKey) {
         self.named.insert(key);
+        self.seen.remove(key);
+    }
+
+    /// Whether the directory named this user as gone.
+    pub fn is_named(&self, key: UserKey) -> bool {
+        self.named.contains(key)
     }
 
     /// The users who were named as gone and not seen.
@@ -282,6 +310,12 @@ impl KeySet {
         is_new
     }
 
+    fn remove(&mut self, UserKey(key): UserKey) {
+        if let Some(word) = self.words.get_mut((key / 64) as usize) {
+            *word &= !(1 << (key % 64));
+        }
+    }
+
     fn iter(&self) -> impl Iterator<Item = UserKey> + '_ {
         let bits = |word: u64| (0..64).filter(move |bit| word & (1 << bit) != 0);
         let words = self.words.iter().zip(0u64..);
@@ -316,6 +350,26 @@ pub struct Report {
     pub seats_released_after_grace: u64,
     /// Set when the brake tripped.
     pub held: Option<Loss>,
+    /// What was repaired although no change was told of it.
+    pub drift: Drift,
+}
+
+/// Users in whom the mirror differed from the directory, although all changes had been told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Drift {
+    /// In the directory, and not in the mirror.
+    pub missing: u64,
+    /// Otherwise in the directory than in the mirror.
+    pub stale: u64,
+    /// In the mirror, and not in the directory.
+    pub surplus: u64,
+}
+
+impl Drift {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.missing + self.stale + self.surplus
+    }
 }
 
 impl Report {
@@ -446,6 +500,25 @@ mod tests {
     }
 
     #[test]
+    fn the_last_word_on_an_entry_counts() {
+        let brake = Brake { max_removals_percent: 10, min_removals: 3, max_removals: 8 };
+        let mut sweep = Sweep::new(&brake, 50, 0, None);
+        let mut observe = |mapped| sweep.observe(Some((UserKey(1), &user(1))), mapped);
+        let disabled = Mapped { enabled: false, ..mapped(1) };
+        let moved = Mapped { dn: "uid=moved".into(), ..mapped(1) };
+        assert!(matches!(observe(moved.clone()), Step::Write(_)));
+        assert!(
+            matches!(observe(mapped(1)), Step::Write(_)),
+            "as the mirror has it, but the move is under way"
+        );
+        assert!(matches!(observe(disabled.clone()), Step::Nothing));
+        assert!(matches!(observe(moved), Step::Write(_)));
+        assert_eq!((sweep.disabled, sweep.take_deferred().len()), (0, 0));
+        let _ = sweep.observe(Some((UserKey(1), &user(1))), disabled);
+        assert_eq!((sweep.disabled, sweep.take_deferred().len()), (1, 1));
+    }
+
+    #[test]
     fn who_is_named_and_told_again_is_not_gone() {
         let mut sweep = Sweep::new(&Brake::default(), 3, 0, None);
         for id in [1, 64, 200] {
@@ -453,6 +526,9 @@ mod tests {
         }
         sweep.saw(UserKey(64));
         assert_eq!(sweep.named_gone().collect::<Vec<_>>(), [UserKey(1), UserKey(200)]);
+        sweep.observe_present(UserKey(1), Kind::Person);
+        sweep.name_gone(UserKey(64));
+        assert_eq!(sweep.named_gone().collect::<Vec<_>>(), [UserKey(64), UserKey(200)]);
     }
 
     #[test]

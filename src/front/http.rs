@@ -1,4 +1,5 @@
-//! `[[listen.http]]`: `/v1/check`, `/healthz`, `/readyz`. The control socket has them too.
+//! `[[listen.http]]`: `/v1/check`, `/v1/authenticate`, `/v1/forward-auth`, `/healthz`, `/readyz`. The control
+//! socket has them too.
 
 use std::net::IpAddr;
 
@@ -9,19 +10,25 @@ use axum::http::{Response, StatusCode};
 use axum::routing::{get, post};
 use serde::Deserialize;
 
-use super::{admit, unavailable};
+use super::{admit, forward_auth, unavailable};
 use crate::domain::admission::Operation;
 use crate::net::http::{json, read_body};
 use crate::net::problem::Problem;
+use crate::service::passwords::Authenticator;
 use crate::service::{Admission, Ask};
 
 /// The routes, without fallbacks.
-pub fn routes(admission: Admission) -> Router {
+pub fn routes(admission: Admission, authenticator: Authenticator) -> Router {
+    let passwords = Router::new()
+        .route("/v1/authenticate", post(forward_auth::authenticate))
+        .route("/v1/forward-auth", get(forward_auth::forward_auth))
+        .with_state(authenticator);
     Router::new()
         .route("/v1/check", post(check))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .with_state(admission)
+        .merge(passwords)
 }
 
 /// The body of `POST /v1/check`.

@@ -1,15 +1,20 @@
 //! Front ends: one file a protocol, each a pure parse and a pure render around one call of
 //! [`Admission::admit`]. They see the service, and neither the store nor a directory.
 
+pub mod dovecot_auth;
 pub mod dovecot_policy;
+mod forward_auth;
 pub mod http;
+pub mod nginx_auth;
 pub mod postfix_policy;
+pub mod saslauthd;
 pub mod socketmap;
 
 use axum::http::StatusCode;
 
 use crate::net::problem::Problem;
 use crate::service::answers::Verdict;
+use crate::service::passwords::AuthError;
 use crate::service::{Admission, AdmitError, Ask};
 
 /// Asks for an admission. When there is no decision, the answer is an error and never looks like a refusal.
@@ -22,6 +27,10 @@ async fn admit(admission: &Admission, ask: &Ask<'_>) -> Result<Verdict, Problem>
 
 fn log_outage(error: &AdmitError) {
     tracing::warn!(error = %error, "A request could not be decided.");
+}
+
+fn log_auth_outage(error: &AuthError) {
+    tracing::warn!(error = %error, "A login could not be decided: {error}.");
 }
 
 fn unavailable(error: &AdmitError) -> Problem {

@@ -2,9 +2,9 @@
 
 use tracing::info;
 
-use super::admin::{Admin, AdminError, log_release};
+use super::admin::{Admin, AdminError};
 use super::answers::AccountReport;
-use super::now;
+use super::{log_release, now};
 use crate::domain::account::{AccountChange, AccountRefusal, MAX_ALIASES, NewAccount};
 use crate::domain::name::Name;
 use crate::store::AccountChanged;
@@ -91,7 +91,7 @@ impl Admin {
     }
 
     fn address(&self, text: &str) -> Result<Name, AdminError> {
-        Name::parse_address(text, self.default_domain().as_ref())
+        Name::parse_address(text, self.settings().default_domain.as_ref())
             .map_err(|error| AdminError::BadName(text.to_owned(), error))
     }
 

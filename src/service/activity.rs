@@ -37,7 +37,7 @@ pub(super) struct Activity {
 pub(super) struct Pending {
     pub(super) logins: HashMap<UserKey, LastLogin>,
     pub(super) refusals: HashMap<UserKey, Refusals>,
-    pub(super) strangers: HashMap<Name, u64>,
+    pub(super) strangers: HashMap<Name, Refusals>,
     pub(super) more_strangers: u64,
 }
 
@@ -70,18 +70,25 @@ impl Activity {
     }
 
     /// Notes the refusal of a name that nobody has; true when it is worth a log line.
-    pub(super) fn note_stranger(&self, name: &Name) -> bool {
+    pub(super) fn note_stranger(&self, name: &Name, at: Timestamp, reason: &str) -> bool {
         let mut pending = self.lock();
-        if let Some(count) = pending.strangers.get_mut(name) {
-            *count += 1;
+        if let Some(known) = pending.strangers.get_mut(name) {
+            known.last = at;
+            known.count += 1;
             return false;
         }
         if pending.strangers.len() >= MAX_STRANGERS {
             pending.more_strangers += 1;
             return false;
         }
-        pending.strangers.insert(name.clone(), 1);
+        let first = Refusals { first: at, last: at, count: 1, reason: reason.into() };
+        pending.strangers.insert(name.clone(), first);
         true
+    }
+
+    /// Whether a login of this user waits to be written.
+    pub(super) fn has_login(&self, key: UserKey) -> bool {
+        self.lock().logins.contains_key(&key)
     }
 
     fn ask_for_early_flush(&self, pending: &Pending) {
@@ -127,7 +134,8 @@ mod tests {
     fn invented_names_take_bounded_memory() {
         let activity = Activity::default();
         for i in 0..5000 {
-            activity.note_stranger(&Name::parse(&format!("u{i}@x.org"), None).unwrap());
+            let name = Name::parse(&format!("u{i}@x.org"), None).unwrap();
+            activity.note_stranger(&name, Timestamp::UNIX_EPOCH, "unknown_user");
         }
         let pending = activity.take();
         assert_eq!(pending.strangers.len(), MAX_STRANGERS);

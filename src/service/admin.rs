@@ -14,12 +14,12 @@ use super::answers::{
 };
 use super::directories::{Progress, SyncCommand};
 use super::users::{UserList, UserQuery};
-use super::{Shared, now};
+use super::{Settings, Shared, now};
 use crate::domain::account::AccountRefusal;
 use crate::domain::admission::{Decision, Operation, Request, decide};
-use crate::domain::name::{Domain, Name, NameError};
+use crate::domain::name::{Name, NameError};
 use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount};
-use crate::domain::user::{Kind, Origin, User};
+use crate::domain::user::{Kind, Origin, User, UserKey};
 use crate::store::{DirectoryRecord, ReadView, Store, StoreError, UserDetails};
 
 /// Clashes shown by `status`; the log has each.
@@ -43,6 +43,12 @@ pub enum AdminError {
     /// An account cannot be changed like this.
     #[error("{0}")]
     Account(AccountRefusal),
+    /// The internal administrator, of whom nothing is known.
+    #[error("{0} is the internal administrator, who always gets in and never counts; no user has this name")]
+    OnlyAdministrator(String),
+    /// What was begun did not come to its end.
+    #[error("this was interrupted: try again")]
+    Interrupted,
     /// The sync failed.
     #[error("{0}")]
     SyncFailed(String),
@@ -65,7 +71,7 @@ impl Admin {
 
     /// The state after everything collected is written, so that an administrator sees the login of a
     /// moment ago.
-    async fn fresh_view(&self) -> Result<Arc<ReadView>, StoreError> {
+    pub(super) async fn fresh_view(&self) -> Result<Arc<ReadView>, StoreError> {
         self.0.flush().await?;
         Ok(self.0.store.view())
     }
@@ -74,8 +80,13 @@ impl Admin {
         &self.0.store
     }
 
-    pub(super) fn default_domain(&self) -> Option<Domain> {
-        self.0.settings().default_domain.clone()
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        self.0.settings()
+    }
+
+    /// Whether a login of this user waits to be written.
+    pub(super) fn has_fresh_login(&self, key: UserKey) -> bool {
+        self.0.activity.has_login(key)
     }
 
     pub(super) fn parse(&self, name: &str) -> Result<Name, AdminError> {
@@ -163,7 +174,13 @@ impl Admin {
     pub async fn explain(&self, name: &str) -> Result<Explanation, AdminError> {
         let name = self.parse(name)?;
         let view = self.fresh_view().await?;
-        let key = view.find(&name)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
+        let Some(key) = view.find(&name)? else {
+            return Err(if self.0.store.policy().administrator.as_ref() == Some(&name) {
+                AdminError::OnlyAdministrator(name.to_string())
+            } else {
+                AdminError::NoSuchUser(name.to_string())
+            });
+        };
         let details = view.details(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
         let (_, admission) = view.admission(&name, &self.0.store.policy())?;
         let probe = Request { operation: Operation::Probe, service: None };
@@ -200,7 +217,7 @@ impl Admin {
         let released = self.0.store.release(key, ReleaseReason::Administrator, now()).await?;
         let (outcome, message, used) = match &released {
             Some(released) => {
-                log_release(released);
+                super::log_release(released);
                 ("released", "The seat was released.", released.seats_used)
             }
             None => ("not_seated", "This user holds no seat.", self.0.store.view().seats_used()?),
@@ -280,12 +297,6 @@ impl Admin {
     }
 }
 
-/// Logs one release; every way to lose a seat ends here.
-pub(crate) fn log_release(released: &crate::store::Released) {
-    let crate::store::Released { name, reason, seats_used } = released;
-    info!(event = "seat_released", user = %name, reason = reason.as_str(), seats_used, "{name} lost the seat.");
-}
-
 fn directory_status(
     name: &str,
     domain: &str,
@@ -299,8 +310,10 @@ fn directory_status(
         name: name.to_owned(),
         domain: domain.to_owned(),
         state: progress.state,
+        rate: progress.rate(),
         mechanism: progress.mechanism,
         mechanism_reason: progress.mechanism_reason,
+        warning: progress.warning,
         seen: progress.seen,
         server: progress.server,
         url: progress.url,
@@ -312,6 +325,7 @@ fn directory_status(
         last_error: progress.last_error,
         skipped: record.map(|record| record.skipped.clone()).unwrap_or_default(),
         held: progress.held,
+        drift: progress.drift,
         configured,
     }
 }
@@ -380,7 +394,11 @@ fn explanation(
         removed_at: user.removed_at,
         forgotten_at,
         counts: seat.is_some(),
-        counts_because: counts_because(&user, origin, seat.is_some()).to_owned(),
+        counts_because: match login_now.decision.as_str() {
+            "exempt" => "the internal administrator never counts",
+            _ => counts_because(&user, origin, seat.is_some()),
+        }
+        .to_owned(),
         seat: seat.map(|seat| SeatReport { granted_at: seat.granted_at, by: seat.by.to_string() }),
         last_login: last_login.map(|login| LoginReport {
             at: login.at,

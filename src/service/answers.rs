@@ -98,12 +98,16 @@ pub struct DirectoryStatus {
     pub mechanism: Option<String>,
     /// Why in this way.
     pub mechanism_reason: Option<String>,
+    /// What keeps the server from a better one, and what to do about it.
+    pub warning: Option<String>,
     /// The server's product, where it said.
     pub server: Option<String>,
     /// Which of the directory's servers it is; `null` until one could be used.
     pub url: Option<String>,
     /// Entries that the present refresh, or the last one, has seen.
     pub seen: u64,
+    /// Entries a second that the present refresh reads; `null` where none is under way.
+    pub rate: Option<u64>,
     /// Living users.
     pub users: u64,
     /// Seats that they hold.
@@ -120,6 +124,9 @@ pub struct DirectoryStatus {
     pub skipped: BTreeMap<String, u64>,
     /// What the brake holds back.
     pub held: Option<LossReport>,
+    /// What comparisons of the mirror with the directory found; `null` before the first, and where each sync is
+    /// one.
+    pub drift: Option<DriftReport>,
     /// False for one that only the store still knows: its users stay as they were.
     pub configured: bool,
 }
@@ -173,6 +180,17 @@ impl From<Loss> for LossReport {
     fn from(Loss { removed, disabled, people, empty }: Loss) -> LossReport {
         LossReport { removed, disabled, people, empty }
     }
+}
+
+/// Users in whom the mirror differed from the directory, although all changes had been told. They were repaired.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct DriftReport {
+    /// When the mirror was last compared with the whole directory.
+    pub last_reconcile: Timestamp,
+    /// How many users differed then.
+    pub found: u64,
+    /// How many since the daemon started.
+    pub total: u64,
 }
 
 /// A name that two users claim.
@@ -345,6 +363,55 @@ pub struct AccountReport {
     pub message: String,
     /// Seats taken after it.
     pub seats_used: u64,
+}
+
+/// `seats reclaim`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct ReclaimReport {
+    /// Nothing was released.
+    pub dry_run: bool,
+    /// Users who were inactive for as long, but are protected.
+    pub protected: u64,
+    /// Whose seats were released, or would be, the longest unused first.
+    pub reclaimed: Vec<ReclaimedSeat>,
+    /// Seats taken after it.
+    pub seats_used: u64,
+}
+
+/// A seat that nobody used.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct ReclaimedSeat {
+    /// The name shown.
+    pub user: String,
+    /// `mapped`, `local` or `imported`.
+    pub origin: String,
+    /// The directory's name; `null` for an account that is not mapped.
+    pub directory: Option<String>,
+    /// Since when it was held.
+    pub seat_since: Timestamp,
+    /// The last login.
+    pub last_login: Option<Timestamp>,
+    /// The last login or the grant, whichever was later.
+    pub last_used: Timestamp,
+}
+
+/// One line of `seats refused`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct RefusedLine {
+    /// The name shown, or the name asked for.
+    pub user: String,
+    /// False for a name that nobody had.
+    pub is_known: bool,
+    /// Holds a seat by now.
+    pub seated: bool,
+    /// How often.
+    pub count: u64,
+    /// The first time.
+    pub first: Timestamp,
+    /// The latest time.
+    pub last: Timestamp,
+    /// The latest reason code.
+    pub reason: String,
 }
 
 /// One line of `seats history`.

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::answers::{DirectoryState, LossReport, SyncReport};
+use super::answers::{DirectoryState, DriftReport, LossReport, SyncReport};
 
 /// What a sync loop tells of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,18 +18,24 @@ pub struct Progress {
     pub mechanism: Option<String>,
     /// Why in this way.
     pub mechanism_reason: Option<String>,
+    /// What keeps the server from a better one, and what to do about it.
+    pub warning: Option<String>,
     /// The server's product.
     pub server: Option<String>,
     /// Its address.
     pub url: Option<String>,
     /// Entries that the refresh has seen so far.
     pub seen: u64,
+    /// When the refresh began.
+    pub refreshing_since: Option<Instant>,
     /// When the last sync began.
     pub last_attempt: Option<Timestamp>,
     /// Why it failed, if it did.
     pub last_error: Option<String>,
     /// What the brake holds back.
     pub held: Option<LossReport>,
+    /// What comparisons with the directory found.
+    pub drift: Option<DriftReport>,
 }
 
 impl Default for Progress {
@@ -37,14 +44,32 @@ impl Default for Progress {
             state: DirectoryState::Starting,
             mechanism: None,
             mechanism_reason: None,
+            warning: None,
             server: None,
             url: None,
             seen: 0,
+            refreshing_since: None,
             last_attempt: None,
             last_error: None,
             held: None,
+            drift: None,
         }
     }
+}
+
+impl Progress {
+    /// Entries a second that the refresh which is under way has read, on average.
+    pub fn rate(&self) -> Option<u64> {
+        let is_refreshing = self.state == DirectoryState::Refreshing;
+        let since = self.refreshing_since.filter(|_| is_refreshing)?;
+        Some(per_second(self.seen, since.elapsed()))
+    }
+}
+
+/// So many in this time, as a rate.
+pub fn per_second(count: u64, elapsed: Duration) -> u64 {
+    let millis = elapsed.as_millis().max(1);
+    u64::try_from(u128::from(count) * 1000 / millis).unwrap_or(u64::MAX)
 }
 
 /// What can be asked of a sync loop.

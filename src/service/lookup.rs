@@ -3,6 +3,7 @@
 use super::{Admission, AdmitError};
 use crate::domain::name::Name;
 use crate::domain::user::Kind;
+use crate::store::DirectoryRecord;
 
 /// Whose address it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,13 +25,18 @@ pub struct Resident {
 }
 
 impl Admission {
-    /// Whether a mail domain is one of ours: a directory serves it, or names without a domain are in it.
+    /// Whether a mail domain is one of ours: a directory serves it, names without a domain are in it, or there
+    /// are local or imported accounts of it.
     pub fn serves(&self, domain: &str) -> bool {
         let settings = self.0.settings();
         let mut served = settings.directories.iter().map(|(_, domain)| domain);
         let is_it = |ours: &str| ours.eq_ignore_ascii_case(domain);
+        let has_accounts = |record: &DirectoryRecord| {
+            record.census.people > 0 && record.accounts_domain().is_some_and(is_it)
+        };
         served.any(|served| is_it(served.as_str()))
             || settings.default_domain.as_ref().is_some_and(|default| is_it(default.as_str()))
+            || self.0.store.view().directories().any(has_accounts)
     }
 
     /// Whether somebody has this address.

@@ -8,6 +8,9 @@ pub mod answers;
 pub mod directories;
 pub mod listeners;
 mod lookup;
+pub mod passwords;
+mod reclaim;
+mod throttle;
 mod users;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,7 +19,6 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 pub use activity::FLUSH_EVERY;
-pub(crate) use admin::log_release;
 pub use admin::{Admin, AdminError};
 pub use lookup::Resident;
 pub use users::{UserList, UserQuery, UserSort};
@@ -25,6 +27,7 @@ use crate::domain::admission::{Decision, Operation, Request, decide};
 use crate::domain::name::{Domain, Name};
 use crate::domain::seats::Service as MailService;
 use crate::domain::user::UserKey;
+pub(crate) use crate::store::log_release;
 use crate::store::{ReadView, Store, StoreError};
 use activity::Activity;
 use answers::Verdict;
@@ -46,6 +49,8 @@ pub struct Settings {
     pub directories: Vec<(String, Domain)>,
     /// How long tombstones stay.
     pub removal_grace: std::time::Duration,
+    /// Names of users whose seat is never reclaimed.
+    pub protected: Vec<Name>,
 }
 
 struct Shared {
@@ -124,12 +129,13 @@ impl Shared {
                 "More unknown names were refused than are logged one by one."
             );
         }
-        if pending.logins.is_empty() && pending.refusals.is_empty() {
+        if pending.logins.is_empty() && pending.refusals.is_empty() && pending.strangers.is_empty() {
             return Ok(());
         }
         let logins = pending.logins.into_iter().collect();
         let refusals = pending.refusals.into_iter().collect();
-        self.store.record_activity(logins, refusals).await
+        let strangers = pending.strangers.into_iter().collect();
+        self.store.record_activity(logins, refusals, strangers).await
     }
 }
 
@@ -267,7 +273,7 @@ impl Admission {
         }
         let is_first = match key {
             Some(key) => activity.note_refusal(key, now, reason),
-            None => activity.note_stranger(name),
+            None => activity.note_stranger(name, now, reason),
         };
         match decision {
             // Repeats within seconds are counted in the ledger, not logged: clients try again by themselves.

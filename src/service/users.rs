@@ -7,7 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::answers::UserLine;
-use crate::domain::user::UserKey;
+use crate::domain::seats::last_used;
+use crate::domain::user::{DirectoryId, UserKey};
 use crate::store::{ReadView, StoreError, UserDetails};
 
 /// Which users to list.
@@ -17,7 +18,9 @@ pub struct UserQuery {
     pub seated: Option<bool>,
     /// Only users who were active once, but not for this long.
     pub inactive: Option<Duration>,
-    /// Only users of directories that serve this domain.
+    /// Only users who never logged in.
+    pub never: bool,
+    /// Only users of directories that serve this domain, and accounts in it.
     pub domain: Option<String>,
     /// The order.
     pub sort: UserSort,
@@ -92,22 +95,37 @@ impl UserList {
 
     fn is_wanted(&self, key: UserKey) -> Result<bool, StoreError> {
         let Some(directory) = self.view.is_listed_person(key)? else { return Ok(false) };
-        if let Some(domain) = &self.query.domain {
-            let record = self.view.directories().find(|record| record.id == directory);
-            let served = record.and_then(|record| self.domains.get(&record.name));
-            if served != Some(&domain.to_lowercase()) {
-                return Ok(false);
-            }
+        if let Some(domain) = &self.query.domain
+            && self.domain_of(directory) != Some(domain.to_lowercase())
+        {
+            return Ok(false);
+        }
+        let login = self.view.last_login_of(key)?;
+        if self.query.never && login.is_some() {
+            return Ok(false);
         }
         let seat = self.view.seat_of(key)?;
         if self.query.seated.is_some_and(|wanted| wanted != seat.is_some()) {
             return Ok(false);
         }
         let Some(inactive) = self.query.inactive else { return Ok(true) };
-        let login = self.view.last_login_of(key)?.map(|login| login.at);
-        let active_at = login.into_iter().chain(seat.map(|seat| seat.granted_at)).max();
+        let active_at = match &seat {
+            Some(seat) => Some(last_used(seat, login.as_ref())),
+            None => login.map(|login| login.at),
+        };
         let cutoff = self.now.checked_sub(inactive).unwrap_or(Timestamp::MIN);
         Ok(active_at.is_some_and(|at| at < cutoff))
+    }
+}
+
+impl UserList {
+    /// The domain that the user's directory serves, or that the account is in.
+    fn domain_of(&self, directory: DirectoryId) -> Option<String> {
+        let record = self.view.directories().find(|record| record.id == directory)?;
+        match record.accounts_domain() {
+            Some(domain) => Some(domain.to_owned()),
+            None => self.domains.get(&record.name).cloned(),
+        }
     }
 }
 

@@ -71,15 +71,15 @@ impl Transaction<'_> {
         if let Some(taken) = self.taken(account.names(), None)? {
             return Ok(Err(AccountRefusal::Taken(taken)));
         }
-        let local = self.directories().values().find(|record| record.name == LOCAL).map(|record| record.id);
-        let view = self.newcomer_view(account.names(), None, local, policy)?;
+        // No cap holds for local accounts: those are of directories.
+        let view = self.newcomer_view(account.names(), None, None, policy)?;
         let name = account.address.clone();
         let seat = match decide(&view, &request(Operation::Create), now) {
             Decision::Granted(seat) => Some(seat),
             Decision::Exempt => None,
             decision => return Ok(Err(AccountRefusal::NoSeat { name, decision })),
         };
-        let directory = self.directory(LOCAL)?;
+        let directory = self.directory(&format!("{LOCAL}{}", name.domain()))?;
         let mapped = account.into_mapped(self.own_id()?, true);
         let key = self.upsert(directory, mapped, now)?.key;
         if let Some(seat) = &seat {

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Cookie, DirectoryRecord, StoreError};
+use super::{Cookie, DirectoryRecord, Proof, StoreError};
 use crate::domain::name::{Name, StableId};
 use crate::domain::seats::{
     LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat, Service, TakenBy,
 };
+use crate::domain::sync::Window;
 use crate::domain::user::{Census, DirectoryId, Kind, Mapped, User, UserKey};
 
 /// The version that this program writes, the same for all records so far.
@@ -41,9 +42,12 @@ impl Encoder {
         self.0.push(number as u8);
     }
 
+    fn signed(&mut self, number: i64) {
+        self.number(((number << 1) ^ (number >> 63)) as u64);
+    }
+
     fn time(&mut self, time: Timestamp) {
-        let millis = time.as_millisecond();
-        self.number(((millis << 1) ^ (millis >> 63)) as u64);
+        self.signed(time.as_millisecond());
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
@@ -102,10 +106,13 @@ impl<'a> Decoder<'a> {
         Err(corrupt(self.what))
     }
 
-    fn time(&mut self) -> Result<Timestamp, StoreError> {
+    fn signed(&mut self) -> Result<i64, StoreError> {
         let zigzag = self.number()?;
-        let millis = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
-        Timestamp::from_millisecond(millis).map_err(|_| corrupt(self.what))
+        Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
+    }
+
+    fn time(&mut self) -> Result<Timestamp, StoreError> {
+        Timestamp::from_millisecond(self.signed()?).map_err(|_| corrupt(self.what))
     }
 
     fn bytes(&mut self) -> Result<&'a [u8], StoreError> {
@@ -335,6 +342,11 @@ pub(super) fn encode_directory(record: &DirectoryRecord) -> Vec<u8> {
         encoder.text(code);
         encoder.number(*count);
     }
+    encoder.number(record.losses.minutes().len() as u64);
+    for (minute, lost) in record.losses.minutes() {
+        encoder.signed(*minute);
+        encoder.number(*lost);
+    }
     encoder.0
 }
 
@@ -354,6 +366,13 @@ pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryReco
     for _ in 0..decoder.number()? {
         skipped.insert(decoder.text()?.to_owned(), decoder.number()?);
     }
+    let mut losses = Vec::new();
+    // Older records end here.
+    if !decoder.rest.is_empty() {
+        for _ in 0..decoder.number()? {
+            losses.push((decoder.signed()?, decoder.number()?));
+        }
+    }
     Ok(DirectoryRecord {
         id: DirectoryId(id),
         name: name.to_owned(),
@@ -361,6 +380,7 @@ pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryReco
         last_success,
         census,
         skipped,
+        losses: Window::from_minutes(losses),
     })
 }
 
@@ -368,12 +388,25 @@ pub(super) fn encode_cookie(cookie: &Cookie) -> Vec<u8> {
     let mut encoder = Encoder::new();
     encoder.text(&cookie.valid_for);
     encoder.bytes(&cookie.bytes);
+    encoder.option(cookie.proof.as_ref(), |encoder, proof| {
+        encoder.time(proof.at);
+        encoder.bytes(&proof.bytes);
+    });
     encoder.0
 }
 
 pub(super) fn decode_cookie(bytes: &[u8]) -> Result<Cookie, StoreError> {
     let mut decoder = Decoder::new(bytes, "cookies")?;
-    Ok(Cookie { valid_for: decoder.text()?.to_owned(), bytes: decoder.bytes()?.to_vec() })
+    Ok(Cookie {
+        valid_for: decoder.text()?.to_owned(),
+        bytes: decoder.bytes()?.to_vec(),
+        proof: match decoder.rest {
+            // Older records end here.
+            [] => None,
+            _ => decoder
+                .option(|decoder| Ok(Proof { at: decoder.time()?, bytes: decoder.bytes()?.to_vec() }))?,
+        },
+    })
 }
 
 #[cfg(test)]
@@ -468,8 +501,10 @@ mod tests {
         }
         let refusals = Refusals { first: at, last: at, count: u64::MAX, reason: "exhausted".into() };
         assert_eq!(decode_refusals(&encode_refusals(&refusals)).unwrap(), refusals);
-        let cookie = Cookie { valid_for: "syncrepl ou=people".to_owned(), bytes: vec![0, 255, 7] };
-        assert_eq!(decode_cookie(&encode_cookie(&cookie)).unwrap(), cookie);
+        for proof in [None, Some(Proof { at, bytes: vec![1, 2] })] {
+            let cookie = Cookie { valid_for: "syncrepl ou=people".to_owned(), bytes: vec![0, 255, 7], proof };
+            assert_eq!(decode_cookie(&encode_cookie(&cookie)).unwrap(), cookie);
+        }
         let login = LastLogin { at, service: imap };
         assert_eq!(decode_last_login(&encode_last_login(&login)).unwrap(), login);
     }

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod codec;
+mod settle;
 mod tables;
 mod transaction;
 mod verify;
@@ -22,6 +23,7 @@ use redb::{Builder, Database, ReadableTable};
 use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::AccountChanged;
+pub(crate) use settle::log_release;
 pub use verify::Finding;
 pub use view::{ReadView, UserDetails};
 pub use writer::Preview;
@@ -30,7 +32,7 @@ use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::{Decision, Request, TakeOn};
 use crate::domain::name::Name;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
-use crate::domain::sync::{Change, Report};
+use crate::domain::sync::{Change, Report, Window};
 use crate::domain::user::{Census, DirectoryId, Kind, Mapped, Origin, UserKey};
 use writer::Command;
 
@@ -93,14 +95,13 @@ pub struct Policy {
     pub administrator: Option<Name>,
 }
 
-/// The record that the local accounts stand under. No configured directory can have a name with an `@`, so
-/// a sync, which only ever touches the users of its own directory, touches none of them.
-const LOCAL: &str = "@local";
-
-/// What the name of a record for imported accounts begins with; the domain follows.
+/// What the names of the records begin with under which local and imported accounts stand; their mail domain
+/// follows. No configured directory can have a name with an `@`, so a sync, which only ever touches the users
+/// of its own directory, touches none of them.
+const LOCAL: &str = "@local:";
 const IMPORTED: &str = "@import:";
 
-/// What the store keeps of a directory, of the local accounts, or of the accounts imported for a domain.
+/// What the store keeps of a directory, or of the local or imported accounts of a domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DirectoryRecord {
     /// The store's number.
@@ -115,6 +116,8 @@ pub struct DirectoryRecord {
     pub census: Census,
     /// Entries that the last complete sweep skipped, by reason code.
     pub skipped: BTreeMap<String, u64>,
+    /// People who were removed or disabled in the last hour.
+    pub losses: Window,
 }
 
 impl DirectoryRecord {
@@ -126,21 +129,22 @@ impl DirectoryRecord {
             last_success: None,
             census: Census::default(),
             skipped: BTreeMap::new(),
+            losses: Window::default(),
         }
     }
 
     /// Where its users come from.
     pub fn origin(&self) -> Origin {
         match self.name.as_str() {
-            LOCAL => Origin::Local,
+            name if name.starts_with(LOCAL) => Origin::Local,
             name if name.starts_with(IMPORTED) => Origin::Imported,
             _ => Origin::Mapped,
         }
     }
 
-    /// The domain of imported accounts.
-    pub fn imported_domain(&self) -> Option<&str> {
-        self.name.strip_prefix(IMPORTED)
+    /// The mail domain of local or imported accounts; the configuration has that of a directory.
+    pub fn accounts_domain(&self) -> Option<&str> {
+        self.name.strip_prefix(LOCAL).or_else(|| self.name.strip_prefix(IMPORTED))
     }
 }
 
@@ -211,6 +215,17 @@ pub struct Cookie {
     /// Everything that the cookie depends on: with anything else it is worthless.
     pub valid_for: String,
     /// The server's bytes.
+    pub bytes: Vec<u8>,
+    /// When the mirror was last proved equal to the directory.
+    pub proof: Option<Proof>,
+}
+
+/// The mirror was compared with the whole directory, and made equal to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proof {
+    /// When.
+    pub at: Timestamp,
+    /// The server's cookie at its end.
     pub bytes: Vec<u8>,
 }
 
@@ -392,13 +407,24 @@ impl Store {
         self.ask(|reply| Command::Purge { cutoff, now, limit, reply }).await
     }
 
-    /// Writes coalesced last logins and refusals.
+    /// Takes the seats of these users back, of each who was not active since `cutoff`.
+    pub async fn reclaim(
+        &self,
+        keys: Vec<UserKey>,
+        cutoff: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<(UserKey, Released)>, StoreError> {
+        self.ask(|reply| Command::Reclaim { keys, cutoff, now, reply }).await
+    }
+
+    /// Writes coalesced last logins and refusals, and refusals of names that nobody has.
     pub async fn record_activity(
         &self,
         logins: Vec<(UserKey, LastLogin)>,
         refusals: Vec<(UserKey, Refusals)>,
+        strangers: Vec<(Name, Refusals)>,
     ) -> Result<(), StoreError> {
-        self.ask(|reply| Command::RecordActivity { logins, refusals, reply }).await
+        self.ask(|reply| Command::RecordActivity { logins, refusals, strangers, reply }).await
     }
 
     /// Runs a collected sweep in a transaction that is dropped.

@@ -11,11 +11,13 @@ use crate::domain::name::{Name, StableId};
 use crate::domain::seats::{LastLogin, Refusals, Seat, SeatCount};
 use crate::domain::user::{DirectoryId, User, UserKey};
 
-/// `format`, `next_user`, `next_directory`: the numbers that belong to the store as a whole.
+/// `format`, `next_user`, `next_directory`, `seats_low`: the numbers that belong to the store as a whole.
 pub(super) const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 /// Keys of [`META`]: the numbers that the next new user and directory get.
 pub(super) const NEXT_USER: &str = "next_user";
 pub(super) const NEXT_DIRECTORY: &str = "next_directory";
+/// 1 while few seats are left and that was told.
+pub(super) const SEATS_LOW: &str = "seats_low";
 /// Directory name to its record.
 pub(super) const DIRECTORIES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("directories");
 /// User key to the user.
@@ -32,6 +34,10 @@ pub(super) const SEATS: TableDefinition<'static, u64, &[u8]> = TableDefinition::
 pub(super) const LAST_LOGINS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("last_logins");
 /// User key to the summed-up refusals.
 pub(super) const REFUSALS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("refusals");
+/// Name that nobody has to its summed-up refusals: at most [`MAX_STRANGERS`] of them.
+pub(super) const STRANGERS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("strangers");
+/// Anybody can invent names: only the latest are kept.
+pub(super) const MAX_STRANGERS: u64 = 1000;
 /// Grants and releases in the order in which they happened. Never trimmed: a line is some 60 bytes, and
 /// only an administrator's change or a first login adds one.
 pub(super) const LEDGER: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("ledger");

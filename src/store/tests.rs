@@ -281,9 +281,9 @@ fn activity_is_summed_up() {
             count,
             reason: "exhausted".into(),
         };
-        store.record_activity(vec![], vec![(user.key, refusals(0, 2))]).await.unwrap();
+        store.record_activity(vec![], vec![(user.key, refusals(0, 2))], vec![]).await.unwrap();
         store
-            .record_activity(vec![], vec![(user.key, refusals(9, 3)), (UserKey(99), refusals(0, 1))])
+            .record_activity(vec![], vec![(user.key, refusals(9, 3)), (UserKey(99), refusals(0, 1))], vec![])
             .await
             .unwrap();
         let known = store.view().details(user.key).unwrap().unwrap().refusals.unwrap();

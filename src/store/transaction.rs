@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use redb::{ReadableTable, Table, WriteTransaction};
+use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use super::codec;
 use super::tables::{
-    CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES,
-    NEXT_DIRECTORY, NEXT_USER, REFUSALS, SEATS, TOMBSTONES, USERS, look_up_in_fields,
+    CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
+    MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, REFUSALS, SEATS, SEATS_LOW, STRANGERS, TOMBSTONES,
+    USERS, look_up_in_fields,
 };
 use super::{
     Admitted, Applied, Changes, Checkpoint, Clash, DirectoryRecord, Entombed, Policy, Released, StoreError,
@@ -31,6 +32,7 @@ pub(super) struct Transaction<'t> {
     seats: Table<'t, u64, &'static [u8]>,
     last_logins: Table<'t, u64, &'static [u8]>,
     refusals: Table<'t, u64, &'static [u8]>,
+    strangers: Table<'t, &'static str, &'static [u8]>,
     ledger: Table<'t, u64, &'static [u8]>,
     ledger_by_user: Table<'t, (u64, u64), ()>,
     tombstones: Table<'t, (i64, u64), ()>,
@@ -63,6 +65,7 @@ impl<'t> Transaction<'t> {
             seats: txn.open_table(SEATS)?,
             last_logins: txn.open_table(LAST_LOGINS)?,
             refusals: txn.open_table(REFUSALS)?,
+            strangers: txn.open_table(STRANGERS)?,
             ledger: txn.open_table(LEDGER)?,
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
             tombstones: txn.open_table(TOMBSTONES)?,
@@ -397,10 +400,24 @@ impl<'t> Transaction<'t> {
         for key in changes.removals {
             applied.entombed.extend(self.entomb(key, now)?);
         }
+        self.count_losses(directory, &applied, now);
         if let Some(checkpoint) = changes.checkpoint {
             self.checkpoint(directory, &checkpoint, now)?;
         }
         Ok(applied)
+    }
+
+    /// In the transaction that takes away, so that a restart forgets nothing of the hour.
+    fn count_losses(&mut self, directory: DirectoryId, applied: &Applied, now: Timestamp) {
+        let removed = applied.entombed.iter().filter(|entombed| entombed.kind == Kind::Person).count();
+        let disabled = applied.upserted.iter().filter(|upserted| upserted.change == Change::Disabled).count();
+        let lost = (removed + disabled) as u64;
+        if lost > 0
+            && let Some(record) = self.directories.get_mut(&directory)
+        {
+            record.losses.add(now, lost);
+            self.changed_directories.insert(directory);
+        }
     }
 
     fn checkpoint(
@@ -429,11 +446,12 @@ impl<'t> Transaction<'t> {
         Ok(())
     }
 
-    /// Writes coalesced last logins and refusals of users who still exist.
+    /// Writes coalesced last logins and refusals of users who still exist, and refusals of unknown names.
     pub(super) fn record_activity(
         &mut self,
         logins: &[(UserKey, LastLogin)],
         refusals: &[(UserKey, Refusals)],
+        strangers: &[(Name, Refusals)],
     ) -> Result<(), StoreError> {
         for (key, login) in logins {
             if self.users.get(key.0)?.is_some() {
@@ -445,17 +463,46 @@ impl<'t> Transaction<'t> {
             if self.users.get(key.0)?.is_none() {
                 continue;
             }
-            let sum = match self.refusals_of(*key)? {
-                Some(old) => {
-                    let count = old.count.saturating_add(new.count);
-                    Refusals { first: old.first, count, ..new.clone() }
-                }
-                None => new.clone(),
-            };
+            let sum = new.clone().after(self.refusals_of(*key)?);
             self.refusals.insert(key.0, codec::encode_refusals(&sum).as_slice())?;
             self.is_dirty = true;
         }
+        for (name, new) in strangers {
+            let old = self.strangers.get(name.as_str())?;
+            let old = old.map(|bytes| codec::decode_refusals(bytes.value())).transpose()?;
+            let sum = new.clone().after(old);
+            self.strangers.insert(name.as_str(), codec::encode_refusals(&sum).as_slice())?;
+            self.is_dirty = true;
+        }
+        self.forget_strangers()
+    }
+
+    /// Forgets those who were not seen for longest, where there are too many.
+    fn forget_strangers(&mut self) -> Result<(), StoreError> {
+        let excess = self.strangers.len()?.saturating_sub(MAX_STRANGERS) as usize;
+        if excess == 0 {
+            return Ok(());
+        }
+        let mut known = Vec::new();
+        for row in self.strangers.iter()? {
+            let (name, bytes) = row?;
+            known.push((codec::decode_refusals(bytes.value())?.last, name.value().to_owned()));
+        }
+        known.sort_unstable();
+        for (_, name) in known.iter().take(excess) {
+            self.strangers.remove(name.as_str())?;
+        }
         Ok(())
+    }
+
+    /// Notes whether few seats are left; true when that is new.
+    pub(super) fn note_low(&mut self, is_low: bool) -> Result<bool, StoreError> {
+        let was_low = self.meta.get(SEATS_LOW)?.is_some_and(|flag| flag.value() == 1);
+        if was_low != is_low {
+            self.meta.insert(SEATS_LOW, u64::from(is_low))?;
+            self.is_dirty = true;
+        }
+        Ok(was_low != is_low)
     }
 }
 

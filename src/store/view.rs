@@ -10,7 +10,7 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
 
 use super::tables::{
     CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, NAMES,
-    REFUSALS, SEATS, TOMBSTONES, USERS, look_up_in_fields,
+    REFUSALS, SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{Clash, Cookie, DirectoryRecord, Policy, StoreError, codec};
 use crate::domain::admission::View;
@@ -28,6 +28,7 @@ pub struct ReadView {
     pub(super) seats: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) last_logins: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) refusals: ReadOnlyTable<u64, &'static [u8]>,
+    strangers: ReadOnlyTable<&'static str, &'static [u8]>,
     pub(super) ledger: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) ledger_by_user: ReadOnlyTable<(u64, u64), ()>,
     pub(super) tombstones: ReadOnlyTable<(i64, u64), ()>,
@@ -73,6 +74,7 @@ impl ReadView {
             seats: txn.open_table(SEATS)?,
             last_logins: txn.open_table(LAST_LOGINS)?,
             refusals: txn.open_table(REFUSALS)?,
+            strangers: txn.open_table(STRANGERS)?,
             ledger: txn.open_table(LEDGER)?,
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
             tombstones: txn.open_table(TOMBSTONES)?,
@@ -199,6 +201,41 @@ impl ReadView {
     /// The last login of a user.
     pub fn last_login_of(&self, key: UserKey) -> Result<Option<LastLogin>, StoreError> {
         Lookup::last_login(self, key)
+    }
+
+    /// Everybody who holds a seat.
+    pub fn holders(
+        &self,
+    ) -> Result<impl Iterator<Item = Result<(UserKey, Seat), StoreError>> + '_, StoreError> {
+        Ok(self.seats.iter()?.map(|row| {
+            let row = row?;
+            Ok((UserKey(row.0.value()), codec::decode_seat(row.1.value())?))
+        }))
+    }
+
+    /// Every user who was ever refused.
+    pub fn refused_users(
+        &self,
+    ) -> Result<impl Iterator<Item = Result<(UserKey, Refusals), StoreError>> + '_, StoreError> {
+        Ok(self.refusals.iter()?.map(|row| {
+            let row = row?;
+            Ok((UserKey(row.0.value()), codec::decode_refusals(row.1.value())?))
+        }))
+    }
+
+    /// The names that nobody had when they were refused, the latest of them.
+    pub fn strangers(
+        &self,
+    ) -> Result<impl Iterator<Item = Result<(Name, Refusals), StoreError>> + '_, StoreError> {
+        Ok(self.strangers.iter()?.map(|row| {
+            let row = row?;
+            Ok((Name::from_stored(row.0.value()), codec::decode_refusals(row.1.value())?))
+        }))
+    }
+
+    /// The refusals of a name that nobody had.
+    pub fn stranger(&self, name: &str) -> Result<Option<Refusals>, StoreError> {
+        self.strangers.get(name)?.map(|bytes| codec::decode_refusals(bytes.value())).transpose()
     }
 
     /// Ledger lines, the newest first, of one user or of all.

@@ -47,7 +47,14 @@ pub(super) enum Command {
     /// Forget tombstones made at or before `cutoff`, at most `limit` of them.
     Purge { cutoff: Timestamp, now: Timestamp, limit: usize, reply: Reply<Vec<Released>> },
     /// Write coalesced last logins and refusals.
-    RecordActivity { logins: Vec<(UserKey, LastLogin)>, refusals: Vec<(UserKey, Refusals)>, reply: Reply<()> },
+    RecordActivity {
+        logins: Vec<(UserKey, LastLogin)>,
+        refusals: Vec<(UserKey, Refusals)>,
+        strangers: Vec<(Name, Refusals)>,
+        reply: Reply<()>,
+    },
+    /// Take the seats back of those who were not active since `cutoff`.
+    Reclaim { keys: Vec<UserKey>, cutoff: Timestamp, now: Timestamp, reply: Reply<Vec<(UserKey, Released)>> },
     /// Run a whole sweep in a transaction that is dropped.
     Preview { preview: Box<Preview>, reply: Reply<Report> },
     /// Show that the writer is alive.
@@ -111,9 +118,11 @@ fn commit(db: &Database, shared: &Shared, batch: Vec<Command>) -> Result<(), Sto
             answers.push(answer);
         }
     }
+    let settled = transaction.settle(&policy)?;
     if transaction.finish()? {
         txn.commit()?;
         shared.publish(ReadView::open(db)?);
+        settled.tell();
     } else {
         txn.abort()?;
     }
@@ -154,8 +163,11 @@ fn apply(
             answer(reply, transaction.apply(directory, changes, now)?)
         }
         Command::Purge { cutoff, now, limit, reply } => answer(reply, transaction.purge(cutoff, now, limit)?),
-        Command::RecordActivity { logins, refusals, reply } => {
-            transaction.record_activity(&logins, &refusals)?;
+        Command::Reclaim { keys, cutoff, now, reply } => {
+            answer(reply, transaction.reclaim(&keys, cutoff, now)?)
+        }
+        Command::RecordActivity { logins, refusals, strangers, reply } => {
+            transaction.record_activity(&logins, &refusals, &strangers)?;
             answer(reply, ())
         }
         Command::Ping { reply } => answer(reply, ()),

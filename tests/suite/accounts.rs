@@ -179,3 +179,80 @@ fn accounts_and_logins_at_once_share_the_last_seats() {
     assert_eq!(status["users"]["local"], status["seats_by_origin"]["local"], "no account without a seat");
     daemon.verify();
 }
+
+/// Whatever the seats, the licence or the directory say.
+#[test]
+fn the_administrator_always_enters_and_never_counts() {
+    let mut settings = Settings::ldif(2, &people(0..4));
+    let mut daemon = Daemon::start(settings.clone());
+    daemon.expect("u0", "granted");
+    daemon.expect("u1", "granted");
+    daemon.expect("root", "unknown_user");
+    settings.tables += "[admin]\naddress = \"root\"\n";
+    daemon.configure(&settings);
+    daemon.reload().unwrap();
+    daemon.expect("root", "exempt");
+    daemon.expect("Root@Example.org", "exempt");
+    assert_eq!(daemon.probe("root"), "exempt");
+    daemon.expect("u2", "exhausted");
+    let text = run(&daemon, &["explain", "root"], 1);
+    assert!(text.contains("root@example.org is the internal administrator"), "{text}");
+    assert_eq!(daemon.seats_used(), 2);
+
+    // A mapped user who holds a seat gives it back, and is known by every name.
+    settings.tables = settings.tables.replace("\"root\"", "\"u0\"");
+    daemon.configure(&settings);
+    daemon.reload().unwrap();
+    daemon.wait_for_log(&["event=seat_released", "u0@example.org", "reason=exempt"]);
+    assert_eq!(daemon.seats_used(), 1);
+    assert_eq!(daemon.history("u0")[0]["reason"], "exempt");
+    daemon.expect("u0", "exempt");
+    assert_eq!(daemon.grant("u0").json()["outcome"], "exempt");
+    let explained = daemon.explain("u0");
+    assert_eq!(explained["counts_because"], "the internal administrator never counts", "{explained}");
+    assert!(!explained["last_login"].is_null(), "{explained}");
+    daemon.expect("u2", "granted");
+
+    // Gone from the directory, without a licence, and after a restart.
+    daemon.write(LDIF, &people(1..4));
+    daemon.sync("people").unwrap();
+    daemon.expect("u0", "exempt");
+    let unlicensed = std::fs::read_to_string(daemon.config()).unwrap().replace("seats = 2", "#");
+    daemon.write("seatkeeper.toml", &unlicensed);
+    daemon.kill9();
+    daemon.restart();
+    daemon.expect("u3", "license_missing");
+    daemon.expect("u0", "exempt");
+    daemon.expect("u1", "held");
+    daemon.verify();
+
+    // A user like others again.
+    daemon.write(LDIF, &people(0..4));
+    settings.tables = settings.tables.replace("\"u0\"", "\"root\"");
+    settings.seats = 3;
+    daemon.configure(&settings);
+    daemon.reload().unwrap();
+    daemon.sync("people").unwrap();
+    daemon.expect("u0", "granted");
+    // An account of the administrator's takes no seat, where none is free.
+    let text = run(&daemon, &["account", "add", "root"], 0);
+    assert!(text.contains("The account was created. (3 seats"), "{text}");
+    run(&daemon, &["account", "disable", "root"], 0);
+    daemon.expect("root", "exempt");
+    daemon.verify();
+}
+
+/// What became of the user's seat while the daemon was down is settled when it starts.
+#[test]
+fn an_administrator_who_was_chosen_while_the_daemon_was_down_holds_no_seat() {
+    let mut settings = Settings::ldif(2, &people(0..2));
+    let mut daemon = Daemon::start(settings.clone());
+    daemon.expect("u0", "granted");
+    assert!(daemon.terminate().0.success());
+    settings.tables += "[admin]\naddress = \"u0@example.org\"\n";
+    daemon.configure(&settings);
+    daemon.restart();
+    assert_eq!(daemon.seats_used(), 0);
+    daemon.wait_for_log(&["event=seat_released", "reason=exempt"]);
+    daemon.verify();
+}

@@ -320,8 +320,9 @@ fn a_changelog_that_does_not_cover_the_base_is_told_and_not_relied_on() {
     );
     daemon.restart();
     wait_until_following(&daemon);
-    daemon.wait_for_log(&["has to be read from the beginning"]);
     assert_eq!(daemon.probe("one@example.org"), "granted");
+    let warning = directory(&daemon.status(), "corp")["warning"].clone();
+    assert!(warning.as_str().unwrap().starts_with("the changelog records only cn=dns"), "{warning}");
     daemon.agrees();
     // What comes by itself does not depend on it.
     set(&server, &dn(2), "mail", "two@example.org");
@@ -329,15 +330,63 @@ fn a_changelog_that_does_not_cover_the_base_is_told_and_not_relied_on() {
     daemon.agrees();
 }
 
+/// Where the search behind a refresh fails, the server says nothing, for ever.
 #[test]
-fn it_is_swept_unless_asked_for() {
-    let server = server(5);
-    let daemon = Daemon::start(settings(&server, 5, "sync = \"auto\"\n"));
-    daemon.wait_for("a sweep", |status| directory(status, "corp")["state"] == "idle");
+fn a_server_whose_limits_cut_it_short_is_swept_until_they_are_lifted() {
+    let server = server(30);
+    set(&server, server.bind_dn(), "nsSizeLimit", "10");
+    let keys = "sync = \"auto\"\npage_size = 7\npoll_every = \"1s\"\n";
+    let daemon = Daemon::start(settings(&server, 5, keys));
+    users(&daemon, 30);
+    let status = daemon.wait_for("sweeps", |status| directory(status, "corp")["last_error"] == Value::Null);
+    let corp = directory(&status, "corp");
+    assert_eq!(corp["mechanism"], "sweep", "{corp}");
+    assert_eq!(corp["mechanism_reason"], "the server's size limit leaves no room for syncrepl");
+    let warning = "everything is read at each poll, since the server's size limit leaves no room for syncrepl; \
+                   lift nsSizeLimit and nsLookThroughLimit of the bind user";
+    assert!(corp["warning"].as_str().unwrap().starts_with(warning), "{corp}");
+    assert!(output(&daemon, &["status"]).contains(&format!("corp: {warning}")));
+    assert!(output(&daemon, &["check", "--connect"]).contains("the server stopped after 10 entries"));
+    daemon.wait_for_log(&["sync_failed", "the server stopped after 10 entries"]);
+    daemon.wait_for_log(&["WARN", warning]);
+    server.lock(&dn(1));
+    wait_for_probe(&daemon, "u1", "disabled");
+    daemon.agrees();
+    assert_eq!(daemon.log().matches(warning).count(), 1, "it is said once: {}", daemon.log());
+
+    set(&server, server.bind_dn(), "nsSizeLimit", "-1");
+    daemon.api("POST", "/v1/directories/corp/sync?full=true");
+    wait_until_following(&daemon);
     let status = daemon.status();
-    assert_eq!(directory(&status, "corp")["mechanism"], "sweep");
-    assert_eq!(directory(&status, "corp")["mechanism_reason"], "syncrepl is used here when asked for");
-    users(&daemon, 5);
+    let corp = directory(&status, "corp");
+    assert_eq!(corp["mechanism"], "content-sync");
+    assert_eq!((&corp["mechanism_reason"], &corp["warning"]), (&"the server offers it".into(), &Value::Null));
+    daemon.agrees();
+
+    // Only a refresh from nothing needs the limits lifted.
+    set(&server, server.bind_dn(), "nsSizeLimit", "10");
+    server.unlock(&dn(1));
+    wait_for_probe(&daemon, "u1", "granted");
+    daemon.sync("corp").unwrap();
+    wait_until_following(&daemon);
+    assert_eq!(directory(&daemon.status(), "corp")["mechanism"], "content-sync");
+    daemon.agrees();
+}
+
+/// A base that does not exist makes a refresh fall silent as well, and is said to be what it is.
+#[test]
+fn a_base_that_does_not_exist_is_named() {
+    let server = server(5);
+    let mut settings = settings(&server, 5, "sync = \"auto\"\n");
+    settings.tables = settings.tables.replace(server.base_dn(), "ou=nobody,dc=example,dc=org");
+    let daemon = Daemon::launch(&settings);
+    daemon.wait_for_log(&["sync_failed", "the base ou=nobody,dc=example,dc=org does not exist"]);
+    let status = daemon.wait_for("backoff", |status| directory(status, "corp")["state"] == "backoff");
+    assert_eq!(directory(&status, "corp")["warning"], Value::Null);
+}
+
+fn output(daemon: &Daemon, arguments: &[&str]) -> String {
+    String::from_utf8(daemon.command(arguments).stdout).unwrap()
 }
 
 #[test]
@@ -379,7 +428,6 @@ fn a_free_ipa_that_hides_its_changelog_is_read_again() {
     assert!(checked.contains("FreeIPA's changelog records only cn=dns unless told otherwise"), "{checked}");
     server.lock(&dn(1));
     daemon.restart();
-    daemon.wait_for_log(&["has to be read from the beginning"]);
     wait_until_following(&daemon);
     assert_eq!(daemon.probe("u1"), "disabled");
     daemon.agrees();

@@ -378,7 +378,7 @@ fn on_ipv6(slapd: &Slapd) -> Option<LdapUrl> {
 
 #[tokio::test]
 async fn a_certificate_for_an_ipv6_address_is_checked_for_it() {
-    for (name, is_right) in [("::1", true), ("::2", false), ("address.invalid", false)] {
+    for (name, is_right) in [("::1", true), ("::2", false)] {
         let certificate_names = vec![name.to_owned()];
         let slapd = Slapd::start(Options { certificate_names, ..Options::default() });
         let Some(url) = on_ipv6(&slapd) else { return };

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::support::daemon::{Daemon, Settings, directory, no_brake};
 use crate::support::slapd::{Options, PEOPLE, Slapd, entry_uuid, people, person};
 use crate::support::wait_for;
@@ -192,17 +190,4 @@ fn a_database_without_a_provider_is_swept() {
     daemon.wait_for("a sweep", |status| directory(status, "corp")["state"] == "idle");
     assert_eq!(mechanism(&daemon), "sweep");
     users(&daemon, 5);
-}
-
-#[test]
-fn a_full_sync_repairs_what_the_mirror_lacks() {
-    let (slapd, daemon) = following(10, "full_sync_every = \"2s\"\n");
-    daemon.expect("u1", "granted");
-    slapd.add(&person(700));
-    users(&daemon, 11);
-    let attempt = |status: &Value| directory(status, "corp")["last_attempt"].clone();
-    let first = attempt(&daemon.status());
-    daemon.wait_for("the next full sync", |status| attempt(status) != first);
-    wait_until_following(&daemon);
-    daemon.agrees();
 }

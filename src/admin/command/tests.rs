@@ -54,7 +54,7 @@ async fn run_at(socket: &Path, line: &str) -> Outcome {
     let cli = Cli::try_parse_from(["seatkeeper"].into_iter().chain(line.split(' '))).unwrap();
     let Command::Client(command) = cli.command else { panic!("{line} asks no daemon") };
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let exit = run(&command, socket, cli.json, &mut out, &mut err).await;
+    let exit = run(&command, socket, cli.json, &mut out, &mut err, false).await;
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Outcome { exit, out: text(out), err: text(err) }
 }
@@ -191,7 +191,7 @@ async fn a_reader_that_goes_away_is_no_failure() {
     {
         let mut err = Vec::new();
         let status = ClientCommand::Status;
-        assert_eq!(run(&status, &daemon.socket, false, &mut Deaf(kind), &mut err).await, exit);
+        assert_eq!(run(&status, &daemon.socket, false, &mut Deaf(kind), &mut err, false).await, exit);
         assert_eq!(err.is_empty(), exit == Exit::Done);
     }
 }

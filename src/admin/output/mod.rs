@@ -1,6 +1,7 @@
 //! Answers as text for people. Nothing here reads a clock or writes: every page is a plain function.
 
 mod people;
+mod reclaim;
 mod status;
 mod sync;
 
@@ -10,7 +11,8 @@ use comfy_table::{CellAlignment, ColumnConstraint, Table, Width, presets};
 use jiff::Timestamp;
 
 pub(super) use people::{account, change, explanation, history, users};
-pub(super) use status::status;
+pub(super) use reclaim::{reclaimed, refused};
+pub(super) use status::{progress, status};
 pub(super) use sync::{report, verification};
 
 /// How long ago, or how far ahead: in one unit, rounded down.

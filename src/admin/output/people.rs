@@ -32,7 +32,7 @@ pub(crate) fn users(users: &[UserLine], now: Timestamp) -> String {
 }
 
 /// The directory, or, in brackets, what stands in its place.
-fn from(directory: &Option<String>, origin: &str) -> String {
+pub(super) fn from(directory: &Option<String>, origin: &str) -> String {
     directory.clone().unwrap_or_else(|| format!("({origin})"))
 }
 

@@ -19,7 +19,9 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         state: DirectoryState::Idle,
         mechanism: Some("sweep".to_owned()),
         mechanism_reason: None,
+        warning: None,
         seen: 0,
+        rate: None,
         server: None,
         url: None,
         users: 12,
@@ -30,6 +32,7 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         last_error: None,
         skipped: [].into(),
         held: None,
+        drift: None,
         configured: true,
     }
 }

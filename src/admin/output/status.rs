@@ -1,13 +1,15 @@
 //! `status`.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::sync::{loss, skipped};
 use super::{Columns, clean, count, list, relative};
 use crate::service::answers::{
-    DirectoryState, DirectoryStatus, LicenseStatus, SeatsByOrigin, SeatsStatus, Status, UsersStatus,
+    DirectoryState, DirectoryStatus, DriftReport, LicenseStatus, SeatsByOrigin, SeatsStatus, Status,
+    UsersStatus,
 };
 
 /// The whole state on one page.
@@ -97,10 +99,7 @@ fn directories(directories: &[DirectoryStatus], now: Timestamp) -> String {
     let table = columns.lines(directories, |directory| {
         let state = match directory.state {
             _ if !directory.configured => "not configured".to_owned(),
-            DirectoryState::Refreshing if directory.seen > 0 => {
-                format!("refreshing, {} read", directory.seen)
-            }
-            state => state.as_str().to_owned(),
+            state => list([state.as_str().to_owned(), read(directory)]),
         };
         [
             directory.name.clone(),
@@ -120,10 +119,34 @@ fn directories(directories: &[DirectoryStatus], now: Timestamp) -> String {
     format!("\n{table}{gap}{notes}")
 }
 
+/// How far a refresh is; nothing where none is under way.
+fn read(directory: &DirectoryStatus) -> String {
+    match (directory.state, directory.rate) {
+        (DirectoryState::Refreshing, Some(rate)) if directory.seen > 0 => {
+            format!("{} read, {rate}/s", directory.seen)
+        }
+        _ => String::new(),
+    }
+}
+
+/// How far the sync of a directory is that somebody waits for.
+pub(crate) fn progress(directory: &DirectoryStatus, elapsed: Duration) -> String {
+    let line = list([
+        format!("{}: {}", directory.name, directory.state.as_str()),
+        read(directory),
+        count(directory.users, "user") + " mapped",
+        format!("{} s", elapsed.as_secs()),
+    ]);
+    clean(&line)
+}
+
 /// What does not fit into a column.
 fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
     let name = &directory.name;
     let mut notes = Vec::new();
+    if let (Some(mechanism), Some(reason)) = (&directory.mechanism, &directory.mechanism_reason) {
+        notes.push(format!("mechanism {mechanism}, because {reason}"));
+    }
     if let Some(held) = &directory.held {
         let held = loss(held);
         notes.push(format!("the brake holds back {held}; if that is right: seatkeeper sync approve {name}"));
@@ -133,6 +156,16 @@ fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
         let again = if directory.state == DirectoryState::Backoff { "; it will be tried again" } else { "" };
         notes.push(format!("the last sync{tried} failed: {error}{again}"));
     }
+    if let Some(DriftReport { last_reconcile, found, total }) = directory.drift {
+        let compared = format!("compared with the whole directory {}", relative(now, last_reconcile));
+        let found = match found {
+            0 => "nothing differed".to_owned(),
+            found => format!("{} differed and {} repaired", count(found, "user"), were(found)),
+        };
+        let before = if total > 0 { format!(", {total} in all since the start") } else { String::new() };
+        notes.push(format!("{compared}: {found}{before}"));
+    }
+    notes.extend(directory.warning.clone());
     if !directory.skipped.is_empty() {
         notes.push(skipped(&directory.skipped));
     }
@@ -140,6 +173,10 @@ fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
         notes.push("its users stay as they were; nothing in the configuration maps them".to_owned());
     }
     notes.iter().map(|note| format!("{}\n", clean(&format!("{name}: {note}")))).collect()
+}
+
+fn were(number: u64) -> &'static str {
+    if number == 1 { "was" } else { "were" }
 }
 
 #[cfg(test)]
@@ -175,6 +212,41 @@ mod tests {
              LISTENER  BIND            CONNECTIONS\n\
              http      127.0.0.1:8460            2\n",
         );
+    }
+
+    #[test]
+    fn a_directory_tells_how_it_is_synced() {
+        let why = |mechanism: &str, reason: &str| DirectoryStatus {
+            mechanism: Some(mechanism.to_owned()),
+            mechanism_reason: Some(reason.to_owned()),
+            ..directory("corp")
+        };
+        let drift = |found, total| Some(DriftReport { last_reconcile: at(-7200), found, total });
+        let notes = |directory| notes(&directory, at(0)).concat();
+        assert_eq!(
+            notes(DirectoryStatus { drift: drift(0, 0), ..why("syncrepl", "the server offers it") }),
+            "corp: mechanism syncrepl, because the server offers it\n\
+             corp: compared with the whole directory 2 h ago: nothing differed\n"
+        );
+        let told = |found, total| notes(DirectoryStatus { drift: drift(found, total), ..directory("corp") });
+        assert!(told(1, 1).ends_with(": 1 user differed and was repaired, 1 in all since the start\n"));
+        assert!(told(2, 5).ends_with(": 2 users differed and were repaired, 5 in all since the start\n"));
+        assert!(told(0, 5).ends_with(": nothing differed, 5 in all since the start\n"));
+    }
+
+    #[test]
+    fn a_refresh_shows_how_far_it_is() {
+        let state = DirectoryState::Refreshing;
+        let busy = DirectoryStatus { state, seen: 12_000, rate: Some(8000), ..directory("corp") };
+        let page = directories(std::slice::from_ref(&busy), at(0));
+        assert!(page.contains("refreshing, 12000 read, 8000/s"), "{page}");
+        assert_eq!(
+            progress(&busy, Duration::from_millis(1700)),
+            "corp: refreshing, 12000 read, 8000/s, 12 users mapped, 1 s"
+        );
+        let begun = DirectoryStatus { seen: 0, name: "a\rb".to_owned(), ..busy };
+        assert_eq!(progress(&begun, Duration::ZERO), "a\u{fffd}b: refreshing, 12 users mapped, 0 s");
+        assert_eq!(progress(&directory("corp"), Duration::ZERO), "corp: idle, 12 users mapped, 0 s");
     }
 
     #[test]

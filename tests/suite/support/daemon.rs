@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) files: Vec<(&'static str, String)>,
     /// A program that becomes the daemon, with its arguments; none by default.
     pub(crate) wrapper: Vec<String>,
+    /// Variables of the daemon's environment.
+    pub(crate) env: Vec<(&'static str, String)>,
 }
 
 impl Default for Settings {
@@ -52,6 +54,7 @@ impl Default for Settings {
             listeners: HTTP.to_owned() + "[[listen.dovecot_policy]]\nbind = \"127.0.0.1:0\"\n",
             files: Vec::new(),
             wrapper: Vec::new(),
+            env: Vec::new(),
         }
     }
 }
@@ -109,6 +112,7 @@ pub(crate) struct Daemon {
     dir: TempDir,
     process: Option<Child>,
     http: Option<Address>,
+    env: Vec<(&'static str, String)>,
     /// Where the log of the present process begins in its file.
     log_start: u64,
     wrapper: Vec<String>,
@@ -134,8 +138,8 @@ impl Daemon {
     /// Writes everything, and starts nothing.
     pub(crate) fn prepare(settings: &Settings) -> Daemon {
         let dir = tempfile::tempdir().unwrap();
-        let daemon =
-            Daemon { dir, process: None, http: None, log_start: 0, wrapper: settings.wrapper.clone() };
+        let (env, wrapper) = (settings.env.clone(), settings.wrapper.clone());
+        let daemon = Daemon { dir, process: None, http: None, env, log_start: 0, wrapper };
         for (name, text) in &settings.files {
             daemon.write(name, text);
         }
@@ -196,6 +200,7 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         // A variable of the machine must not change where the log goes or who is told of the start.
         command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
+        command.envs(self.env.iter().cloned());
         self.process = Some(command.spawn().unwrap());
     }
 

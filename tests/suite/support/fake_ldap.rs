@@ -377,6 +377,9 @@ impl Shared {
             Some(When::Extended) => vec![extended(0)],
             Some(When::RootDse) => vec![self.root_dse(state), done(0)],
             Some(When::Search) => {
+                if !PEOPLE.ends_with(&request.base.to_ascii_lowercase()) {
+                    return vec![done(32)];
+                }
                 let mut messages: Vec<_> = self.found(state, request).map(Entry::message).collect();
                 let end = done(0);
                 messages.push(match request.control(PAGED_RESULTS) {

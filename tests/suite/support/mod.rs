@@ -9,8 +9,10 @@ pub(crate) mod ds389;
 pub(crate) mod fake_ldap;
 pub(crate) mod http;
 pub(crate) mod network;
+pub(crate) mod postfix;
 pub(crate) mod samba;
 pub(crate) mod slapd;
+pub(crate) mod valve;
 
 use std::time::{Duration, Instant};
 

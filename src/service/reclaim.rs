@@ -1,0 +1,127 @@
+//! Seats back from those who do not use them, and who was turned away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::admin::{Admin, AdminError};
+use super::answers::{ReclaimReport, ReclaimedSeat, RefusedLine};
+use super::{log_release, now};
+use crate::domain::user::UserKey;
+use crate::store::{ReadView, StoreError};
+
+/// Seats released in one transaction, so that logins do not wait for all of them.
+const RECLAIM_BATCH: usize = 500;
+
+impl Admin {
+    /// Takes back the seats of everybody who was not active for so long, save the protected; with `dry_run`
+    /// only says whose they are. Each may take one again with the next login.
+    pub async fn reclaim(&self, inactive: Duration, dry_run: bool) -> Result<ReclaimReport, AdminError> {
+        let now = now();
+        let cutoff = now.checked_sub(inactive).unwrap_or(Timestamp::MIN);
+        let view = self.fresh_view().await?;
+        let mut protected = BTreeSet::new();
+        for name in &self.settings().protected {
+            protected.extend(view.find(name)?);
+        }
+        let (mut found, spared) = tokio::task::spawn_blocking(move || candidates(&view, cutoff, &protected))
+            .await
+            .map_err(|_| AdminError::Interrupted)??;
+        let mut reclaimed: Vec<ReclaimedSeat> = Vec::new();
+        if dry_run {
+            reclaimed.extend(found.into_values());
+        } else {
+            let keys: Vec<UserKey> = found.keys().copied().collect();
+            for keys in keys.chunks(RECLAIM_BATCH) {
+                // A login that waits to be written is not in the store yet.
+                let keys = keys.iter().copied().filter(|key| !self.has_fresh_login(*key)).collect();
+                for (key, released) in self.store().reclaim(keys, cutoff, now).await? {
+                    log_release(&released);
+                    reclaimed.extend(found.remove(&key));
+                }
+            }
+        }
+        reclaimed.sort_by(|a, b| (a.last_used, &a.user).cmp(&(b.last_used, &b.user)));
+        let seats_used = self.store().view().seats_used()?;
+        Ok(ReclaimReport { dry_run, protected: spared, reclaimed, seats_used })
+    }
+
+    /// At most `limit` of those who were turned away, the latest first.
+    pub async fn refused(&self, limit: usize) -> Result<Vec<RefusedLine>, AdminError> {
+        let view = self.fresh_view().await?;
+        let lines = tokio::task::spawn_blocking(move || refused(&view, limit));
+        Ok(lines.await.map_err(|_| AdminError::Interrupted)??)
+    }
+}
+
+type Candidates = (BTreeMap<UserKey, ReclaimedSeat>, u64);
+
+/// Holders who were not active since `cutoff`; those who are protected are only counted.
+fn candidates(
+    view: &ReadView,
+    cutoff: Timestamp,
+    protected: &BTreeSet<UserKey>,
+) -> Result<Candidates, StoreError> {
+    let (mut found, mut spared) = (BTreeMap::new(), 0);
+    for holder in view.holders()? {
+        let (key, seat) = holder?;
+        let login = view.last_login_of(key)?;
+        let last_used = crate::domain::seats::last_used(&seat, login.as_ref());
+        if last_used >= cutoff {
+            continue;
+        }
+        if protected.contains(&key) {
+            spared += 1;
+            continue;
+        }
+        let Some(details) = view.details(key)? else { continue };
+        let line = ReclaimedSeat {
+            user: details.name.to_string(),
+            origin: details.origin.to_string(),
+            directory: details.directory,
+            seat_since: seat.granted_at,
+            last_login: login.map(|login| login.at),
+            last_used,
+        };
+        found.insert(key, line);
+    }
+    Ok((found, spared))
+}
+
+fn refused(view: &ReadView, limit: usize) -> Result<Vec<RefusedLine>, StoreError> {
+    let mut latest: Vec<(Timestamp, Option<UserKey>, String)> = Vec::new();
+    for row in view.refused_users()? {
+        let (key, refusals) = row?;
+        latest.push((refusals.last, Some(key), String::new()));
+    }
+    for row in view.strangers()? {
+        let (name, refusals) = row?;
+        latest.push((refusals.last, None, name.to_string()));
+    }
+    latest.sort_unstable_by(|a, b| b.cmp(a));
+    let mut lines = Vec::new();
+    for (_, key, name) in latest.into_iter().take(limit) {
+        let (user, is_known, seated, refusals) = match key {
+            Some(key) => {
+                let Some(details) = view.details(key)? else { continue };
+                (details.name.to_string(), true, details.seat.is_some(), details.refusals)
+            }
+            None => {
+                let refusals = view.stranger(&name)?;
+                (name, false, false, refusals)
+            }
+        };
+        let Some(refusals) = refusals else { continue };
+        lines.push(RefusedLine {
+            user,
+            is_known,
+            seated,
+            count: refusals.count,
+            first: refusals.first,
+            last: refusals.last,
+            reason: refusals.reason.into(),
+        });
+    }
+    Ok(lines)
+}

@@ -1,0 +1,180 @@
+//! A real Postfix asks for whom it may accept mail, where it goes, and who may send it.
+
+use crate::support::daemon::{Daemon, HTTP, Settings, listener};
+use crate::support::http::Address;
+use crate::support::postfix::{Postfix, PostfixOptions};
+use crate::support::slapd::{PEOPLE, entry_uuid, people, person};
+
+const UNSEATED: &str = "This user has no mailbox license, and this request may not take one.";
+const EXHAUSTED: &str = "All mailbox licenses are in use. Please ask your mail administrator for one.";
+const SENDER: &str = "friend@example.com";
+
+const ACCEPTED: &str = "250 2.1.5 Ok";
+
+/// How Postfix passes a reason on.
+fn refused(code: &str, recipient: &str, reason: &str) -> String {
+    format!("{code} <{recipient}>: Recipient address rejected: {reason}")
+}
+
+fn port(daemon: &Daemon, kind: &str) -> u16 {
+    match listener(&daemon.status(), kind) {
+        Some(Address::Tcp(bind)) => bind.rsplit(':').next().unwrap().parse().unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Four people, one of whom has left, a list and a room.
+fn directory() -> String {
+    let uuid = entry_uuid;
+    people(1..5)
+        + &format!(
+            "dn: uid=gone,{PEOPLE}\nobjectClass: inetOrgPerson\nuid: gone\nmail: gone@example.org\n\
+             entryUUID: {}\npwdAccountLockedTime: 000001010000Z\n\n\
+             dn: cn=all,{PEOPLE}\nobjectClass: groupOfNames\ncn: all\nmail: all@example.org\nentryUUID: {}\n\n\
+             dn: cn=room,{PEOPLE}\nobjectClass: room\ncn: room\nmail: room@example.org\nentryUUID: {}\n\n",
+            uuid(50),
+            uuid(51),
+            uuid(52)
+        )
+        + &person(9).replace(
+            "mail: u9@example.org\n",
+            "mail: nina@example.org\nmail: n.nine@example.org\nmail: u9@example.org\n",
+        )
+}
+
+/// Fixed ports, so that Postfix finds the daemon again after a restart.
+struct Site {
+    daemon: Daemon,
+    postfix: Postfix,
+}
+
+fn listeners(policy_port: u16, maps_port: u16, keys: &str) -> String {
+    format!(
+        "{HTTP}[[listen.postfix_policy]]\nbind = \"127.0.0.1:{policy_port}\"\n{keys}\n\
+         [[listen.socketmap]]\nbind = \"127.0.0.1:{maps_port}\"\n"
+    )
+}
+
+fn settings(seats: u64, top: &str, keys: &str) -> Settings {
+    let base = Settings::ldif(seats, &directory());
+    let tables = format!("{top}\n{}", base.tables);
+    Settings { tables, listeners: listeners(0, 0, keys), ..base }
+}
+
+fn start(settings: Settings) -> Site {
+    let daemon = Daemon::start(settings);
+    let postfix = Postfix::start(&PostfixOptions {
+        settings: format!(
+            "seatkeeper_policy = inet:127.0.0.1:{}\nseatkeeper_maps = socketmap:inet:127.0.0.1:{}\n",
+            port(&daemon, "postfix_policy"),
+            port(&daemon, "socketmap")
+        ),
+        bare: false,
+    });
+    Site { daemon, postfix }
+}
+
+#[test]
+fn mail_is_accepted_for_those_who_hold_a_seat() {
+    let Site { daemon, postfix } = start(settings(2, "", ""));
+    let mut smtp = postfix.smtp();
+    let mut check = |recipient: &str, expected: &str| {
+        assert_eq!(smtp.recipient(SENDER, recipient), expected, "{}", postfix.log());
+    };
+    // Mapped, but nobody has logged in: mail takes no seat.
+    check("u1@example.org", &refused("450 4.2.1", "u1@example.org", UNSEATED));
+    assert_eq!(daemon.seats_used(), 0);
+    daemon.expect("u1", "granted");
+    daemon.expect("u9", "granted");
+    for recipient in ["u1@example.org", "U1@EXAMPLE.ORG", "nina@example.org", "n.nine@example.org"] {
+        check(recipient, ACCEPTED);
+    }
+    check("u2@example.org", &refused("450 4.2.1", "u2@example.org", UNSEATED));
+    check("room@example.org", ACCEPTED);
+    let unknown = "There is no mail user by this name.";
+    check("nobody@example.org", &refused("550 5.1.1", "nobody@example.org", unknown));
+    let disabled = "This account is disabled. Please ask your mail administrator.";
+    check("gone@example.org", &refused("550 5.2.1", "gone@example.org", disabled));
+    // Another domain is not ours to judge: Postfix says that it doesn't relay.
+    check("x@example.com", "454 4.7.1 <x@example.com>: Relay access denied");
+    daemon.verify();
+    assert_eq!(daemon.seats_used(), 2);
+    let explained = daemon.explain("u2");
+    assert_eq!(explained["refusals"]["reason"], "not_seated", "{explained}");
+}
+
+#[test]
+fn a_delivery_takes_a_seat_where_it_may_and_a_question_does_not() {
+    let mut site = start(settings(2, "[seats]\ntake_on = [\"delivery\"]\n", ""));
+    let mut smtp = site.postfix.smtp();
+    // A bounce, and a server that asks whether the sender of its mail exists.
+    for sender in ["", "double-bounce@mx.example.com"] {
+        assert_eq!(smtp.recipient(sender, "u1@example.org"), ACCEPTED);
+    }
+    assert_eq!(site.daemon.seats_used(), 0);
+    for _ in 0..3 {
+        assert_eq!(smtp.recipient(SENDER, "u1@example.org"), ACCEPTED);
+        assert_eq!(smtp.recipient(SENDER, "u9@example.org"), ACCEPTED);
+        assert_eq!(smtp.recipient(SENDER, "n.nine@example.org"), ACCEPTED);
+    }
+    assert_eq!(site.daemon.seats_used(), 2);
+    assert_eq!(site.daemon.explain("u1")["seat"]["by"], "delivery (smtp)");
+    assert_eq!(site.daemon.history("").len(), 2);
+    let deferred = refused("450 4.2.1", "u2@example.org", EXHAUSTED);
+    assert_eq!(smtp.recipient(SENDER, "u2@example.org"), deferred);
+    assert_eq!(smtp.recipient("", "u2@example.org"), deferred);
+
+    // The listener's settings change with a reload, on connections that are open.
+    for (exhausted, expected) in [
+        ("reject", refused("550 5.2.1", "u2@example.org", EXHAUSTED)),
+        ("accept", ACCEPTED.to_owned()),
+        ("defer", deferred),
+    ] {
+        let ports = (port(&site.daemon, "postfix_policy"), port(&site.daemon, "socketmap"));
+        let key = format!("exhausted = \"{exhausted}\"");
+        let mut changed = settings(2, "[seats]\ntake_on = [\"delivery\"]\n", "");
+        // Port 0 is what the listeners were configured with, and stays so.
+        changed.listeners = listeners(0, 0, &key);
+        site.daemon.configure(&changed);
+        site.daemon.reload().unwrap();
+        assert_eq!(ports, (port(&site.daemon, "postfix_policy"), port(&site.daemon, "socketmap")));
+        assert_eq!(smtp.recipient(SENDER, "u2@example.org"), expected);
+    }
+    site.daemon.verify();
+    assert_eq!(site.daemon.seats_used(), 2);
+}
+
+#[test]
+fn postmap_finds_mailboxes_aliases_domains_and_holders() {
+    let Site { mut daemon, postfix } = start(settings(2, "", ""));
+    daemon.expect("u9", "granted");
+    let table = format!("socketmap:inet:127.0.0.1:{}", port(&daemon, "socketmap"));
+    let ask = |map: &str, key: &str| postfix.postmap(key, &format!("{table}:{map}"));
+    let nothing = Err(String::new());
+    for (map, key, expected) in [
+        ("mailboxes", "u1@example.org", Ok("example.org/u1/")),
+        ("mailboxes", "n.nine@example.org", Ok("example.org/u9/")),
+        ("mailboxes", "room@example.org", Ok("example.org/room/")),
+        ("mailboxes", "gone@example.org", Ok("example.org/gone/")),
+        ("aliases", "n.nine@example.org", Ok("nina@example.org")),
+        ("domains", "example.org", Ok("example.org")),
+        ("seated", "n.nine@example.org", Ok("nina@example.org")),
+    ] {
+        assert_eq!(ask(map, key), expected.map(str::to_owned).map_err(|(): ()| String::new()), "{map} {key}");
+    }
+    for (map, key) in [
+        ("mailboxes", "nobody@example.org"),
+        ("mailboxes", "all@example.org"),
+        ("aliases", "nina@example.org"),
+        ("aliases", "@example.org"),
+        ("domains", "example.com"),
+        ("seated", "u1@example.org"),
+    ] {
+        assert_eq!(ask(map, key), nothing, "{map} {key}");
+    }
+    let mistake = ask("users", "u1@example.org").unwrap_err();
+    assert!(mistake.contains("unknown map: use mailboxes, aliases, domains or seated"), "{mistake}");
+    daemon.kill9();
+    let outage = ask("mailboxes", "u1@example.org").unwrap_err();
+    assert!(outage.contains("Connection refused"), "{outage}");
+}

@@ -1,0 +1,204 @@
+//! Getting seats back: who is inactive, who was turned away, and when few seats are left.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::support::daemon::{Daemon, Settings};
+use crate::support::slapd::people;
+use crate::support::wait_for;
+
+/// Runs a command with `--json`, which must end well.
+#[track_caller]
+fn json(daemon: &Daemon, arguments: &[&str]) -> Value {
+    let output = daemon.command(&[arguments, &["--json"]].concat());
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {err}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[track_caller]
+fn page(daemon: &Daemon, arguments: &[&str]) -> String {
+    let output = daemon.command(arguments);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {err}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The part before the `@` of every line's user.
+fn users(lines: &Value) -> Vec<String> {
+    let local = |line: &Value| line["user"].as_str().unwrap().split('@').next().unwrap().to_owned();
+    lines.as_array().unwrap().iter().map(local).collect()
+}
+
+#[test]
+fn unused_seats_are_taken_back_save_the_protected() {
+    let mut settings = Settings::ldif(4, &people(0..6));
+    settings.tables += "[seats]\nprotected = [\"u1\", \"nobody\"]\n";
+    let daemon = Daemon::start(settings);
+    for user in ["u0", "u1"] {
+        daemon.expect(user, "granted");
+    }
+    daemon.grant("u2");
+    page(&daemon, &["account", "add", "ada"]);
+    assert_eq!(json(&daemon, &["seats", "reclaim", "--inactive", "1h"])["reclaimed"], Value::Array(vec![]));
+    daemon.expect("u3", "exhausted");
+    // All were granted within seconds; they are inactive as soon as one second has passed.
+    let preview = wait_for("the seats to be unused", || {
+        let preview = json(&daemon, &["seats", "reclaim", "--inactive", "1s", "--dry-run"]);
+        (users(&preview["reclaimed"]).len() == 3).then_some(preview)
+    });
+    assert_eq!((&preview["dry_run"], &preview["protected"]), (&true.into(), &1.into()), "{preview}");
+    assert_eq!(daemon.seats_used(), 4, "a dry run changes nothing");
+    let text = page(&daemon, &["seats", "reclaim", "--inactive", "1s"]);
+    assert!(text.contains("3 seats taken back, 1 protected (1 seat in use)\n"), "{text}");
+    assert!(text.contains("ada@example.org  (local)"), "{text}");
+    for user in ["u0", "u2", "ada"] {
+        daemon.wait_for_log(&["event=seat_released", &format!("{user}@example.org"), "reason=reclaimed"]);
+        assert_eq!(daemon.history(user)[0]["reason"], "reclaimed");
+        // Who is back takes a seat again; the account stayed enabled.
+        daemon.expect(user, "granted");
+    }
+    daemon.expect("u1", "held");
+    daemon.expect("u3", "exhausted");
+    daemon.verify();
+}
+
+/// The seconds since 1970.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
+}
+
+/// A time zone in which it is 03:00 at a moment, as TZ has it (POSIX.1-2024 XBD 8.3): what is added to the local
+/// time to get UTC.
+fn zone_of_night(at: i64) -> String {
+    let offset = (at - 3 * 3600 + 12 * 3600).rem_euclid(86_400) - 12 * 3600;
+    let (sign, size) = (if offset < 0 { "-" } else { "" }, offset.abs());
+    format!("XXX{sign}{}:{:02}:{:02}", size / 3600, size / 60 % 60, size % 60)
+}
+
+#[test]
+fn every_night_at_three_unused_seats_are_taken_back() {
+    let mut patience = 8;
+    // On a slow machine it may be night before the seats are taken and unused: then again, with more time.
+    let daemon = loop {
+        let night = now() + patience;
+        let mut settings = Settings::ldif(4, &people(0..4));
+        settings.tables += "[seats]\nreclaim_after = \"2s\"\nprotected = [\"u1@example.org\"]\n";
+        settings.env = vec![("TZ", zone_of_night(night))];
+        let daemon = Daemon::start(settings);
+        for user in ["u0", "u1", "u2"] {
+            daemon.expect(user, "granted");
+        }
+        if now() < night - 3 {
+            break daemon;
+        }
+        patience *= 2;
+        assert!(patience < 200, "the daemon never starts in time");
+    };
+    assert_eq!(daemon.seats_used(), 3);
+    for user in ["u0", "u2"] {
+        daemon.wait_for_log(&["event=seat_released", &format!("{user}@example.org"), "reason=reclaimed"]);
+    }
+    daemon.wait_for_log(&["event=seats_reclaimed", "seats=2", "protected=1"]);
+    assert_eq!(daemon.seats_used(), 1);
+    daemon.expect("u1", "held");
+    daemon.expect("u0", "granted");
+    daemon.verify();
+}
+
+fn warnings(daemon: &Daemon) -> usize {
+    daemon.log().lines().filter(|line| line.contains(" event=seats_low ")).count()
+}
+
+#[test]
+fn few_seats_are_told_once_each_time() {
+    let mut settings = Settings::ldif(3, &people(0..30));
+    let mut daemon = Daemon::start(settings.clone());
+    daemon.expect("u0", "granted");
+    assert_eq!(warnings(&daemon), 0);
+    daemon.expect("u1", "granted");
+    let line = daemon.wait_for_log(&["event=seats_low"]);
+    assert!(line.contains("WARN") && line.contains("1 of 3"), "{line}");
+    daemon.expect("u2", "granted");
+    daemon.release("u2");
+    daemon.expect("u2", "granted");
+    assert_eq!(warnings(&daemon), 1, "{}", daemon.log());
+    // It is known after a crash as well.
+    daemon.kill9();
+    daemon.restart();
+    daemon.release("u2");
+    daemon.expect("u2", "granted");
+    assert_eq!(warnings(&daemon), 0, "{}", daemon.log());
+    // Above it, and back.
+    daemon.release("u2");
+    daemon.release("u1");
+    daemon.expect("u1", "granted");
+    daemon.wait_for_log(&["event=seats_low"]);
+    // So does a smaller licence, once there were more: 5 % of 40.
+    settings.seats = 40;
+    daemon.configure(&settings);
+    daemon.reload().unwrap();
+    settings.seats = 3;
+    daemon.configure(&settings);
+    daemon.reload().unwrap();
+    wait_for("the second warning", || (warnings(&daemon) == 2).then_some(()));
+    settings.seats = 30;
+    daemon.configure(&settings);
+    daemon.reload().unwrap();
+    for number in 2..30 {
+        daemon.expect(&format!("u{number}"), "granted");
+        let expected = if number < 28 { 2 } else { 3 };
+        wait_for("the warning", || (warnings(&daemon) == expected).then_some(()));
+    }
+}
+
+#[test]
+fn who_was_turned_away_is_listed() {
+    let mut daemon = Daemon::start(Settings::ldif(1, &people(0..4)));
+    assert!(page(&daemon, &["seats", "refused"]).contains("nobody was turned away"));
+    daemon.expect("u0", "granted");
+    for user in ["u1", "u1", "u2", "stranger", "u1", "stranger"] {
+        daemon.expect(user, if user == "stranger" { "unknown_user" } else { "exhausted" });
+    }
+    let refused = json(&daemon, &["seats", "refused"])["refused"].clone();
+    let of = |user: &str| {
+        let at = users(&refused).iter().position(|line| line == user).unwrap();
+        let line = &refused[at];
+        (line["count"].as_u64().unwrap(), line["reason"].clone(), line["is_known"] == true)
+    };
+    assert_eq!(users(&refused).len(), 3, "{refused}");
+    assert_eq!(users(&refused)[2], "u2", "the latest come first: {refused}");
+    assert_eq!(of("u1"), (3, "exhausted".into(), true));
+    assert_eq!(of("u2"), (1, "exhausted".into(), true));
+    assert_eq!(of("stranger"), (2, "unknown_user".into(), false));
+    // A daemon that is killed remembers what was written; this list wrote it.
+    daemon.kill9();
+    daemon.restart();
+    daemon.release("u0");
+    daemon.expect("u2", "granted");
+    let text = page(&daemon, &["seats", "refused", "--limit", "3"]);
+    assert!(text.contains("stranger@example.org  unknown_user  nobody by this name"), "{text}");
+    assert!(text.contains("u2@example.org        exhausted     holds a seat"), "{text}");
+    assert_eq!(json(&daemon, &["seats", "refused", "--limit", "1"])["refused"].as_array().unwrap().len(), 1);
+    daemon.verify();
+}
+
+#[test]
+fn users_are_listed_by_how_they_use_their_seat() {
+    let daemon = Daemon::start(Settings::ldif(4, &people(0..4)));
+    daemon.expect("u2", "granted");
+    daemon.grant("u1");
+    page(&daemon, &["account", "add", "ada@other.org"]);
+    let list = |arguments: &[&str]| users(&json(&daemon, &[&["users"][..], arguments].concat())["users"]);
+    assert_eq!(list(&[]), ["ada", "u0", "u1", "u2", "u3"]);
+    assert_eq!(list(&["--never", "--seated"]), ["ada", "u1"]);
+    assert_eq!(list(&["--sort", "granted", "--seated"]), ["u2", "u1", "ada"]);
+    assert_eq!(list(&["--sort", "last-login"]).last().unwrap(), "u2");
+    assert_eq!(list(&["--domain", "other.org"]), ["ada"]);
+    assert_eq!(list(&["--domain", "example.org", "--seated"]), ["u1", "u2"]);
+    let lines = json(&daemon, &["users", "--seated"])["users"].clone();
+    assert_eq!((&lines[0]["origin"], &lines[0]["directory"]), (&"local".into(), &Value::Null));
+    assert_eq!((&lines[1]["origin"], &lines[1]["directory"]), (&"mapped".into(), &"people".into()));
+    assert!(page(&daemon, &["users", "--never"]).contains("(local)"));
+}
