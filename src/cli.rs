@@ -1,5 +1,6 @@
 //! What can be typed. The help, the man page and the shell completions all come from here.
 
+pub mod license;
 mod man;
 
 use std::io::{self, Write};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use license::{IssuerCommand, LicenseCommand};
 pub use man::man;
 
 /// For the end of the help, and for the manual page.
@@ -82,10 +84,24 @@ pub enum ClientCommand {
     Seats(SeatsCommand),
     /// Sync directories now, or preview what a sync would do.
     Sync(SyncArgs),
+    /// The licence: show, install, activate and refresh it; or, for a vendor, issue and serve licences.
+    #[command(subcommand)]
+    License(LicenseArgs),
     /// Recount the store and check every invariant.
     ///
     /// Exits with 1 when one does not hold.
     Verify,
+}
+
+/// `license …`.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum LicenseArgs {
+    /// Of the running daemon.
+    #[command(flatten)]
+    Client(LicenseCommand),
+    /// Of a vendor, without a daemon.
+    #[command(flatten)]
+    Issuer(IssuerCommand),
 }
 
 /// Which users to list, and in which order.
@@ -155,6 +171,14 @@ pub enum AccountCommand {
     ///
     /// Its seat is free at once, and its history stays.
     Remove {
+        /// An address of the account.
+        address: String,
+    },
+    /// Set the password of a local or imported account.
+    ///
+    /// It is read from standard input, up to the end of the first line; at a terminal it is asked for, and not
+    /// shown. Users of a directory have their password there.
+    Passwd {
         /// An address of the account.
         address: String,
     },
@@ -238,7 +262,7 @@ pub struct SyncArgs {
     /// Change nothing, and say what a sync would do.
     #[arg(long)]
     pub dry_run: bool,
-    /// Wait for the end, and show what was done.
+    /// Wait for the end, and show what was done; on a terminal also how far it is.
     #[arg(long)]
     pub wait: bool,
     /// Something else than a sync.

@@ -12,11 +12,13 @@
 //! daemon              start, sync loops, reload, drain; the only one that knows everybody
 //!   ├── config        TOML -> checked values, or mistakes with their place
 //!   ├── directory     LDAP servers and LDIF files -> entries (the only module that names ldap3)
+//!   ├── licensing     signed token -> licence, or why not; asking a licence server; signing
 //!   ├── front         one file a protocol: parse -> Ask -> Verdict -> render
 //!   ├── admin         the API on the control socket, and its client, the command line
 //!   │     └── net     sockets, the accept loop, HTTP; shared by front and admin
 //!   └── service       the handles `Admission` and `Admin`: all that front and admin may call
 //!         └── store   tables, read views, the one writer (the only module that names redb)
+//! issuer              the vendor's side: keys, licences by hand, the licence server; beside the daemon
 //! domain              the rules, which everybody above uses and which use nobody
 //! ```
 //!
@@ -29,6 +31,9 @@
 //! | how a seat is granted and made durable | `store::transaction`, `store::writer` |
 //! | what a login goes through | [`service::Admission::admit`] |
 //! | what a change in a directory goes through | `daemon::intake`, `daemon::follow` |
+//! | what a licence means at a moment | [`domain::license`] |
+//! | which tokens are licences | `licensing::token` |
+//! | how a licence is installed, refreshed and followed through its dates | `daemon::license` |
 //! | what a sync does next, and why | [`domain::course`] |
 //! | what can be typed | [`cli`] |
 //! | what can be configured | [`config`], and `config/seatkeeper.toml` |
@@ -51,6 +56,14 @@
 //! cookie is kept with the last of it. Where changes come by themselves, `daemon::follow` writes each group
 //! of them with the cookie that covers it, and the brake counts over the hour. Now and then a run reconciles:
 //! it compares everything with the mirror, and what no change had told counts as drift.
+//!
+//! # A licence, end to end
+//!
+//! It comes by a file, an administrator or the licence server. [`licensing::token::verify`] proves who signed it,
+//! [`domain::license::License::check`] whether it may be installed here and now. `daemon::license` keeps it in the
+//! store and puts what a login needs of it, seats and components and whether it has expired, into the store's
+//! policy, anew whenever one of its dates comes; so no login looks at a signature or a date. What is wrong with a
+//! newer licence leaves the one before in force, and so does a server that is down.
 //!
 //! # Invariants
 //!
@@ -76,6 +89,8 @@ pub mod daemon;
 pub mod directory;
 pub mod domain;
 pub mod front;
+pub mod issuer;
+pub mod licensing;
 pub mod net;
 pub mod service;
 pub mod store;

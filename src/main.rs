@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use seatkeeper::cli::{self, Cli, Command, Exit};
-use seatkeeper::config::{self, Config, ConfigError};
-use seatkeeper::{admin, daemon};
+use seatkeeper::cli::license::IssuerCommand;
+use seatkeeper::cli::{self, Cli, ClientCommand, Command, Exit, LicenseArgs};
+use seatkeeper::config::{self, Config, ConfigError, Log, LogFormat, LogLevel};
+use seatkeeper::{admin, daemon, issuer};
 
 /// A sweep makes millions of small values in one thread and drops them in another, which the allocator of
 /// the C library is slow at.
@@ -39,6 +40,12 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Check { connect } => return check(&cli.config, *connect, cli.json, &mut out),
         Command::Completions { shell } => cli::completions(*shell, &mut out)?,
         Command::Man => cli::man(&mut out)?,
+        Command::Client(ClientCommand::License(LicenseArgs::Issuer(command))) => {
+            if matches!(command, IssuerCommand::Serve(_)) {
+                daemon::telemetry::start(Log { level: LogLevel::Info, format: LogFormat::Auto })?;
+            }
+            block_on(issuer::run(command, cli.json, &mut out))??;
+        }
         Command::Client(command) => {
             let socket = config::load_for_client(&cli.config)?.control_socket;
             let mut err = io::stderr();

@@ -15,17 +15,23 @@ packages=(
     samba-dsdb-modules samba-vfs-modules     # with what it loads,
     iproute2                                 # and the loopback of a network of its own
     dnsmasq-base                             # the DNS, which lists servers
-    dovecot-imapd dovecot-pop3d dovecot-ldap # the mail server, which checks passwords at the directory
+    dovecot-imapd dovecot-pop3d dovecot-ldap # the mail server, which checks passwords at the directory,
+    dovecot-lmtpd dovecot-submissiond        # takes mail and sends it,
+    dovecot-auth-lua                         # and asks by a script
+    postfix                                  # the other mail server
+    sasl2-bin libsasl2-modules               # testsaslauthd, and the mechanisms of libsasl2
+    nginx libnginx-mod-mail                  # the proxy before mail servers and web applications
     systemd                                  # judges the unit, and runs it
     util-linux mount                         # unshare, nsenter: systemd in namespaces of its own
     strace                                   # holds up a write, as a disk that hangs
     curl jq                                  # what an administrator has at hand
+    python3-jwt python3-cryptography         # another maker of licences
     procps                                   # kill, pkill, ps
     bsdutils                                 # script: a terminal
     wrk                                      # load, for the benches
 )
 # Package and service, for what would be started at the next boot.
-servers=(slapd:slapd dovecot-core:dovecot samba:samba-ad-dc samba:smbd samba:nmbd)
+servers=(slapd:slapd dovecot-core:dovecot postfix:postfix sasl2-bin:saslauthd nginx:nginx samba:samba-ad-dc samba:smbd samba:nmbd)
 
 say() { printf 'tests/run.sh: %s\n' "$*" >&2; }
 

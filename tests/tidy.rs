@@ -18,12 +18,13 @@ const MAX_LINES: usize = 600;
 const OWNED_CRATES: [(&str, &str); 2] = [("redb", "store"), ("ldap3", "directory")];
 
 /// The modules of the crate that a module may name beside itself. One that isn't listed may name all.
-const DIRECTIONS: [(&str, &[&str]); 11] = [
+const DIRECTIONS: [(&str, &[&str]); 12] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("store", &["domain"]),
     ("directory", &["domain"]),
     ("licensing", &["domain"]),
+    ("issuer", &["store", "licensing", "net", "config", "admin", "cli", "domain"]),
     ("net", &["config"]),
     ("service", &["store", "domain"]),
     ("front", &["service", "net", "domain"]),

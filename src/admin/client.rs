@@ -125,6 +125,16 @@ impl Client {
         self.request_within(method, path_and_query, USUAL).await
     }
 
+    /// Sends a request with a body that is no JSON, and reads the whole answer.
+    pub async fn send_bytes(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: Bytes,
+    ) -> Result<Response, ClientError> {
+        self.exchange_within(method, path_and_query, Full::new(body), USUAL).await
+    }
+
     /// The same, for an answer that may take longer.
     pub async fn request_within(
         &self,

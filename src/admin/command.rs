@@ -7,11 +7,13 @@ use axum::http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
-use super::accounts::Description;
+use super::accounts::{Description, NewPassword};
 use super::client::{self, Client, ClientError, Response, encode};
 use super::reclaim::Refused;
 use super::{History, Users, output, progress};
-use crate::cli::{AccountCommand, ClientCommand, Exit, SeatsCommand, SyncAction, SyncArgs, UsersArgs};
+use crate::cli::{
+    AccountCommand, ClientCommand, Exit, LicenseArgs, SeatsCommand, SyncAction, SyncArgs, UsersArgs,
+};
 use crate::service::answers::{Explanation, ReclaimReport, Status, SyncReport, Verification};
 
 /// Runs a command against the daemon behind a control socket.
@@ -40,12 +42,17 @@ pub async fn run(
             session.complain(&format!("cannot write: {error}"));
             Exit::Failed
         }
+        Err(Trouble::Input(error)) => {
+            session.complain(&format!("cannot read the password: {error}"));
+            Exit::Failed
+        }
     }
 }
 
 /// Why a command stops.
-enum Trouble {
+pub(super) enum Trouble {
     Client(ClientError),
+    Input(io::Error),
     Output(io::Error),
 }
 
@@ -61,10 +68,10 @@ impl From<io::Error> for Trouble {
     }
 }
 
-struct Session<'a> {
-    client: Client,
+pub(super) struct Session<'a> {
+    pub(super) client: Client,
     json: bool,
-    out: &'a mut dyn Write,
+    pub(super) out: &'a mut dyn Write,
     err: &'a mut dyn Write,
     err_is_terminal: bool,
     /// How the command ends, where one part of it failed and the others went on.
@@ -107,10 +114,13 @@ impl Session<'_> {
             }
             ClientCommand::Sync(args) => self.sync(args).await,
             ClientCommand::Verify => self.verify().await,
+            ClientCommand::License(LicenseArgs::Client(command)) => self.license(command).await,
+            // It has nothing to do with the daemon.
+            ClientCommand::License(LicenseArgs::Issuer(_)) => Ok(()),
         }
     }
 
-    async fn get(&self, path: &str) -> Result<Response, ClientError> {
+    pub(super) async fn get(&self, path: &str) -> Result<Response, ClientError> {
         self.client.request(Method::GET, path).await
     }
 
@@ -120,6 +130,10 @@ impl Session<'_> {
             AccountCommand::Add { address, name, aliases } => {
                 let description = Description { name: name.clone(), aliases: aliases.clone() };
                 self.client.send(Method::PUT, &path(address, ""), &description).await?
+            }
+            AccountCommand::Passwd { address } => {
+                let password = super::password::read().map_err(Trouble::Input)?;
+                self.client.send(Method::PUT, &path(address, "/password"), &NewPassword { password }).await?
             }
             AccountCommand::Remove { address } => {
                 self.client.request(Method::DELETE, &path(address, "")).await?
@@ -208,7 +222,7 @@ impl Session<'_> {
     }
 
     /// Shows an answer: as it came, or as a page.
-    fn show<T: DeserializeOwned>(
+    pub(super) fn show<T: DeserializeOwned>(
         &mut self,
         answer: &Response,
         page: impl FnOnce(&T) -> String,

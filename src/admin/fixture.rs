@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::server::routes;
 use crate::domain::admission::TakeOn;
+use crate::domain::license::Components;
 use crate::domain::name::{Domain, Name, StableId};
 use crate::domain::user::{Kind, Mapped};
 use crate::net::http::with_fallbacks;
@@ -13,6 +14,7 @@ use crate::service::Service;
 use crate::service::Settings;
 use crate::service::answers::{DirectoryState, LossReport, SyncReport};
 use crate::service::directories::{Board, DirectoryHandle, Progress, SyncCommand};
+use crate::service::license::LicenseBoard;
 use crate::service::listeners::ListenerBoard;
 use crate::store::{Changes, Checkpoint, Policy, Store};
 
@@ -44,8 +46,14 @@ impl Fixture {
     pub(crate) async fn new(people: u32) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let take_on = TakeOn { login: true, delivery: false };
-        let policy =
-            Policy { seat_limit: Some(2), directory_limits: [].into(), take_on, administrator: None };
+        let policy = Policy {
+            seat_limit: Some(2),
+            directory_limits: [].into(),
+            take_on,
+            administrator: None,
+            expired: None,
+            components: Components::default(),
+        };
         let (store, _writer) = Store::open(&folder.path().join("store.redb"), policy).unwrap();
         let directory = store.directory("corp").await.unwrap();
         let mut entries: Vec<Mapped> = (1..=people).map(person).collect();
@@ -66,7 +74,8 @@ impl Fixture {
             protected: Vec::new(),
         };
         let board = Board::default();
-        let service = Service::new(store, settings, board.clone(), ListenerBoard::default());
+        let service =
+            Service::new(store, settings, board.clone(), ListenerBoard::default(), LicenseBoard::new().0);
         let fixture = Fixture { service, folder, board };
         fixture.add_loop("corp");
         fixture

@@ -5,7 +5,9 @@ pub mod client;
 mod command;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod license;
 mod output;
+mod password;
 mod progress;
 mod reclaim;
 pub mod server;

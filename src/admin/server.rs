@@ -1,4 +1,4 @@
-//! The administration API: `/v1/status`, `/v1/users`, `/v1/accounts`, `/v1/seats`, `/v1/reclaim`,
+//! The administration API: `/v1/status`, `/v1/license`, `/v1/users`, `/v1/accounts`, `/v1/seats`, `/v1/reclaim`,
 //! `/v1/refused`, `/v1/history`, `/v1/directories`, `/v1/verify`.
 //!
 //! Whoever can connect may do everything: the mode of the control socket is the guard.
@@ -14,10 +14,11 @@ use axum::routing::{get, post, put};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{History, Started, accounts, reclaim, stream};
+use super::{History, Started, accounts, license, reclaim, stream};
 use crate::net::http::json;
 use crate::net::problem::Problem;
 use crate::service::answers::SyncReport;
+use crate::service::license::LicenseFailure;
 use crate::service::{Admin, AdminError, UserQuery, UserSort};
 
 /// Ledger lines in one answer where the query says nothing.
@@ -44,6 +45,7 @@ pub fn routes(admin: Admin) -> Router {
     routes
         .with_state(admin.clone())
         .merge(accounts::routes(admin.clone()))
+        .merge(license::routes(admin.clone()))
         .merge(reclaim::routes(admin.clone()))
         .merge(status_route(admin))
 }
@@ -56,12 +58,18 @@ pub(super) type Segment = Result<Path<String>, PathRejection>;
 impl From<AdminError> for Problem {
     fn from(error: AdminError) -> Problem {
         let status = match error {
-            AdminError::BadName(..) | AdminError::TooManyAliases => StatusCode::BAD_REQUEST,
+            AdminError::BadName(..) | AdminError::TooManyAliases | AdminError::BadPassword => {
+                StatusCode::BAD_REQUEST
+            }
+            AdminError::Hash(_) => StatusCode::INTERNAL_SERVER_ERROR,
             AdminError::Account(_) => StatusCode::CONFLICT,
             AdminError::NoSuchUser(_) | AdminError::OnlyAdministrator(_) | AdminError::NoSuchDirectory(_) => {
                 StatusCode::NOT_FOUND
             }
-            AdminError::SyncFailed(_) => StatusCode::BAD_GATEWAY,
+            AdminError::SyncFailed(_) | AdminError::License(LicenseFailure::Unreachable(_)) => {
+                StatusCode::BAD_GATEWAY
+            }
+            AdminError::License(LicenseFailure::Refused(_)) => StatusCode::CONFLICT,
             AdminError::Busy(_) | AdminError::Interrupted | AdminError::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

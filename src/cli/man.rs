@@ -71,6 +71,8 @@ mod tests {
             ".SS \"seatkeeper seats grant [OPTIONS] <USER>...\"",
             ".SS \"seatkeeper sync [OPTIONS] [DIRECTORY]\"",
             ".SS \"seatkeeper sync approve [OPTIONS] <DIRECTORY>\"",
+            ".SS \"seatkeeper license install [OPTIONS] <FILE>\"",
+            ".SS \"seatkeeper license sell [OPTIONS] <ID>\"",
             "Change nothing, and say what a sync would do",
         ] {
             assert!(page.contains(part), "{part}:\n{page}");

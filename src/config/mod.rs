@@ -4,6 +4,7 @@ mod bind;
 mod directories;
 mod files;
 mod ldap;
+mod license;
 mod listeners;
 mod mistakes;
 mod reader;
@@ -12,18 +13,22 @@ mod schema;
 mod tests;
 mod values;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use license::SignedLicense;
 pub use mistakes::{ConfigError, Mistake, Place};
 
 use mistakes::Found;
 
 use crate::domain::admission::TakeOn;
 use crate::domain::directory::Directory;
+use crate::domain::license::ComponentName;
 use crate::domain::mail_server::{Backends, MailboxTemplate, RecipientPolicy};
 use crate::domain::name::{Domain, Name};
+use crate::domain::seats::Service;
 
 /// A whole configuration file, checked.
 #[derive(Clone, PartialEq, Debug)]
@@ -34,8 +39,12 @@ pub struct Config {
     pub control_socket: PathBuf,
     /// Added to names without a domain. By default the domain of the only directory, where there is just one.
     pub default_domain: Option<Domain>,
-    /// `[license] seats`; `None` means that there is no licence.
+    /// `[license] seats`, self-declared; `None` leaves it to a signed licence.
     pub seat_limit: Option<u64>,
+    /// The rest of `[license]`.
+    pub license: SignedLicense,
+    /// `[components]`: the component that each of these services needs.
+    pub components: HashMap<Service, ComponentName>,
     /// `[seats]`.
     pub seats: Seats,
     /// `[admin] address`: the internal administrator, who never counts.

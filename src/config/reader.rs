@@ -1,5 +1,6 @@
 //! Decodes a spanned TOML tree by hand: every mistake goes to one place, and reading goes on.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::ops::{Range, RangeInclusive};
@@ -169,6 +170,24 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Every key of a table whose keys are names, in the order of the names. `example` is a value of one.
+    pub(super) fn into_values(self, example: &'static str) -> Vec<Value<'a>> {
+        let reader = self.reader;
+        let value = |(key, value): (&'a Spanned<Cow<'a, str>>, &'a Spanned<DeValue<'a>>)| Value {
+            reader,
+            key: key.get_ref(),
+            example,
+            span: value.span(),
+            value: value.get_ref(),
+        };
+        self.table.into_iter().flatten().map(value).collect()
+    }
+
+    /// A mistake in the table as a whole.
+    pub(super) fn wrong(&self, message: impl Into<String>, help: impl Into<String>) {
+        self.reader.report(self.span(), message, help);
+    }
+
     /// A key that somebody may well write, but that is unknown here.
     pub(super) fn refuse(&mut self, key: &'static str, help: &str) {
         self.refused.push(key);
@@ -201,7 +220,7 @@ impl<'a> Section<'a> {
 /// The value of one key.
 pub(super) struct Value<'a> {
     reader: &'a Reader<'a>,
-    pub(super) key: &'static str,
+    pub(super) key: &'a str,
     example: &'static str,
     span: Range<usize>,
     value: &'a DeValue<'a>,
@@ -298,7 +317,7 @@ impl<'a> Value<'a> {
 #[derive(Clone)]
 pub(super) struct Text<'a> {
     pub(super) reader: &'a Reader<'a>,
-    pub(super) key: &'static str,
+    pub(super) key: &'a str,
     example: &'static str,
     span: Range<usize>,
     /// Without the quotes, escapes resolved.

@@ -9,8 +9,9 @@ use toml::de::DeTable;
 
 use super::mistakes::{Found, line_start};
 use super::reader::{NamedFile, Reader, Section, Text};
-use super::{Config, Log, LogFormat, LogLevel, Seats, directories, listeners};
+use super::{Config, Log, LogFormat, LogLevel, Seats, directories, license, listeners};
 use crate::domain::admission::TakeOn;
+use crate::domain::license::BUILT_IN_KEYS;
 
 const STATE_DIR: &str = "/var/lib/seatkeeper";
 const CONTROL_SOCKET: &str = "/run/seatkeeper/control.sock";
@@ -98,7 +99,8 @@ fn read(mut root: Section<'_>) -> Option<Config> {
     let control_socket = control_socket(&mut root);
     let default_domain = root.take("default_domain", r#""example.org""#).and_then(|value| value.text());
     let default_domain = default_domain.and_then(|text| text.domain());
-    let seat_limit = license(&mut root);
+    let (seat_limit, license) = license::read(&mut root, BUILT_IN_KEYS);
+    let components = license::components(&mut root);
     let (mut seats, protected) = seats(&mut root);
     let administrator = admin(&mut root);
     let password_cache = passwords(&mut root);
@@ -118,6 +120,8 @@ fn read(mut root: Section<'_>) -> Option<Config> {
         control_socket,
         default_domain,
         seat_limit,
+        license,
+        components,
         seats,
         administrator,
         password_cache,
@@ -132,13 +136,6 @@ fn control_socket(root: &mut Section<'_>) -> PathBuf {
         root.take("control_socket", r#""/run/seatkeeper/control.sock""#).and_then(|value| value.text());
     let path = text.and_then(|text| text.socket_path(text.path()?));
     path.unwrap_or_else(|| PathBuf::from(CONTROL_SOCKET))
-}
-
-fn license(root: &mut Section<'_>) -> Option<u64> {
-    let mut section = root.table("license", "[license]");
-    let seats = section.take("seats", "25").and_then(|value| value.integer(0..=u64::MAX));
-    section.finish();
-    seats
 }
 
 /// The names that are protected wait for the default domain.
@@ -195,6 +192,8 @@ mod tests {
             control_socket: "/run/seatkeeper/control.sock".into(),
             default_domain: None,
             seat_limit: None,
+            license: crate::config::SignedLicense::default(),
+            components: Default::default(),
             seats: Seats {
                 take_on: TakeOn { login: true, delivery: false },
                 removal_grace: Duration::from_secs(604_800),
@@ -268,7 +267,12 @@ mod tests {
     fn unknown_keys() {
         check("stat_dir = \"x\"", &["1:1: unknown key `stat_dir` = did you mean `state_dir`?"]);
         check("[license]\nseat = 1", &["2:1: unknown key `seat` = did you mean `seats`?"]);
-        check("[license]\nfile = \"x\"", &["2:1: unknown key `file` = known here: seats"]);
+        check(
+            "[license]\nkey = \"x\"",
+            &[
+                "2:1: unknown key `key` = known here: seats, file, trusted_keys, server, ca_file, refresh_every",
+            ],
+        );
         check(
             "[seats]\nholiday = \"1d\"",
             &["2:1: unknown key `holiday` = known here: take_on, removal_grace, protected, reclaim_after"],
@@ -276,7 +280,7 @@ mod tests {
         check(
             "[[web]]",
             &[
-                "1:3: unknown key `web` = known here: state_dir, control_socket, default_domain, license, seats, admin, passwords, log, directory, listen",
+                "1:3: unknown key `web` = known here: state_dir, control_socket, default_domain, license, components, seats, admin, passwords, log, directory, listen",
             ],
         );
         check("\"\\u001b\" = 1", &["1:1: unknown key `\u{fffd}`"]);

@@ -29,6 +29,8 @@ pub struct Checked {
     pub config: String,
     /// Seats declared.
     pub seats: Option<u64>,
+    /// Keys that a signed licence may have, instead of declared seats.
+    pub trusted_keys: usize,
     /// Listeners configured.
     pub listeners: usize,
     /// One a directory; with `--connect` they say what was found.
@@ -88,6 +90,7 @@ pub async fn check(path: &Path, config: &Config, connect: bool) -> Checked {
         ok: directories.iter().all(|directory| directory.error.is_none()),
         config: path.display().to_string(),
         seats: config.seat_limit,
+        trusted_keys: config.license.trusted_keys.len(),
         listeners: config.listeners.len(),
         directories,
     }
@@ -180,7 +183,11 @@ async fn count(mut events: mpsc::Receiver<Event>, rules: &Rules, checked: &mut C
 impl Checked {
     /// The same for people.
     pub fn write(&self, connected: bool, out: &mut dyn Write) -> io::Result<()> {
-        let seats = self.seats.map_or("no licence".to_owned(), |seats| format!("{seats} seats"));
+        let seats = match (self.seats, self.trusted_keys) {
+            (Some(seats), _) => format!("{seats} seats"),
+            (None, 0) => "no licence".to_owned(),
+            (None, _) => "seats by a signed licence".to_owned(),
+        };
         let (directories, listeners) = (self.directories.len(), self.listeners);
         writeln!(
             out,

@@ -48,6 +48,12 @@ impl<'a> Follower<'a> {
         Follower { place, valid_for, proof, pending: BTreeMap::new() }
     }
 
+    /// How many users are mapped.
+    pub(super) fn people(&self) -> u64 {
+        let view = self.place.store.view();
+        view.directories().find(|record| record.id == self.place.id).map_or(0, |record| record.census.people)
+    }
+
     /// Follows until the driver ends or the brake trips. May be dropped: what it has not written is told
     /// again, since its cookie is not kept.
     pub(super) async fn run(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<Ended, SyncError> {

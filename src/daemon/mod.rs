@@ -5,13 +5,14 @@ mod follow;
 mod group;
 mod housekeeping;
 mod intake;
+mod license;
 mod listeners;
 mod passwords;
 mod refusal;
 mod source;
 mod sync;
 mod systemd;
-mod telemetry;
+pub mod telemetry;
 mod tell;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -30,12 +32,15 @@ use tracing::{error, info, warn};
 use crate::config::{self, Bind, Config};
 use crate::directory;
 use crate::domain::directory::Directory;
+use crate::domain::license::Components;
 use crate::domain::user::Origin;
 use crate::service::directories::Board;
+use crate::service::license::LicenseBoard;
 use crate::service::listeners::ListenerBoard;
 use crate::service::passwords::Authenticator;
 use crate::service::{Service, Settings};
 use crate::store::{Policy, Store, Writer};
+use license::{Keeper, LicenseSettings};
 use listeners::Listeners;
 use sync::SyncLoop;
 use telemetry::LevelHandle;
@@ -80,6 +85,7 @@ struct Daemon {
     level: LevelHandle,
     store: Store,
     service: Service,
+    keeper: Keeper,
     authenticator: Authenticator,
     verifiers: Arc<passwords::Directories>,
     board: Board,
@@ -123,7 +129,13 @@ impl Daemon {
         // Settles what follows from a policy that changed while the daemon was down.
         store.ping().await?;
         let (board, listener_board) = (Board::default(), ListenerBoard::default());
-        let service = Service::new(store.clone(), settings(&config), board.clone(), listener_board.clone());
+        let (license_board, license_commands) = LicenseBoard::new();
+        // Before anybody can ask: the first login must find the licence in force.
+        let wanted = license_settings(&config);
+        let clock = Arc::new(Timestamp::now);
+        let keeper = Keeper::open(store.clone(), license_board.clone(), wanted, clock).await?;
+        let (boards, settings) = ((board.clone(), listener_board.clone()), settings(&config));
+        let service = Service::new(store.clone(), settings, boards.0, boards.1, license_board);
         let stop = CancellationToken::new();
         let verifiers = Arc::new(passwords::Directories::default());
         verifiers.set(&config.directories);
@@ -141,12 +153,14 @@ impl Daemon {
             tokio::spawn(housekeeping::purge(store.clone(), grace_seen)),
             tokio::spawn(housekeeping::reclaim(service.admin(), after_seen)),
             tokio::spawn(systemd::watch(store.clone(), service.admin())),
+            tokio::spawn(keeper.clone().run(license_commands)),
         ];
         let mut daemon = Daemon {
             path: path.to_owned(),
             level,
             store,
             service,
+            keeper,
             authenticator,
             verifiers,
             board,
@@ -192,7 +206,7 @@ impl Daemon {
 
     /// Nobody new, then the last answers, then the last writes, then the file is closed.
     async fn drain(self, writer: Writer) -> anyhow::Result<()> {
-        let Daemon { store, service, authenticator, listeners, loops, background, stop, .. } = self;
+        let Daemon { store, service, authenticator, keeper, listeners, loops, background, stop, .. } = self;
         stop.cancel();
         for running in loops.into_values() {
             running.stop.cancel();
@@ -205,7 +219,7 @@ impl Daemon {
             task.abort();
             let _ = task.await;
         }
-        drop((listeners, authenticator, service, store));
+        drop((listeners, authenticator, service, keeper, store));
         tokio::task::spawn_blocking(move || writer.join()).await??;
         flushed?;
         Ok(())
@@ -238,8 +252,9 @@ impl Daemon {
             }
         }
         let plan = self.listeners.plan(&config.listeners).await?;
-        // Nothing can fail from here on.
-        self.store.set_policy(policy(&config));
+        // Nothing can fail from here on but the store, which ends the daemon.
+        self.store.change_policy(|policy| configure(policy, &config));
+        self.keeper.reconfigure(license_settings(&config)).await?;
         self.service.set_settings(settings(&config));
         self.verifiers.set(&config.directories);
         self.authenticator.set_cache(config.password_cache);
@@ -306,13 +321,33 @@ fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
     builder.create(path).with_context(|| format!("cannot make the folder {}", path.display()))
 }
 
+/// What the store begins with: the licence comes to it before anybody can ask.
 fn policy(config: &Config) -> Policy {
-    let limit = |directory: &Directory| Some((directory.name.clone(), directory.seat_limit?));
-    Policy {
-        seat_limit: config.seat_limit,
-        directory_limits: config.directories.iter().filter_map(limit).collect(),
+    let mut policy = Policy {
+        seat_limit: None,
+        directory_limits: BTreeMap::new(),
         take_on: config.seats.take_on,
         administrator: config.administrator.clone(),
+        expired: None,
+        components: Components::default(),
+    };
+    configure(&mut policy, config);
+    policy
+}
+
+/// The part of the policy that is not the licence's.
+fn configure(policy: &mut Policy, config: &Config) {
+    let limit = |directory: &Directory| Some((directory.name.clone(), directory.seat_limit?));
+    policy.directory_limits = config.directories.iter().filter_map(limit).collect();
+    policy.take_on = config.seats.take_on;
+    policy.administrator.clone_from(&config.administrator);
+}
+
+fn license_settings(config: &Config) -> LicenseSettings {
+    LicenseSettings {
+        declared: config.seat_limit,
+        signed: config.license.clone(),
+        services: config.components.clone(),
     }
 }
 

@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::intake::SyncError;
 use crate::directory::DirectoryError;
-use crate::domain::course::Mechanism;
+use crate::domain::course::{self, Mechanism};
 
 /// unavailableCriticalExtension (RFC 4511 appendix A): the database has no sync provider.
 const UNAVAILABLE_EXTENSION: u32 = 12;
+
+/// insufficientAccessRights.
+const NO_RIGHTS: u32 = 50;
 
 /// Refreshes by content synchronization that break off before the directory is swept. A server that was
 /// restarted breaks off one or two.
@@ -42,12 +45,36 @@ pub(super) struct Refusals {
     tried: Option<Mechanism>,
     failures: u32,
     refused: Option<(Refusal, Instant)>,
+    /// Ways to poll that a domain controller refused, each once.
+    polls: Vec<course::Refusal>,
 }
 
 impl Refusals {
     /// What was refused, and not so long ago that it should be tried again.
     pub(super) fn current(&self, again: Duration) -> Option<Refusal> {
         self.refused.filter(|(_, at)| at.elapsed() < again).map(|(refusal, _)| refusal)
+    }
+
+    /// The ways to poll that were refused.
+    pub(super) fn of_polls(&self) -> &[course::Refusal] {
+        &self.polls
+    }
+
+    /// Whether a domain controller refuses a way to poll it, so that another one takes its place.
+    pub(super) fn refuses(&mut self, error: &SyncError) -> bool {
+        let SyncError::Directory(DirectoryError::MechanismRefused { mechanism, problem, .. }) = error else {
+            return false;
+        };
+        let is_new = self.polls.iter().all(|(refused, _)| refused != mechanism);
+        if is_new {
+            self.polls.push((*mechanism, format!("the server refuses {}: {problem}", mechanism.as_str())));
+        }
+        is_new
+    }
+
+    /// Ways to poll are tried again: the bind user may have got the rights meanwhile.
+    pub(super) fn forget_polls(&mut self) {
+        self.polls.clear();
     }
 
     /// A refresh begins.
@@ -63,6 +90,7 @@ impl Refusals {
 
     /// An administrator wants everything to be tried.
     pub(super) fn forget(&mut self) {
+        self.forget_polls();
         self.refused = None;
         self.failures = 0;
     }
@@ -103,7 +131,7 @@ impl Refusals {
                 "the server does not offer syncrepl",
                 "enable its plugins Content Synchronization and Retro Changelog",
             ),
-            Refused { .. } => refusal(
+            Refused { result, .. } if result.code == NO_RIGHTS => refusal(
                 "the server refuses syncrepl",
                 "let the bind user read the entry oid=1.3.6.1.4.1.4203.1.9.1.1,cn=features,cn=config",
             ),

@@ -10,7 +10,8 @@ use super::group::{self, Group};
 use super::intake::{Intake, Mode, SyncError};
 use super::refusal::{Refusal, Refusals};
 use crate::directory::{
-    Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, Known, LastServer, file,
+    Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, Known, LastServer, Poll, Watch,
+    file,
 };
 use crate::domain::course::{Choice, Mechanism, choose};
 use crate::domain::directory::{Directory, LdapSource, LdapUrl, Source as Configured};
@@ -37,19 +38,23 @@ pub(super) struct Source {
     pub(super) refusals: Refusals,
     /// What changes have shown of a 389 Directory Server's changelog.
     evidence: Evidence,
+    /// The server's notifications, and which server it is.
+    watch: Option<(Watch, LdapUrl)>,
 }
 
 /// A directory that was opened.
 pub(super) struct Opened {
     pub(super) mechanism: Mechanism,
     /// Why this one.
-    pub(super) reason: &'static str,
+    pub(super) reason: String,
     /// Why no better one.
     refusal: Option<Refusal>,
     /// What the changelog of a 389 Directory Server has.
     coverage: Option<Coverage>,
     evidence: Evidence,
     pub(super) server: Option<String>,
+    /// The server says when a poll would find something.
+    notifies: bool,
     pub(super) rules: Rules,
     /// Everything that a cookie of this run depends on.
     pub(super) valid_for: String,
@@ -64,7 +69,13 @@ pub(super) struct Opened {
 
 impl Source {
     pub(super) fn new(_: &Directory) -> Source {
-        Source { last: None, fingerprint: None, refusals: Refusals::default(), evidence: Evidence::default() }
+        Source {
+            last: None,
+            fingerprint: None,
+            refusals: Refusals::default(),
+            evidence: Evidence::default(),
+            watch: None,
+        }
     }
 
     /// Connects to the first server that answers, and chooses the mechanism.
@@ -73,11 +84,12 @@ impl Source {
             Configured::Ldif(_) => {
                 return Ok(Opened {
                     mechanism: Mechanism::Ldif,
-                    reason: "it is a file",
+                    reason: "it is a file".to_owned(),
                     refusal: None,
                     coverage: None,
                     evidence: self.evidence.clone(),
                     server: None,
+                    notifies: false,
                     rules: directory.rules(Preset::Ldif),
                     valid_for: String::new(),
                     group: None,
@@ -96,9 +108,9 @@ impl Source {
         let is_389 = matches!(preset, Preset::Ds389 | Preset::FreeIpa);
         let refusal = self.refusals.current(directory.full_sync_every);
         let (mechanism, reason) = match (ldap.sync, refusal) {
-            (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal.reason),
-            (Choice::SyncRepl, Some(refusal)) if is_389 => (Mechanism::Sweep, refusal.reason),
-            (choice, _) => choose(choice, offers),
+            (Choice::Auto, Some(refusal)) => (Mechanism::Sweep, refusal.reason.to_owned()),
+            (Choice::SyncRepl, Some(refusal)) if is_389 => (Mechanism::Sweep, refusal.reason.to_owned()),
+            (choice, _) => choose(choice, offers, self.refusals.of_polls()),
         };
         // Without a changelog every run of it reads everything, and even so nobody is lost.
         let is_hinted = is_389 && mechanism == Mechanism::SyncRepl;
@@ -119,7 +131,14 @@ impl Source {
             coverage,
             evidence: self.evidence.clone(),
             server: Some(server.vendor.clone()),
-            valid_for: valid_for(ldap, &rules, mechanism, &connection)? + &changelog.unwrap_or_default(),
+            notifies: server.notifies && matches!(mechanism, Mechanism::DirSync | Mechanism::Usn),
+            valid_for: valid_for(
+                ldap,
+                &rules,
+                mechanism,
+                &connection.url().to_string(),
+                connection.identity(),
+            )? + &changelog.unwrap_or_default(),
             rules,
             group,
             url: Some(connection.url().clone()),
@@ -159,10 +178,31 @@ impl Source {
         found == file::fingerprint(&ldif.file).ok()
     }
 
-    /// Remembers what was read.
-    pub(super) fn succeeded(&mut self, opened: &Opened) {
+    /// Remembers what was read, and listens to the server's notifications.
+    pub(super) fn succeeded(&mut self, directory: &Directory, opened: &Opened) {
         self.refusals.succeeded();
         self.fingerprint = opened.fingerprint;
+        let url = match &directory.source {
+            Configured::Ldap(ldap) if opened.notifies => opened.url.as_ref().map(|url| (ldap, url)),
+            _ => None,
+        };
+        let is_watched = self.watch.as_ref().is_some_and(|(_, watched)| Some(watched) == opened.url.as_ref());
+        match url {
+            None => self.watch = None,
+            Some(_) if is_watched => {}
+            Some((ldap, url)) => {
+                let source = LdapSource { urls: vec![url.clone()], ..ldap.clone() };
+                self.watch = Some((Watch::start(source), url.clone()));
+            }
+        }
+    }
+
+    /// Waits until the server says that a poll would find something. May be dropped.
+    pub(super) async fn woken(&self) {
+        match &self.watch {
+            Some((watch, _)) => watch.woken().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// A server may answer and yet fail in the middle each time: the next one is tried first. One that only
@@ -232,7 +272,10 @@ impl Opened {
                     evidence: self.evidence.clone(),
                 });
                 let known = proven.zip(cookie.clone());
-                let known = known.map(|(proven, cookie)| Known { is_known, proven, cookie });
+                let known = known.map(|(proven, cookie)| {
+                    let is_known = Arc::clone(&is_known);
+                    Known { is_known, proven, cookie }
+                });
                 tokio::spawn(async move {
                     let attributes = rules.attributes();
                     if let Some(known) = known {
@@ -244,8 +287,9 @@ impl Opened {
                                 connection.follow(&base, &filter, &attributes, cookie, hinted, &events);
                             return Err(followed.await);
                         }
-                        Mechanism::DirSync => {
-                            connection.dirsync(&base, &filter, &attributes, cookie, &events).await?;
+                        Mechanism::DirSync | Mechanism::Usn => {
+                            let poll = Poll { mechanism, cookie, is_known };
+                            connection.poll(poll, &base, &filter, &attributes, &events).await?;
                         }
                         Mechanism::Sweep | Mechanism::Ldif => {
                             connection.sweep(&base, &filter, &attributes, &events).await?;
@@ -301,27 +345,109 @@ pub(super) fn filter(ldap: &LdapSource, rules: &Rules) -> Result<Filter, SyncErr
     Ok(group::narrow(filter, rules))
 }
 
-/// A cookie is worth something only for the same server, base, filter, bind DN, attributes and driver.
+/// A cookie is worth something only for the same server, base, filter, bind DN, attributes and driver, and
+/// while entries mean the same.
 fn valid_for(
     ldap: &LdapSource,
     rules: &Rules,
     mechanism: Mechanism,
-    connection: &Connection,
+    url: &str,
+    identity: &str,
 ) -> Result<String, SyncError> {
-    let attributes = rules.attributes().join(",");
     // Who joined did not change.
     let group = rules.members.as_ref().map_or(String::new(), |members| members.fingerprint().to_string());
     let parts = [
         mechanism.as_str(),
         &DRIVER_VERSION.to_string(),
-        &connection.url().to_string(),
+        url,
         ldap.base_dn.as_str(),
         filter(ldap, rules)?.as_str(),
         &group,
-        connection.identity(),
-        &attributes,
+        identity,
+        &rules.attributes().join(","),
         rules.preset.as_str(),
+        rules.domain.as_str(),
+        &rules.login.join(","),
+        &rules.mail.join(","),
+        &rules.name.join(","),
     ]
     .join("\n");
     Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::domain::directory::Bind;
+
+    /// What a cookie depends on, with these keys in the configuration.
+    fn key(keys: &str, mechanism: Mechanism, url: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("seatkeeper.toml");
+        let text = format!("[license]\nseats = 1\n[[directory.ldap]]\nname = \"corp\"\n{keys}\n");
+        std::fs::write(&path, text).unwrap();
+        for password in ["one", "two"] {
+            let path = folder.path().join(password);
+            std::fs::write(&path, "secret").unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        }
+        let config = crate::config::load(&path).unwrap();
+        let directory = &config.directories[0];
+        let Configured::Ldap(ldap) = &directory.source else { panic!("it is on a server") };
+        let rules = directory.rules(ldap.preset.unwrap_or(Preset::OpenLdap));
+        let identity = match &ldap.bind {
+            Bind::Simple(bind) => bind.dn.as_str(),
+            Bind::Anonymous | Bind::External => "",
+        };
+        valid_for(ldap, &rules, mechanism, url, identity).unwrap()
+    }
+
+    #[test]
+    fn a_cookie_depends_on_everything_that_it_was_got_with() {
+        const URL: &str = "ldap://one.example.org:389";
+        const KEYS: &str = "domain = \"example.org\"\nurls = [\"ldap://one.example.org\"]\n\
+            base_dn = \"dc=example,dc=org\"\nfilter = \"(uid=*)\"\nbind_dn = \"cn=a,dc=example,dc=org\"\n\
+            bind_password_file = \"one\"\n";
+        let as_it_was = key(KEYS, Mechanism::SyncRepl, URL);
+        let mut keys = vec![
+            as_it_was.clone(),
+            key(KEYS, Mechanism::SyncRepl, "ldap://two.example.org:389"),
+            key(KEYS, Mechanism::ContentSync, URL),
+        ];
+        for (old, new) in [
+            ("base_dn = \"dc", "base_dn = \"ou=people,dc"),
+            ("(uid=*)", "(uid=a*)"),
+            ("filter = \"(uid=*)\"\n", ""),
+            ("cn=a,", "cn=b,"),
+            ("bind_dn = \"cn=a,dc=example,dc=org\"\nbind_password_file = \"one\"\n", ""),
+            ("domain = \"example.org\"", "domain = \"example.net\""),
+        ] {
+            assert!(KEYS.contains(old), "{old}");
+            keys.push(key(&KEYS.replace(old, new), Mechanism::SyncRepl, URL));
+        }
+        for more in [
+            "preset = \"389ds\"",
+            "[directory.ldap.attributes]\nlogin = \"mail\"",
+            "[directory.ldap.attributes]\nlogin = [\"uid\", \"mail\"]",
+            "[directory.ldap.attributes]\nmail = \"mailAlternateAddress\"",
+            "[directory.ldap.attributes]\nname = \"sn\"",
+        ] {
+            keys.push(key(&format!("{KEYS}{more}"), Mechanism::SyncRepl, URL));
+        }
+        let all = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), all, "{keys:#?}");
+        assert_eq!(as_it_was.lines().nth(1), Some(DRIVER_VERSION.to_string().as_str()));
+
+        for more in
+            ["poll_every = \"5s\"", "full_sync_every = \"1h\"", "[directory.ldap.brake]\nmax_removals = 7"]
+        {
+            assert_eq!(key(&format!("{KEYS}{more}"), Mechanism::SyncRepl, URL), as_it_was, "{more}");
+        }
+        let password = KEYS.replace("\"one\"", "\"two\"");
+        assert_eq!(key(&password, Mechanism::SyncRepl, URL), as_it_was);
+    }
 }

@@ -14,7 +14,7 @@ use super::group;
 use super::intake::{Compares, Intake, Mode, SyncError, held};
 use super::source::{Opened, Source};
 use crate::directory::{Authority, DirectoryError, Event};
-use crate::domain::course::{Action, Course, Happened, Phase, Run, Start};
+use crate::domain::course::{Action, Course, Happened, Pace, Phase, Run, Start, compare_every};
 use crate::domain::directory::Directory;
 use crate::domain::sync::{Drift, Loss, Report};
 use crate::service::answers::{DirectoryState, DriftReport, LossReport, SyncReport};
@@ -44,6 +44,10 @@ pub struct SyncLoop {
     proof: Option<Proof>,
     /// When that is due again.
     reconcile_at: Option<Instant>,
+    /// How soon a notification may lead to a poll,
+    pace: Pace,
+    /// and whether one led to this one.
+    was_woken: bool,
     /// Who waits for the end of the refresh.
     reply: Option<Reply>,
 }
@@ -60,6 +64,7 @@ impl SyncLoop {
         };
         board.insert(&directory.name, handle);
         let (course, _) = Course::begin(directory.poll_every);
+        let pace = Pace::new(directory.poll_every);
         SyncLoop {
             source: Source::new(&directory),
             directory,
@@ -69,6 +74,8 @@ impl SyncLoop {
             course,
             proof: None,
             reconcile_at: None,
+            pace,
+            was_woken: false,
             reply: None,
         }
     }
@@ -110,8 +117,19 @@ impl SyncLoop {
 
     async fn wait(&mut self, wait: Duration) -> Happened {
         let mut until = Instant::now() + wait;
+        let may_be_woken = Instant::now() + self.pace.gap();
+        let is_idle = self.course.phase() == Phase::Idle;
         loop {
+            let woken = async {
+                // First, so that no notification is lost when this is dropped.
+                tokio::time::sleep_until(may_be_woken).await;
+                self.source.woken().await;
+            };
             tokio::select! {
+                () = woken, if is_idle => {
+                    self.was_woken = true;
+                    return Happened::Due;
+                }
                 command = self.commands.recv() => {
                     if let Some(happened) = self.obey(command).await {
                         return happened;
@@ -182,6 +200,14 @@ impl SyncLoop {
                 info!(directory, "The directory {directory} has to be read from the beginning.");
                 Happened::RefreshRequired
             }
+            Err(error) if self.source.refusals.refuses(&error) => {
+                let (directory, problem) = (&self.directory.name, sentence(&error));
+                warn!(
+                    directory,
+                    "The directory {directory} is synchronized in another way, since {problem}."
+                );
+                Happened::Refused
+            }
             Err(error) => {
                 self.source.failed(&error);
                 self.tell_failure(&sentence(&error));
@@ -236,20 +262,24 @@ impl SyncLoop {
             self.tell_held(&report);
             return Ok(Happened::Held(loss));
         }
-        self.source.succeeded(&opened);
+        if std::mem::take(&mut self.was_woken) {
+            self.pace.led_to(report.has_changes());
+        }
+        self.source.succeeded(&directory, &opened);
         self.tell_completed(&report);
         self.proof = proof;
         if mechanism.keeps_cookies() && (proves || self.reconcile_at.is_none()) {
             self.reconcile_at = Some(Instant::now() + self.until_reconcile());
         }
         let follows = mechanism.follows();
-        if follows {
+        let is_due = mechanism.keeps_cookies() && self.reconcile_at.is_some_and(|at| at <= Instant::now());
+        if follows && !(is_due && mechanism.needs_comparing()) {
             let _ = self.on(Happened::Refreshed { follows });
             let mut follower = Follower::new(place, valid_for, self.proof.clone());
             return self.follow(&mut follower, &mut events, opened).await;
         }
         // Right after a poll, so that nothing counts as drift that a poll would have brought.
-        if self.reconcile_at.is_some_and(|at| at <= Instant::now()) {
+        if is_due {
             let _ = self.on(Happened::Refreshed { follows });
             return Ok(Happened::ReconcileDue { start: Start::Everything });
         }
@@ -266,9 +296,12 @@ impl SyncLoop {
         let reconcile_at = self.reconcile_at.unwrap_or_else(|| Instant::now() + self.until_reconcile());
         let by_ids = opened.mechanism.reconciles_by_ids() && self.proof.is_some();
         let start = if by_ids { Start::Cookie } else { Start::Everything };
-        let poll = Instant::now() + self.directory.poll_every;
-        let (due, happens) = if opened.mechanism.needs_comparing() && poll < reconcile_at {
-            (poll, Happened::Due)
+        let (due, happens) = if opened.mechanism.needs_comparing() {
+            let people = follower.people();
+            (
+                reconcile_at.min(Instant::now() + compare_every(self.directory.poll_every, people)),
+                Happened::Due,
+            )
         } else {
             (reconcile_at, Happened::ReconcileDue { start })
         };
@@ -332,6 +365,7 @@ impl SyncLoop {
         if !run.reconciles {
             return None;
         }
+        self.source.refusals.forget_polls();
         let again = RECONCILE_AGAIN.min(self.directory.full_sync_every);
         self.reconcile_at = Some(Instant::now() + again);
         self.proof.as_ref().filter(|_| goes_on).map(|proof| proof.bytes.clone())
@@ -378,7 +412,7 @@ impl SyncLoop {
         }
         self.progress.send_modify(|progress| {
             progress.mechanism = Some(opened.mechanism.as_str().to_owned());
-            progress.mechanism_reason = Some(opened.reason.to_owned());
+            progress.mechanism_reason = Some(opened.reason.clone());
             progress.warning = warning;
             progress.server.clone_from(&opened.server);
             progress.url = opened.url.as_ref().map(ToString::to_string);

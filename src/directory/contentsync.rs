@@ -29,7 +29,7 @@ use super::batch::Batch;
 use super::error::DirectoryError;
 use super::ldap::{Connection, Session};
 use super::rfc4533::{State, SyncInfo, SyncState};
-use super::sync_search::{Heard, Stream, SyncSearch};
+use super::sync_search::{HEARTBEAT_DEADLINE, Heard, Stream, SyncSearch};
 use super::{Authority, Coverage, Event, Hinted, sweep};
 use crate::domain::ldap_text::Filter;
 use crate::domain::mapping::{Entry, NS_UNIQUE_ID, Preset, stable_id};
@@ -158,7 +158,7 @@ impl Job {
         let mut heard = self.search.hear(session, stream, suspicious).await?;
         if matches!(heard, Heard::Silence) && !told.is_checked {
             told.is_checked = true;
-            self.search.heartbeat(session).await?;
+            self.search.heartbeat(session, HEARTBEAT_DEADLINE.min(limit), limit).await?;
             let mut connection = Connection::open(&self.hinted.server, 0).await?;
             connection.search_at_once(&self.search.base, &self.search.filter).await?;
             connection.close().await;
@@ -168,7 +168,7 @@ impl Job {
             Heard::Message(item) => Ok(Some(item)),
             Heard::End => Ok(None),
             Heard::Silence => {
-                self.search.heartbeat(session).await?;
+                self.search.heartbeat(session, HEARTBEAT_DEADLINE.min(limit), limit).await?;
                 Err(self.silent(told.entries))
             }
         }
@@ -346,12 +346,15 @@ fn unique_id(id: &StableId) -> String {
     text
 }
 
-/// The number of the last change that a cookie covers: `server#bind DN:base:filter#number`. The server may
-/// make cookies of a number that stands for none, which must not be kept.
+/// Stand for no change, in a server's earlier and in its later versions: -1 without a sign.
+const NO_CHANGE: [u64; 2] = [u32::MAX as u64, u64::MAX];
+
+/// The number of the last change that a cookie covers: `server#bind DN:base:filter#number`. `None` for one that
+/// stands for no change, which must not be kept.
 fn change_number(cookie: &[u8]) -> Option<u64> {
     let digits = cookie.rsplit(|byte| *byte == b'#').next()?;
     let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    (number != u64::MAX).then_some(number)
+    (!NO_CHANGE.contains(&number)).then_some(number)
 }
 
 #[cfg(test)]
@@ -363,7 +366,10 @@ mod tests {
         let cookie = |end: &str| format!("localhost:389#cn=reader,dc=x:ou=people,dc=x:(cn=a#1)#{end}");
         assert_eq!(change_number(cookie("2317").as_bytes()), Some(2317));
         assert_eq!(change_number(cookie("0").as_bytes()), Some(0));
-        for end in ["18446744073709551615", "18446744073709551616", "", "-1", "x", "1\n", "\u{fffd}"] {
+        assert_eq!(change_number(cookie("4294967296").as_bytes()), Some(4_294_967_296));
+        for end in
+            ["18446744073709551615", "4294967295", "18446744073709551616", "", "-1", "x", "1\n", "\u{fffd}"]
+        {
             assert_eq!(change_number(cookie(end).as_bytes()), None, "{end}");
         }
         assert_eq!(change_number(b""), None);

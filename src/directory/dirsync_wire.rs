@@ -1,5 +1,4 @@
-//! The control of DirSync ([MS-ADTS] section 3.1.1.3.4.1.3) and what is kept between two polls, written and
-//! read without trust.
+//! The control of DirSync ([MS-ADTS] section 3.1.1.3.4.1.3), written and read without trust.
 
 use super::ber::{INTEGER, Malformed, OCTET_STRING, SEQUENCE, element, push_element};
 
@@ -47,64 +46,6 @@ pub(super) fn answer(value: &[u8]) -> Result<Answer, Malformed> {
     Ok(Answer { more: more.iter().any(|byte| *byte != 0), cookie: cookie.to_vec() })
 }
 
-/// Where a poll ended: our own cookie, with the server's in it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Bookmark {
-    /// The server's cookie.
-    pub(super) cookie: Vec<u8>,
-    /// The server refused to work without [`OBJECT_SECURITY`].
-    pub(super) object_security: bool,
-    /// Which domain controller it was (`dsServiceName`), empty where it does not say.
-    pub(super) service: String,
-    /// Its highest USN before the poll.
-    pub(super) usn: u64,
-    /// What it was before the ids were compared last,
-    pub(super) compared_usn: u64,
-    /// when that was, in seconds since 1970,
-    pub(super) compared_at: u64,
-    /// and how many there were.
-    pub(super) count: u64,
-}
-
-impl Bookmark {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut content = Vec::with_capacity(self.cookie.len() + self.service.len() + 64);
-        push_element(&mut content, OCTET_STRING, &self.cookie);
-        push_element(&mut content, OCTET_STRING, &[u8::from(self.object_security)]);
-        push_element(&mut content, OCTET_STRING, self.service.as_bytes());
-        for number in [self.usn, self.compared_usn, self.compared_at, self.count] {
-            push_element(&mut content, OCTET_STRING, &number.to_be_bytes());
-        }
-        wrapped(&content)
-    }
-
-    pub(super) fn decode(bytes: &[u8]) -> Result<Bookmark, Malformed> {
-        let (content, _) = element(bytes, SEQUENCE)?;
-        let (cookie, content) = element(content, OCTET_STRING)?;
-        let (object_security, content) = element(content, OCTET_STRING)?;
-        let (service, content) = element(content, OCTET_STRING)?;
-        let (usn, content) = number(content)?;
-        let (compared_usn, content) = number(content)?;
-        let (compared_at, content) = number(content)?;
-        let (count, _) = number(content)?;
-        Ok(Bookmark {
-            cookie: cookie.to_vec(),
-            object_security: object_security != [0],
-            service: String::from_utf8_lossy(service).into_owned(),
-            usn,
-            compared_usn,
-            compared_at,
-            count,
-        })
-    }
-}
-
-fn number(content: &[u8]) -> Result<(u64, &[u8]), Malformed> {
-    let (bytes, rest) = element(content, OCTET_STRING)?;
-    let bytes = bytes.try_into().map_err(|_| "a number has eight bytes")?;
-    Ok((u64::from_be_bytes(bytes), rest))
-}
-
 fn wrapped(content: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(content.len() + 6);
     push_element(&mut value, SEQUENCE, content);
@@ -144,20 +85,6 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {
             let _ = answer(&bytes);
-            let _ = Bookmark::decode(&bytes);
-        }
-
-        #[test]
-        fn a_bookmark_survives(
-            cookie: Vec<u8>,
-            object_security: bool,
-            service: String,
-            numbers: [u64; 4],
-        ) {
-            let [usn, compared_usn, compared_at, count] = numbers;
-            let bookmark =
-                Bookmark { cookie, object_security, service, usn, compared_usn, compared_at, count };
-            prop_assert_eq!(Bookmark::decode(&bookmark.encode()), Ok(bookmark));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use super::frame::Violation;
+use crate::domain::course::Mechanism;
 use crate::domain::directory::LdapUrl;
 use crate::domain::ldap_text::Dn;
 
@@ -81,11 +82,13 @@ pub enum DirectoryError {
         /// Entries told before.
         entries: u64,
     },
-    /// The server shows the DirSync control and does not work with it here.
-    #[error("{url}: the server refuses DirSync: {problem}")]
-    DirSyncRefused {
+    /// The server shows a mechanism and does not work with it here.
+    #[error("{url}: the server refuses {}: {problem}", mechanism.as_str())]
+    MechanismRefused {
         /// The server.
         url: LdapUrl,
+        /// What it refuses.
+        mechanism: Mechanism,
         /// Its reason.
         problem: String,
     },

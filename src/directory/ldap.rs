@@ -24,7 +24,8 @@ use super::sweep::{Job, Swept};
 use super::sync_search::SyncSearch;
 use super::tls::Trust;
 use super::{
-    Coverage, Event, Hinted, Known, ber, changelog, contentsync, dirsync, reconcile, srv, syncrepl, tcp, tls,
+    Coverage, Event, Hinted, Known, Poll, adpoll, ber, changelog, contentsync, reconcile, srv, syncrepl, tcp,
+    tls,
 };
 use crate::domain::directory::{Bind, LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
 use crate::domain::group::Members;
@@ -288,29 +289,32 @@ impl Connection {
         coverage
     }
 
-    /// Polls by DirSync: tells what changed since `cookie`, or everything without one, then
+    /// Polls a domain controller: tells what changed since the cookie, or everything without one, then
     /// [`Event::EndRefresh`], in which case the connection can be used again. The error is
-    /// [`DirectoryError::RefreshRequired`] where the cookie is of no use.
-    pub async fn dirsync(
+    /// [`DirectoryError::RefreshRequired`] where the cookie is of no use, and
+    /// [`DirectoryError::MechanismRefused`] where another mechanism is to be tried.
+    pub async fn poll(
         &mut self,
+        poll: Poll,
         base: &Dn,
         filter: &Filter,
         attributes: &[&str],
-        cookie: Option<Vec<u8>>,
         events: &Sender<Event>,
     ) -> Result<(), DirectoryError> {
         let Some(session) = self.session.take() else {
             return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
         };
-        let job = dirsync::Job {
+        let job = adpoll::Job {
             url: self.url.clone(),
             base: base.clone(),
             filter: filter.clone(),
             attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
-            cookie,
+            mechanism: poll.mechanism,
+            cookie: poll.cookie,
             page_size: self.server.pages.then_some(self.page_size),
             timeouts: self.timeouts,
             controller: self.server.controller.clone(),
+            is_known: poll.is_known,
             events: events.clone(),
         };
         let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
@@ -334,6 +338,10 @@ impl Connection {
         let (session, members) = guarded(job.run(session)).await.map_err(panicked)??;
         self.session = Some(session);
         Ok(members)
+    }
+
+    pub(super) fn into_session(self) -> Option<Session> {
+        self.session
     }
 
     /// Says good-bye to the server (RFC 4511 section 4.3), which keeps its log clean.
@@ -422,7 +430,11 @@ impl Session {
     }
 
     /// One entry, the root DSE being that of no name; `None` where the server hides it, which is no error.
-    async fn entry(&mut self, dn: &str, attributes: &[&str]) -> Result<Option<Entry>, ServerProblem> {
+    pub(super) async fn entry(
+        &mut self,
+        dn: &str,
+        attributes: &[&str],
+    ) -> Result<Option<Entry>, ServerProblem> {
         let (ldap, line) = self.parts();
         let search = ldap.streaming_search(dn, Scope::Base, "(objectClass=*)", attributes);
         let mut stream = line.with(search).await?;

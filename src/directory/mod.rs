@@ -4,8 +4,9 @@
 //! server down instead of filling memory:
 //!
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
-//! - [`Connection::follow`] and [`Connection::dirsync`] tell only changes, from a cookie on;
+//! - [`Connection::follow`] and [`Connection::poll`] tell only changes, from a cookie on;
 //! - [`Connection::members`] reads a group, of which only the members are to be mapped;
+//! - [`Watch`] says that a poll would find something;
 //! - [`Connection::reconcile`] compares the ids of everything with the mirror before that;
 //! - [`Verifier`] verifies passwords of users;
 //! - [`mod@file`] reads an LDIF file (RFC 2849) whose content [`ldif`] parses.
@@ -24,8 +25,10 @@
 //! panic hook that ends the process asks [`is_guarded`] first). The task ends with the future that waits for
 //! it.
 
+mod adpoll;
 mod batch;
 mod ber;
+mod bookmark;
 mod changelog;
 mod contentsync;
 mod dirsync;
@@ -38,6 +41,7 @@ mod guard;
 mod identity;
 mod ldap;
 pub mod ldif;
+mod notify;
 mod reconcile;
 mod relay;
 mod rfc4533;
@@ -48,6 +52,7 @@ mod sync_search;
 mod syncrepl;
 mod tcp;
 mod tls;
+mod usn;
 mod verify;
 
 pub use changelog::{Changes, Coverage, Evidence};
@@ -55,6 +60,7 @@ pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProb
 pub use group::keeps_member_of;
 pub use guard::is_guarded;
 pub use ldap::{Connection, LastServer};
+pub use notify::Watch;
 pub use reconcile::Known;
 pub use root_dse::Server;
 pub use srv::SrvProblem;
@@ -63,6 +69,7 @@ pub use verify::Verifier;
 
 use std::sync::Arc;
 
+use crate::domain::course::Mechanism;
 use crate::domain::directory::LdapSource;
 use crate::domain::mapping::Entry;
 use crate::domain::name::StableId;
@@ -80,6 +87,16 @@ pub struct Hinted {
     pub is_known: IsKnown,
     /// Of the runs before, and for those to come.
     pub evidence: Evidence,
+}
+
+/// How a domain controller is polled.
+pub struct Poll {
+    /// [`Mechanism::DirSync`] or [`Mechanism::Usn`].
+    pub mechanism: Mechanism,
+    /// Where the last poll ended.
+    pub cookie: Option<Vec<u8>>,
+    /// Asks the mirror.
+    pub is_known: IsKnown,
 }
 
 /// What a driver tells of its directory.

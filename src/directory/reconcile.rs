@@ -107,7 +107,7 @@ impl Job {
         let attributes = self.attributes.iter().cloned().chain([ENTRY_CSN.to_owned()]).collect();
         self.search(session, filter, attributes, |entries| {
             let (drifted, changed): (Vec<Entry>, Vec<Entry>) =
-                entries.into_iter().partition(|entry| covered.cover(entry));
+                entries.into_iter().partition(|entry| !covered.precede(entry));
             Ok(vec![Event::Differences(drifted), Event::Upserts(changed)])
         })
         .await
@@ -168,10 +168,19 @@ impl Stamps {
 
     /// The entry did not change after these.
     fn cover(&self, entry: &Entry) -> bool {
-        let Some(csn) = texts(entry, ENTRY_CSN).next() else { return false };
+        let Some(csn) = stamp(entry) else { return false };
         let last = server(csn).and_then(|server| self.0.get(server));
         last.is_some_and(|last| csn <= last.as_str())
     }
+
+    /// The entry changed after these. Of one without a stamp nothing can be said.
+    fn precede(&self, entry: &Entry) -> bool {
+        stamp(entry).is_some() && !self.cover(entry)
+    }
+}
+
+fn stamp(entry: &Entry) -> Option<&str> {
+    texts(entry, ENTRY_CSN).next()
 }
 
 fn server(csn: &str) -> Option<&str> {
@@ -186,7 +195,12 @@ mod tests {
     fn check(cookie: &str, csn: &str, is_covered: bool) {
         let stamp = Attribute { name: "entrycsn".to_owned(), values: vec![csn.as_bytes().to_vec()] };
         let entry = Entry { dn: String::new(), attributes: vec![stamp] };
-        assert_eq!(Stamps::of_cookie(cookie.as_bytes()).cover(&entry), is_covered, "{cookie} {csn}");
+        let stamps = Stamps::of_cookie(cookie.as_bytes());
+        assert_eq!(
+            (stamps.cover(&entry), stamps.precede(&entry)),
+            (is_covered, !is_covered),
+            "{cookie} {csn}"
+        );
     }
 
     #[test]
@@ -212,8 +226,8 @@ mod tests {
     }
 
     #[test]
-    fn no_stamp_is_covered_by_nothing() {
-        let entry = Entry::default();
-        assert!(!Stamps::of_cookie(b"csn=20261124063328.000002Z#000000#000#000000").cover(&entry));
+    fn an_entry_without_a_stamp_is_neither_earlier_nor_later() {
+        let stamps = Stamps::of_cookie(b"csn=20261124063328.000002Z#000000#000#000000");
+        assert_eq!((stamps.cover(&Entry::default()), stamps.precede(&Entry::default())), (false, false));
     }
 }

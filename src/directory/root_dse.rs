@@ -2,6 +2,7 @@
 
 use super::changelog::Changes;
 use super::dirsync_wire::DIRSYNC;
+use super::notify::NOTIFICATION;
 use super::rfc4533::SYNC_REQUEST;
 use crate::domain::course::Offers;
 use crate::domain::mapping::{Entry, Preset};
@@ -19,7 +20,9 @@ pub struct Server {
     pub changes: Changes,
     /// How it can tell changes.
     pub offers: Offers,
-    /// What DirSync needs to know of a domain controller; empty elsewhere.
+    /// Says when something was written, so that a poll need not wait for its time.
+    pub notifies: bool,
+    /// What polling a domain controller needs to know of it; empty elsewhere.
     pub(super) controller: Controller,
 }
 
@@ -98,6 +101,7 @@ pub(super) fn server(root_dse: Option<&Entry>, configured: Option<Preset>) -> Se
             pages: true,
             changes: Changes::default(),
             offers: Offers::default(),
+            notifies: false,
             controller: Controller::default(),
         };
     };
@@ -105,6 +109,8 @@ pub(super) fn server(root_dse: Option<&Entry>, configured: Option<Preset>) -> Se
     // 389 Directory Server shows the control as well, but leaves out deletions and attributes.
     let syncrepl = preset == Preset::OpenLdap && root_dse.controls(SYNC_REQUEST);
     let dirsync = preset == Preset::ActiveDirectory && root_dse.controls(DIRSYNC);
+    let controller = root_dse.controller();
+    let usn = preset == Preset::ActiveDirectory && controller.usn.is_some() && !controller.service.is_empty();
     let changes =
         Changes { first: root_dse.values("firstChangeNumber").next().and_then(|number| number.parse().ok()) };
     let content_sync = matches!(preset, Preset::Ds389 | Preset::FreeIpa)
@@ -115,8 +121,9 @@ pub(super) fn server(root_dse: Option<&Entry>, configured: Option<Preset>) -> Se
         vendor: root_dse.vendor(),
         pages: root_dse.pages(),
         changes,
-        offers: Offers { syncrepl, content_sync, dirsync },
-        controller: root_dse.controller(),
+        offers: Offers { syncrepl, content_sync, dirsync, usn },
+        notifies: preset == Preset::ActiveDirectory && root_dse.controls(NOTIFICATION),
+        controller,
     }
 }
 

@@ -3,6 +3,7 @@
 //! The library's own paging can end early without an error when it is cancelled, and its parsers of
 //! controls panic on bad input.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use ldap3::controls::{Control, RawControl};
@@ -18,6 +19,9 @@ use crate::domain::ldap_text::{Dn, Filter};
 
 /// RFC 2696.
 const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
+
+/// noSuchObject (RFC 4511 appendix A).
+const NO_SUCH_OBJECT: u32 = 32;
 
 /// What a complete sweep saw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -81,7 +85,13 @@ impl Job {
                     }
                 }
             }
-            let cookie = self.page_end(&mut stream, &swept).await?;
+            let cookie = match self.page_end(&mut stream, &swept).await {
+                Err(DirectoryError::Paging { .. }) if self.lacks_base(&mut session).await => {
+                    let (url, base) = (self.url.clone(), self.base.clone());
+                    return Err(DirectoryError::NoSuchBase { url, base });
+                }
+                cookie => cookie?,
+            };
             if cookie.is_empty() {
                 break;
             }
@@ -99,12 +109,7 @@ impl Job {
     async fn request(&self, session: &mut Session, cookie: &[u8]) -> Result<Stream, DirectoryError> {
         let (ldap, line) = session.parts();
         if let Some(page_size) = self.page_size {
-            // Critical: a server that ignored it might stop where it likes.
-            ldap.with_controls(RawControl {
-                ctype: PAGED_RESULTS.to_owned(),
-                crit: true,
-                val: Some(ber::paging_request(page_size, cookie)),
-            });
+            ldap.with_controls(paging(page_size, cookie));
         }
         let search = ldap.streaming_search(
             self.base.as_str(),
@@ -112,7 +117,25 @@ impl Job {
             self.filter.as_str(),
             self.attributes.clone(),
         );
-        match tokio::time::timeout(self.timeouts.read, line.with(search)).await {
+        self.begun(line.with(search)).await
+    }
+
+    /// 389 Directory Server calls it a success when it is asked for pages of a base that does not exist, and
+    /// sends no control. Asked for the base itself, it says so.
+    async fn lacks_base(&self, session: &mut Session) -> bool {
+        let (ldap, line) = session.parts();
+        let (base, attributes) = (self.base.as_str(), self.attributes.clone());
+        let search = ldap.streaming_search(base, Scope::Base, "(objectClass=*)", attributes);
+        let Ok(mut stream) = self.begun(line.with(search)).await else { return false };
+        while let Ok(Some(_)) = self.next(session, &mut stream).await {}
+        stream.finish().await.rc == NO_SUCH_OBJECT
+    }
+
+    async fn begun(
+        &self,
+        search: impl Future<Output = Result<Stream, ServerProblem>>,
+    ) -> Result<Stream, DirectoryError> {
+        match tokio::time::timeout(self.timeouts.read, search).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(problem)) => Err(self.lost(problem)),
             Err(_) => Err(self.lost(ServerProblem::Silent(self.timeouts.read))),
@@ -144,7 +167,7 @@ impl Job {
                 let target = result.refs.first().map_or("another server".to_owned(), |first| clean(first));
                 return Err(DirectoryError::Referral { url, base, target });
             }
-            32 => return Err(DirectoryError::NoSuchBase { url, base }),
+            NO_SUCH_OBJECT => return Err(DirectoryError::NoSuchBase { url, base }),
             code => {
                 let result = LdapResult::new(code, &result.text);
                 return Err(DirectoryError::Refused { url, base, result });
@@ -161,7 +184,14 @@ impl Job {
     }
 }
 
-fn cookie(controls: &[Control]) -> Result<Vec<u8>, ber::Malformed> {
+/// Asks for a page; critical, since a server that ignored it might stop where it likes.
+pub(super) fn paging(page_size: u32, cookie: &[u8]) -> RawControl {
+    let val = Some(ber::paging_request(page_size, cookie));
+    RawControl { ctype: PAGED_RESULTS.to_owned(), crit: true, val }
+}
+
+/// The cookie for the next page, empty after the last.
+pub(super) fn cookie(controls: &[Control]) -> Result<Vec<u8>, ber::Malformed> {
     let control = controls.iter().find(|control| control.1.ctype == PAGED_RESULTS);
     let value = control.ok_or("it is missing")?.1.val.as_deref().ok_or("it has no value")?;
     ber::paging_cookie(value)

@@ -24,7 +24,7 @@ use crate::domain::mapping::Entry;
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 
 /// Time for the answer to that.
-const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// unwillingToPerform: OpenLDAP's answer to a cookie that is newer than its own data, as after a restore.
 const UNWILLING_TO_PERFORM: u32 = 53;
@@ -79,18 +79,27 @@ impl SyncSearch {
         match self.hear(session, stream, HEARTBEAT_EVERY).await? {
             Heard::Message(item) => Ok(Some(item)),
             Heard::End => Err(self.ended(stream, 0).await),
-            Heard::Silence => self.heartbeat(session).await.map(|()| None),
+            Heard::Silence => {
+                let silence = HEARTBEAT_EVERY + HEARTBEAT_DEADLINE;
+                self.heartbeat(session, HEARTBEAT_DEADLINE, silence).await.map(|()| None)
+            }
         }
     }
 
-    /// A half-open connection is silent for ever: the server has to say something.
-    pub(super) async fn heartbeat(&self, session: &mut Session) -> Result<(), DirectoryError> {
+    /// A half-open connection is silent for ever: the server has to say something, or else it was silent for so
+    /// long.
+    pub(super) async fn heartbeat(
+        &self,
+        session: &mut Session,
+        deadline: Duration,
+        silence: Duration,
+    ) -> Result<(), DirectoryError> {
         let (ldap, line) = session.parts();
-        match tokio::time::timeout(HEARTBEAT_DEADLINE, line.with(ldap.extended(WhoAmI))).await {
+        match tokio::time::timeout(deadline, line.with(ldap.extended(WhoAmI))).await {
             // Any answer will do: a server may not know the operation.
             Ok(Ok(_)) => Ok(()),
             Ok(Err(problem)) => Err(self.lost(problem)),
-            Err(_) => Err(self.lost(ServerProblem::Silent(HEARTBEAT_EVERY + HEARTBEAT_DEADLINE))),
+            Err(_) => Err(self.lost(ServerProblem::Silent(silence))),
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use super::admission::Decision;
 use super::mapping::printable;
 use super::name::{Name, StableId};
+use super::password::PasswordHash;
 use super::user::{Kind, Mapped, Origin};
 
 /// More aliases than any person has; each is a row of the store.
@@ -59,6 +60,8 @@ pub enum AccountChange {
     Enable(Name),
     /// Disable one; its seat is free at once.
     Disable(Name),
+    /// Give one another password.
+    SetPassword(Name, PasswordHash),
 }
 
 /// Somebody has the name.

@@ -5,6 +5,7 @@
 
 use jiff::Timestamp;
 
+use super::license::OnExpiry;
 use super::seats::{Seat, SeatCount, Service, TakenBy};
 use super::user::Kind;
 
@@ -62,6 +63,22 @@ pub struct Subject {
     pub domain_seats: Option<SeatCount>,
 }
 
+/// What the asking service needs beside a seat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ComponentView {
+    /// A component that was not bought, or whose time is over.
+    Unlicensed,
+    /// Nothing, or a component for everybody.
+    Licensed,
+    /// A seat of the component's own.
+    Counted {
+        /// The user holds one.
+        held: bool,
+        /// All of them.
+        seats: SeatCount,
+    },
+}
+
 /// All that the decision depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct View {
@@ -71,6 +88,10 @@ pub struct View {
     pub seats: Option<SeatCount>,
     /// What may take a seat.
     pub take_on: TakeOn,
+    /// Set where the licence has expired.
+    pub expired: Option<OnExpiry>,
+    /// What the service needs.
+    pub component: ComponentView,
     /// It is the internal administrator, whoever that is in the directories.
     pub exempt: bool,
 }
@@ -85,12 +106,16 @@ pub enum Decision {
     Held,
     /// Takes this seat now. Not an answer until the seat is on disk.
     Granted(Seat),
+    /// Holds a seat, and takes one of the service's component now. Not an answer until it is on disk.
+    GrantedComponent,
     /// Would take a seat, but only asked.
     WouldGrant,
     /// No seat is free.
     Exhausted,
     /// The directory's own cap is reached.
     DomainExhausted,
+    /// No seat of the service's component is free.
+    ComponentExhausted,
     /// Nobody by that name.
     UnknownUser,
     /// The account is disabled.
@@ -103,6 +128,10 @@ pub enum Decision {
     NotSeated,
     /// There is no licence.
     LicenseMissing,
+    /// The licence has expired.
+    LicenseExpired,
+    /// The service needs a component that was not bought.
+    ComponentUnlicensed,
 }
 
 /// Decides one request. `now` becomes the time of the grant.
@@ -121,7 +150,15 @@ pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
     if !subject.enabled {
         return Decision::Disabled;
     }
-    if subject.seated {
+    if view.expired == Some(OnExpiry::RefuseAll) {
+        return Decision::LicenseExpired;
+    }
+    let component = match view.component {
+        ComponentView::Unlicensed => return Decision::ComponentUnlicensed,
+        ComponentView::Licensed | ComponentView::Counted { held: true, .. } => None,
+        ComponentView::Counted { held: false, seats } => Some(seats),
+    };
+    if subject.seated && component.is_none() {
         return Decision::Held;
     }
     let may_take = match request.operation {
@@ -133,15 +170,22 @@ pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
     if !may_take {
         return Decision::NotSeated;
     }
+    if view.expired.is_some() {
+        return Decision::LicenseExpired;
+    }
     let Some(seats) = view.seats else { return Decision::LicenseMissing };
-    if seats.free() == 0 {
+    if !subject.seated && seats.free() == 0 {
         return Decision::Exhausted;
     }
-    if subject.domain_seats.is_some_and(|domain| domain.free() == 0) {
+    if !subject.seated && subject.domain_seats.is_some_and(|domain| domain.free() == 0) {
         return Decision::DomainExhausted;
+    }
+    if component.is_some_and(|component| component.free() == 0) {
+        return Decision::ComponentExhausted;
     }
     let by = match request.operation {
         Operation::Probe | Operation::DeliveryProbe => return Decision::WouldGrant,
+        _ if subject.seated => return Decision::GrantedComponent,
         Operation::Login => TakenBy::Login(request.service.clone()),
         Operation::Delivery => TakenBy::Delivery(request.service.clone()),
         Operation::Grant => TakenBy::Administrator,
@@ -155,7 +199,24 @@ pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
 impl Decision {
     /// Whether the user may come in.
     pub fn allows(&self) -> bool {
-        matches!(self, Decision::Exempt | Decision::Held | Decision::Granted(_) | Decision::WouldGrant)
+        match self {
+            Decision::Exempt
+            | Decision::Held
+            | Decision::Granted(_)
+            | Decision::GrantedComponent
+            | Decision::WouldGrant => true,
+            Decision::Exhausted
+            | Decision::DomainExhausted
+            | Decision::ComponentExhausted
+            | Decision::UnknownUser
+            | Decision::Disabled
+            | Decision::Removed
+            | Decision::NotAPerson(_)
+            | Decision::NotSeated
+            | Decision::LicenseMissing
+            | Decision::LicenseExpired
+            | Decision::ComponentUnlicensed => false,
+        }
     }
 
     /// The stable reason code of the API and the log.
@@ -163,8 +224,8 @@ impl Decision {
         match self {
             Decision::Exempt => "exempt",
             Decision::Held => "held",
-            Decision::Granted(_) | Decision::WouldGrant => "granted",
-            Decision::Exhausted => "exhausted",
+            Decision::Granted(_) | Decision::GrantedComponent | Decision::WouldGrant => "granted",
+            Decision::Exhausted | Decision::ComponentExhausted => "exhausted",
             Decision::DomainExhausted => "domain_exhausted",
             Decision::UnknownUser => "unknown_user",
             Decision::Disabled => "disabled",
@@ -172,6 +233,8 @@ impl Decision {
             Decision::NotAPerson(_) => "not_a_person",
             Decision::NotSeated => "not_seated",
             Decision::LicenseMissing => "license_missing",
+            Decision::LicenseExpired => "license_expired",
+            Decision::ComponentUnlicensed => "component_unlicensed",
         }
     }
 
@@ -181,12 +244,16 @@ impl Decision {
             Decision::Exempt => "The administrator needs no seat.",
             Decision::Held => "A seat is held.",
             Decision::Granted(_) => "A seat was granted.",
+            Decision::GrantedComponent => "A seat of this service was granted.",
             Decision::WouldGrant => "A seat would be granted.",
             Decision::Exhausted => {
                 "All mailbox licenses are in use. Please ask your mail administrator for one."
             }
             Decision::DomainExhausted => {
                 "All mailbox licenses of your domain are in use. Please ask your mail administrator for one."
+            }
+            Decision::ComponentExhausted => {
+                "All licenses of this service are in use. Please ask your mail administrator for one."
             }
             Decision::UnknownUser => "There is no mail user by this name.",
             Decision::Disabled => "This account is disabled. Please ask your mail administrator.",
@@ -204,6 +271,12 @@ impl Decision {
             Decision::LicenseMissing => {
                 "The mail server has no license for new mailboxes. Please ask your mail administrator."
             }
+            Decision::LicenseExpired => {
+                "The license of the mail server has expired. Please ask your mail administrator."
+            }
+            Decision::ComponentUnlicensed => {
+                "The mail server has no license for this service. Please ask your mail administrator."
+            }
         }
     }
 }
@@ -220,6 +293,8 @@ mod tests {
             subject: Some(subject),
             seats: Some(SeatCount { used: 1, limit: 2 }),
             take_on: TakeOn { login: true, delivery: false },
+            expired: None,
+            component: ComponentView::Licensed,
             exempt: false,
         }
     }
@@ -278,6 +353,43 @@ mod tests {
                 check(View { exempt: true, ..administrator }, operation, "exempt");
             }
         }
+    }
+
+    #[test]
+    fn an_expired_licence_refuses_whom_it_says() {
+        use Operation::{Login, Probe};
+        let seated = Subject { seated: true, ..PERSON };
+        let expired = |subject, whom| View { expired: Some(whom), ..view(subject) };
+        check(expired(PERSON, OnExpiry::RefuseNew), Login, "license_expired");
+        check(expired(PERSON, OnExpiry::RefuseNew), Probe, "license_expired");
+        check(expired(seated, OnExpiry::RefuseNew), Login, "held");
+        check(expired(seated, OnExpiry::RefuseAll), Login, "license_expired");
+        check(expired(Subject { enabled: false, ..seated }, OnExpiry::RefuseAll), Login, "disabled");
+    }
+
+    #[test]
+    fn a_component_is_needed_beside_the_seat() {
+        use Operation::{Delivery, Login, Probe};
+        let seated = Subject { seated: true, ..PERSON };
+        let with = |subject, component| View { component, ..view(subject) };
+        let counted = |held, used| ComponentView::Counted { held, seats: SeatCount { used, limit: 1 } };
+        check(with(PERSON, ComponentView::Unlicensed), Login, "component_unlicensed");
+        check(with(seated, ComponentView::Unlicensed), Login, "component_unlicensed");
+        check(with(seated, ComponentView::Licensed), Login, "held");
+        check(with(seated, counted(true, 1)), Login, "held");
+        check(with(seated, counted(true, 9)), Login, "held");
+        check(with(seated, counted(false, 0)), Login, "granted");
+        check(with(seated, counted(false, 0)), Probe, "granted");
+        check(with(seated, counted(false, 0)), Delivery, "not_seated");
+        check(with(seated, counted(false, 1)), Login, "exhausted");
+        check(with(PERSON, counted(false, 0)), Login, "granted");
+        check(with(PERSON, counted(false, 1)), Login, "exhausted");
+        let all_taken = Some(SeatCount { used: 2, limit: 2 });
+        check(View { seats: all_taken, ..with(PERSON, counted(false, 0)) }, Login, "exhausted");
+        check(View { seats: all_taken, ..with(seated, counted(false, 0)) }, Login, "granted");
+        let expired = Some(OnExpiry::RefuseNew);
+        check(View { expired, ..with(seated, counted(false, 0)) }, Login, "license_expired");
+        check(View { expired, ..with(seated, counted(true, 1)) }, Login, "held");
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub enum Mechanism {
     ContentSync,
     /// The DirSync control of Active Directory, polled.
     DirSync,
+    /// The numbers of the writes on one domain controller, polled.
+    Usn,
 }
 
 impl Mechanism {
@@ -45,6 +47,7 @@ impl Mechanism {
             Mechanism::SyncRepl => "syncrepl",
             Mechanism::ContentSync => "content-sync",
             Mechanism::DirSync => "dirsync",
+            Mechanism::Usn => "usn",
         }
     }
 
@@ -60,13 +63,21 @@ impl Mechanism {
 
     /// Goes on from a cookie, so that only changes are told, and the mirror is proved equal now and then.
     pub fn keeps_cookies(self) -> bool {
-        matches!(self, Mechanism::SyncRepl | Mechanism::ContentSync | Mechanism::DirSync)
+        matches!(self, Mechanism::SyncRepl | Mechanism::ContentSync | Mechanism::DirSync | Mechanism::Usn)
     }
 
     /// Proves the mirror equal by the ids of everything; the others read everything for it.
     pub fn reconciles_by_ids(self) -> bool {
         self == Mechanism::SyncRepl
     }
+}
+
+/// Ids compared in a second, on average over the day: what a server hardly notices.
+const IDS_PER_SECOND: u64 = 100;
+
+/// The time between two comparisons of all ids: the poll interval, or longer in a large directory.
+pub fn compare_every(poll_every: Duration, people: u64) -> Duration {
+    poll_every.max(Duration::from_secs(people / IDS_PER_SECOND))
 }
 
 /// What a server can do, by its root DSE.
@@ -78,10 +89,31 @@ pub struct Offers {
     pub content_sync: bool,
     /// The DirSync control, on a server with the conventions of Active Directory.
     pub dirsync: bool,
+    /// The number of its latest write, on a domain controller that can be told from others.
+    pub usn: bool,
 }
 
-/// Chooses the mechanism, and says why.
-pub fn choose(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
+/// What a domain controller offered and then refused to work with, and why.
+pub type Refusal = (Mechanism, String);
+
+/// Chooses the mechanism, and says why. Of those that poll a domain controller, what was refused is replaced by the
+/// next best.
+pub fn choose(choice: Choice, offers: Offers, refused: &[Refusal]) -> (Mechanism, String) {
+    let (mut mechanism, why) = first_choice(choice, offers);
+    let mut why = why.to_owned();
+    // Ends, since each mechanism leads on to a plainer one.
+    while let Some((_, refusal)) = refused.iter().find(|(refused, _)| *refused == mechanism) {
+        mechanism = match mechanism {
+            Mechanism::DirSync if offers.usn => Mechanism::Usn,
+            Mechanism::DirSync | Mechanism::Usn => Mechanism::Sweep,
+            _ => break,
+        };
+        why.clone_from(refusal);
+    }
+    (mechanism, why)
+}
+
+fn first_choice(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
     match choice {
         Choice::Sweep => (Mechanism::Sweep, "the configuration says so"),
         Choice::SyncRepl if offers.content_sync => (Mechanism::ContentSync, "the configuration says so"),
@@ -89,8 +121,40 @@ pub fn choose(choice: Choice, offers: Offers) -> (Mechanism, &'static str) {
         Choice::DirSync => (Mechanism::DirSync, "the configuration says so"),
         Choice::Auto if offers.syncrepl => (Mechanism::SyncRepl, "the server offers it"),
         Choice::Auto if offers.content_sync => (Mechanism::ContentSync, "the server offers it"),
-        Choice::Auto if offers.dirsync => (Mechanism::Sweep, "dirsync is used here when asked for"),
+        Choice::Auto if offers.dirsync => (Mechanism::DirSync, "the server offers it"),
+        Choice::Auto if offers.usn => (Mechanism::Usn, "the server offers no DirSync"),
         Choice::Auto => (Mechanism::Sweep, "the server offers no better one"),
+    }
+}
+
+/// How soon after one another notifications may lead to polls. While they lead to nothing, as those of a busy
+/// domain mostly do, ever slower.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    gap: Duration,
+    slowest: Duration,
+}
+
+impl Pace {
+    /// The shortest time between two of these polls.
+    const FASTEST: Duration = Duration::from_secs(1);
+
+    /// The longest: notifications are to bring a change much sooner than a poll at its time.
+    const SLOWEST: Duration = Duration::from_secs(30);
+
+    /// For a directory that is polled so often in any case.
+    pub fn new(poll_every: Duration) -> Pace {
+        Pace { gap: Pace::FASTEST, slowest: Pace::SLOWEST.min(poll_every).max(Pace::FASTEST) }
+    }
+
+    /// The time that has to pass between two polls.
+    pub fn gap(&self) -> Duration {
+        self.gap
+    }
+
+    /// Takes in whether a notification led to a change.
+    pub fn led_to(&mut self, a_change: bool) {
+        self.gap = if a_change { Pace::FASTEST } else { (self.gap * 2).min(self.slowest) };
     }
 }
 
@@ -143,6 +207,8 @@ pub enum Happened {
     Held(u64),
     /// The server wants the refresh to begin without a cookie.
     RefreshRequired,
+    /// The server refuses to work with the mechanism, and another one is tried at once.
+    Refused,
     /// The run failed.
     Failed,
     /// The wait is over.
@@ -226,6 +292,8 @@ impl Course {
             // A server that refuses even the refresh from nothing is broken.
             Happened::RefreshRequired if self.run.start == Start::Everything => self.fail(jitter),
             Happened::RefreshRequired => self.start(Run { start: Start::Everything, ..self.run }),
+            // Each mechanism is refused once, so this comes to an end.
+            Happened::Refused => self.start(self.run),
             Happened::Failed => self.fail(jitter),
             Happened::Asked { full: true } => self.start(Run { start: Start::Everything, ..FROM_COOKIE }),
             Happened::Due | Happened::Asked { full: false } => {
@@ -271,7 +339,7 @@ mod tests {
 
     #[test]
     fn the_course_runs() {
-        use Happened::{Asked, Due, Failed, ReconcileDue, RefreshRequired, Refreshed};
+        use Happened::{Asked, Due, Failed, ReconcileDue, RefreshRequired, Refreshed, Refused};
         use Phase::{Backoff, Following, Idle, Refreshing};
         let (swept, followed) = (Refreshed { follows: false }, Refreshed { follows: true });
 
@@ -291,6 +359,9 @@ mod tests {
         check(&[RefreshRequired], EVERYTHING, Refreshing);
         check(&[followed, RefreshRequired], EVERYTHING, Refreshing);
         check(&[RefreshRequired, RefreshRequired], Action::Wait(Duration::from_secs(1)), Backoff(1));
+
+        check(&[Refused], COOKIE, Refreshing);
+        check(&[swept, Asked { full: true }, Refused], EVERYTHING, Refreshing);
 
         let (by_ids, by_all) =
             (ReconcileDue { start: Start::Cookie }, ReconcileDue { start: Start::Everything });
@@ -331,20 +402,73 @@ mod tests {
     }
 
     #[test]
+    fn notifications_that_lead_to_nothing_slow_down() {
+        let gaps = |poll_every, count: usize| -> Vec<u64> {
+            let mut pace = Pace::new(Duration::from_secs(poll_every));
+            let slower = |_| {
+                pace.led_to(false);
+                pace.gap().as_secs()
+            };
+            let gaps = (0..count).map(slower).collect();
+            pace.led_to(true);
+            assert_eq!(pace.gap(), Duration::from_secs(1));
+            gaps
+        };
+        assert_eq!(gaps(3600, 7), [2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(gaps(10, 5), [2, 4, 8, 10, 10]);
+        assert_eq!(gaps(1, 2), [1, 1]);
+    }
+
+    #[test]
+    fn ids_are_compared_less_often_where_there_are_many() {
+        assert_eq!(compare_every(POLL, 0), POLL);
+        assert_eq!(compare_every(POLL, 6_099), POLL);
+        assert_eq!(compare_every(POLL, 100_000), Duration::from_secs(1000));
+        assert_eq!(compare_every(Duration::from_secs(3600), 100_000), Duration::from_secs(3600));
+    }
+
+    #[test]
     fn the_mechanism_is_chosen() {
-        let offers = Offers { content_sync: true, ..Offers::default() };
-        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::ContentSync);
-        assert_eq!(choose(Choice::SyncRepl, offers).0, Mechanism::ContentSync);
-        assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
-        let offers = Offers { syncrepl: true, ..Offers::default() };
-        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::SyncRepl);
-        assert_eq!(choose(Choice::Auto, Offers::default()).0, Mechanism::Sweep);
-        assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
-        assert_eq!(choose(Choice::SyncRepl, Offers::default()).0, Mechanism::SyncRepl);
-        let offers = Offers { dirsync: true, ..Offers::default() };
-        assert_eq!(choose(Choice::Auto, offers).0, Mechanism::Sweep);
-        assert_eq!(choose(Choice::Sweep, offers).0, Mechanism::Sweep);
-        assert_eq!(choose(Choice::DirSync, Offers::default()).0, Mechanism::DirSync);
-        assert!(Mechanism::DirSync.keeps_cookies() && !Mechanism::DirSync.follows());
+        use Mechanism::{ContentSync, DirSync, Sweep, SyncRepl, Usn};
+        let check = |choice, offers, refused: &[Mechanism], mechanism, reason: &str| {
+            let refused: Vec<Refusal> = refused.iter().map(|one| (*one, format!("no {one:?}"))).collect();
+            assert_eq!(
+                choose(choice, offers, &refused),
+                (mechanism, reason.to_owned()),
+                "{choice:?} {offers:?}"
+            );
+        };
+        let (wanted, offered) = ("the configuration says so", "the server offers it");
+
+        let none = Offers::default();
+        check(Choice::Auto, none, &[], Sweep, "the server offers no better one");
+        check(Choice::SyncRepl, none, &[], SyncRepl, wanted);
+        check(Choice::DirSync, none, &[], DirSync, wanted);
+        let open_ldap = Offers { syncrepl: true, ..none };
+        check(Choice::Auto, open_ldap, &[], SyncRepl, offered);
+        check(Choice::SyncRepl, open_ldap, &[SyncRepl], SyncRepl, wanted);
+        check(Choice::Sweep, open_ldap, &[], Sweep, wanted);
+        let ds389 = Offers { content_sync: true, ..none };
+        check(Choice::Auto, ds389, &[], ContentSync, offered);
+        check(Choice::SyncRepl, ds389, &[], ContentSync, wanted);
+        check(Choice::Sweep, ds389, &[], Sweep, wanted);
+
+        let controller = Offers { dirsync: true, usn: true, ..none };
+        check(Choice::Auto, controller, &[], DirSync, offered);
+        check(Choice::Sweep, controller, &[], Sweep, wanted);
+        for choice in [Choice::Auto, Choice::DirSync] {
+            check(choice, controller, &[DirSync], Usn, "no DirSync");
+            check(choice, controller, &[DirSync, Usn], Sweep, "no Usn");
+            check(choice, Offers { usn: false, ..controller }, &[DirSync], Sweep, "no DirSync");
+        }
+        check(
+            Choice::Auto,
+            Offers { dirsync: false, ..controller },
+            &[],
+            Usn,
+            "the server offers no DirSync",
+        );
+        assert!(DirSync.keeps_cookies() && !DirSync.follows());
+        assert!(Usn.keeps_cookies() && !Usn.follows());
     }
 }

@@ -162,9 +162,14 @@ pub fn map_entry(entry: &Entry, rules: &Rules) -> Result<Mapped, Skip> {
         enabled: kind != Kind::Person || is_enabled(entry, rules.preset),
         logins,
         addresses,
-        display_name: rules.name.iter().find_map(|name| entry.text(name)).map(printable),
+        display_name: rules.name.iter().find_map(|name| display_name(entry, name)),
         dn: printable(&entry.dn),
     })
+}
+
+/// The first value of an attribute that shows something.
+fn display_name(entry: &Entry, name: &str) -> Option<Box<str>> {
+    entry.texts(name).map(printable).find(|text| !text.trim().is_empty())
 }
 
 /// The id of an entry: the raw bytes of objectGUID, or the 16 bytes that the hexadecimal text of the others
@@ -413,6 +418,19 @@ mod tests {
         assert_eq!(map(Preset::ActiveDirectory, &contact).unwrap().kind, Kind::Contact);
         let computer = [guid, user, ("objectClass", b"computer".as_slice()), login];
         assert_eq!(map(Preset::ActiveDirectory, &computer), Err(Skip::NotAUser));
+    }
+
+    #[test]
+    fn a_display_name_shows_something() {
+        let check = |display: &[u8], expected: &str| {
+            let cn = ("cn", b"Alice".as_slice());
+            let mapped = map(Preset::OpenLdap, &[PERSON, UUID, ("uid", b"a"), ("displayName", display), cn]);
+            assert_eq!(mapped.unwrap().display_name.as_deref(), Some(expected), "{display:?}");
+        };
+        check(b"A. Smith", "A. Smith");
+        for nothing in [&b""[..], b" ", b"\xff\xfe", b"\r\n", "\u{202e}".as_bytes()] {
+            check(nothing, "Alice");
+        }
     }
 
     #[test]

@@ -34,6 +34,28 @@ impl fmt::Debug for Password {
     }
 }
 
+/// An Argon2id hash of a local account's password, with its salt and parameters (the PHC string format).
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(Box<str>);
+
+impl PasswordHash {
+    /// Whoever made the text knows that it is one.
+    pub fn new(text: &str) -> PasswordHash {
+        PasswordHash(text.into())
+    }
+
+    /// For the store, and for whoever verifies a password.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(…)")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

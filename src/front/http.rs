@@ -1,11 +1,12 @@
-//! `[[listen.http]]`: `/v1/check`, `/v1/authenticate`, `/v1/forward-auth`, `/healthz`, `/readyz`. The control
-//! socket has them too.
+//! `[[listen.http]]`: `/v1/check`, `/v1/authenticate`, `/v1/forward-auth`, `/v1/components/NAME`, `/healthz`,
+//! `/readyz`. The control socket has them too.
 
 use std::net::IpAddr;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
 use axum::http::{Response, StatusCode};
 use axum::routing::{get, post};
 use serde::Deserialize;
@@ -25,6 +26,7 @@ pub fn routes(admission: Admission, authenticator: Authenticator) -> Router {
         .with_state(authenticator);
     Router::new()
         .route("/v1/check", post(check))
+        .route("/v1/components/{name}", get(component))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .with_state(admission)
@@ -75,6 +77,18 @@ async fn check(State(admission): State<Admission>, request: Request) -> Result<R
     };
     let verdict = admit(&admission, &ask).await?;
     Ok(json(StatusCode::OK, &verdict))
+}
+
+/// Whether a component may be used, for a scanner or filter that serves everybody at once.
+async fn component(
+    State(admission): State<Admission>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response<Body>, Problem> {
+    let Path(name) = name.map_err(|rejection| {
+        Problem::new(StatusCode::BAD_REQUEST, format!("the path is wrong: {}", rejection.body_text()))
+    })?;
+    let answer = admission.component(&name).map_err(|error| unavailable(&error.into()))?;
+    Ok(json(StatusCode::OK, &answer))
 }
 
 async fn readyz(State(admission): State<Admission>) -> Result<&'static str, Problem> {

@@ -40,7 +40,8 @@ const MAX_COLLECTED: usize = 16 * 1024;
 pub enum Next {
     /// The next request.
     GoOn,
-    /// The connection ends when the answer is written.
+    /// The connection ends when the answer is written. Without an answer it is reset, so that the client knows it
+    /// at once and connects anew for its next request.
     End,
 }
 
@@ -66,10 +67,16 @@ pub trait Dialogue: Send {
 /// Holds a conversation until the client ends it or breaks a limit, or `stop` asks to finish the request at
 /// hand.
 pub async fn converse<D: Dialogue>(stream: Stream, mut dialogue: D, stop: CancellationToken) {
-    let mut conversation =
-        Conversation { stream, buffer: Buffer::default(), answers: Vec::new(), since: Instant::now() };
+    let mut conversation = Conversation {
+        stream,
+        buffer: Buffer::default(),
+        answers: Vec::new(),
+        since: Instant::now(),
+        owes_answer: false,
+    };
     // How a connection ends is the client's affair: a broken one has nobody left to tell.
     match conversation.run(&mut dialogue, stop).await {
+        Ok(()) if conversation.owes_answer => conversation.stream.reset(),
         Ok(()) => conversation.linger().await,
         Err(error) => debug!(error = %error, "A connection was cut off."),
     }
@@ -81,6 +88,8 @@ struct Conversation {
     answers: Vec<u8>,
     /// When the last request was answered, or the first byte of the present one was read.
     since: Instant,
+    /// The last request got no answer.
+    owes_answer: bool,
 }
 
 impl Conversation {
@@ -142,7 +151,10 @@ impl Conversation {
                 }
             };
             let request = self.buffer.bytes().get(..length).unwrap_or_default();
+            let before = self.answers.len();
             let next = dialogue.answer(request, &mut self.answers).await;
+            // Answers that wait to be written must not be lost by a reset.
+            self.owes_answer = next == Next::End && before == 0 && self.answers.is_empty();
             self.buffer.consume(length);
             self.since = Instant::now();
             if next == Next::End {

@@ -1,6 +1,7 @@
 //! HTTP/1.1 on a connection: the limits that every HTTP listener has.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -36,6 +38,17 @@ const MAX_HEAD: usize = 16 * 1024;
 /// `deadline` false lifts the deadline of a request: an administrator may wait for a whole sync.
 pub async fn connection(stream: Stream, router: Router, stop: CancellationToken, deadline: bool) {
     let peer = stream.peer();
+    connection_over(stream, peer, router, stop, deadline).await;
+}
+
+/// The same over a stream that was made of a connection, as TLS does.
+pub async fn connection_over(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Option<IpAddr>,
+    router: Router,
+    stop: CancellationToken,
+    deadline: bool,
+) {
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let router = router.clone();
         async move {

@@ -132,6 +132,14 @@ impl Stream {
         }
     }
 
+    /// Has TCP send a reset when the connection is closed (RFC 9293 section 3.6), where there is anything to send.
+    pub fn reset(&self) {
+        if let Stream::Tcp(stream) = self {
+            // Without it the client only learns later.
+            let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+
     /// Waits until there is something to read, or the end.
     pub async fn readable(&self) -> io::Result<()> {
         match self {

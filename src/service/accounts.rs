@@ -1,12 +1,16 @@
 //! Local and imported accounts: what an administrator can do to them.
 
+use std::sync::Arc;
+
 use tracing::info;
 
 use super::admin::{Admin, AdminError};
 use super::answers::AccountReport;
+use super::hashes;
 use super::{log_release, now};
 use crate::domain::account::{AccountChange, AccountRefusal, MAX_ALIASES, NewAccount};
 use crate::domain::name::Name;
+use crate::domain::password::Password;
 use crate::store::AccountChanged;
 
 /// Which of the words an account's change ends with.
@@ -87,6 +91,26 @@ impl Admin {
                 report.user
             );
         }
+        Ok(report)
+    }
+
+    /// Gives a local or imported account another password.
+    pub async fn set_account_password(
+        &self,
+        name: &str,
+        password: &[u8],
+    ) -> Result<AccountReport, AdminError> {
+        let password = Password::parse(password).map(Arc::new).ok_or(AdminError::BadPassword)?;
+        let hash = hashes::hash(password).await.map_err(AdminError::Hash)?;
+        let words = Words { outcome: "password_set", done: "The password was set", nothing: "" };
+        let report = self.change_account(AccountChange::SetPassword(self.parse(name)?, hash), words).await?;
+        info!(
+            event = "user_changed",
+            user = report.user,
+            origin = report.origin,
+            "{} has another password.",
+            report.user
+        );
         Ok(report)
     }
 

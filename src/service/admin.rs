@@ -8,16 +8,19 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use super::answers::{
-    ClashStatus, DirectoryState, DirectoryStatus, Explanation, HistoryLine, LicenseStatus, LoginReport,
-    RefusalsReport, SeatChange, SeatReport, SeatsByOrigin, SeatsStatus, Status, SyncReport, UsersStatus,
-    Verdict, Verification,
+    ClashStatus, DirectoryState, DirectoryStatus, Explanation, HistoryLine, LicenseChange, LicenseStatus,
+    LoginReport, RefusalsReport, SeatChange, SeatReport, SeatsByOrigin, SeatsStatus, Status, SyncReport,
+    UsersStatus, Verdict, Verification,
 };
 use super::directories::{Progress, SyncCommand};
+use super::hashes::HashError;
+use super::license::{self, LicenseCommand, LicenseFailure};
 use super::users::{UserList, UserQuery};
 use super::{Settings, Shared, now};
 use crate::domain::account::AccountRefusal;
 use crate::domain::admission::{Decision, Operation, Request, decide};
 use crate::domain::name::{Name, NameError};
+use crate::domain::password::Password;
 use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount};
 use crate::domain::user::{Kind, Origin, User, UserKey};
 use crate::store::{DirectoryRecord, ReadView, Store, StoreError, UserDetails};
@@ -40,6 +43,12 @@ pub enum AdminError {
     /// More aliases than an account may have.
     #[error("an account has at most {} aliases", crate::domain::account::MAX_ALIASES)]
     TooManyAliases,
+    /// It can be nobody's password.
+    #[error("a password is 1 to {} bytes of UTF-8 text without NUL", Password::MAX_BYTES)]
+    BadPassword,
+    /// It was not hashed.
+    #[error(transparent)]
+    Hash(HashError),
     /// An account cannot be changed like this.
     #[error("{0}")]
     Account(AccountRefusal),
@@ -55,6 +64,9 @@ pub enum AdminError {
     /// The directory is busy with as many requests as it takes.
     #[error("the directory {0:?} has too many requests waiting: try again later")]
     Busy(String),
+    /// The licence stays as it is.
+    #[error(transparent)]
+    License(#[from] LicenseFailure),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -113,17 +125,17 @@ impl Admin {
         let census = view.census();
         let of = |origin| view.census_of(origin);
         let (mapped, local, imported) = (of(Origin::Mapped), of(Origin::Local), of(Origin::Imported));
-        let state = if policy.seat_limit.is_some() { "active" } else { "missing" };
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.0.started,
             ready: self.0.unmapped(&view).is_empty(),
-            license: LicenseStatus { state: state.to_owned(), seats: seats.limit, components: Vec::new() },
+            license: license::status(&self.0.license.facts(), &policy, &view, now())?,
             seats: SeatsStatus {
                 limit: seats.limit,
                 used: seats.used,
                 free: seats.free(),
                 over_limit: seats.is_over(),
+                to_release: seats.used.saturating_sub(seats.limit),
             },
             users: UsersStatus {
                 total: census.people,
@@ -142,6 +154,21 @@ impl Admin {
             clashes: clashes(&view)?,
             listeners: self.0.listeners.status(),
         })
+    }
+
+    /// The licence.
+    pub fn license(&self) -> Result<LicenseStatus, AdminError> {
+        let (facts, policy) = (self.0.license.facts(), self.0.store.policy());
+        Ok(license::status(&facts, &policy, &self.0.store.view(), now())?)
+    }
+
+    /// Has the licence's keeper do something, and shows the licence after it.
+    pub async fn change_license(
+        &self,
+        command: impl FnOnce(license::Reply) -> LicenseCommand,
+    ) -> Result<LicenseChange, AdminError> {
+        let message = self.0.license.ask(command).await?;
+        Ok(LicenseChange { message, license: self.license()? })
     }
 
     fn directories(&self, view: &ReadView, limits: &BTreeMap<String, u64>) -> Vec<DirectoryStatus> {
@@ -182,7 +209,7 @@ impl Admin {
             });
         };
         let details = view.details(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
-        let (_, admission) = view.admission(&name, &self.0.store.policy())?;
+        let (_, admission) = view.admission(&name, None, &self.0.store.policy())?;
         let probe = Request { operation: Operation::Probe, service: None };
         let decision = decide(&admission, &probe, now());
         explanation(&view, details, Verdict::new(&decision, name.as_str()), self.0.settings().removal_grace)
@@ -400,6 +427,7 @@ fn explanation(
         }
         .to_owned(),
         seat: seat.map(|seat| SeatReport { granted_at: seat.granted_at, by: seat.by.to_string() }),
+        components: view.components_of(key)?,
         last_login: last_login.map(|login| LoginReport {
             at: login.at,
             service: login.service.map(|service| service.as_str().to_owned()),

@@ -6,6 +6,8 @@ mod activity;
 mod admin;
 pub mod answers;
 pub mod directories;
+mod hashes;
+pub mod license;
 pub mod listeners;
 mod lookup;
 pub mod passwords;
@@ -24,14 +26,16 @@ pub use lookup::Resident;
 pub use users::{UserList, UserQuery, UserSort};
 
 use crate::domain::admission::{Decision, Operation, Request, decide};
+use crate::domain::license::{ComponentName, ComponentStanding, OnExpiry};
 use crate::domain::name::{Domain, Name};
 use crate::domain::seats::Service as MailService;
 use crate::domain::user::UserKey;
 pub(crate) use crate::store::log_release;
 use crate::store::{ReadView, Store, StoreError};
 use activity::Activity;
-use answers::Verdict;
+use answers::{ComponentAnswer, Verdict};
 use directories::Board;
+use license::LicenseBoard;
 use listeners::ListenerBoard;
 
 /// The time, in the milliseconds that the store keeps.
@@ -59,6 +63,7 @@ struct Shared {
     settings: RwLock<Arc<Settings>>,
     board: Board,
     listeners: ListenerBoard,
+    license: LicenseBoard,
     started: Timestamp,
 }
 
@@ -68,13 +73,20 @@ pub struct Service(Arc<Shared>);
 
 impl Service {
     /// Puts the handles over a store.
-    pub fn new(store: Store, settings: Settings, board: Board, listeners: ListenerBoard) -> Service {
+    pub fn new(
+        store: Store,
+        settings: Settings,
+        board: Board,
+        listeners: ListenerBoard,
+        license: LicenseBoard,
+    ) -> Service {
         Service(Arc::new(Shared {
             store,
             activity: Activity::default(),
             settings: RwLock::new(Arc::new(settings)),
             board,
             listeners,
+            license,
             started: now(),
         }))
     }
@@ -223,13 +235,17 @@ impl Admission {
         now: Timestamp,
     ) -> Result<(Option<UserKey>, Decision), StoreError> {
         let store = &self.0.store;
-        let (key, view) = store.view().admission(name, &store.policy())?;
+        let (key, view) = store.view().admission(name, request.service.as_ref(), &store.policy())?;
         match decide(&view, request, now) {
-            Decision::Granted(_) => {
+            Decision::Granted(_) | Decision::GrantedComponent => {
                 let admitted = store.admit(name.clone(), request.clone(), now).await?;
                 if let Decision::Granted(seat) = &admitted.decision {
                     let (by, used) = (seat.by.to_string(), admitted.seats_used);
                     info!(event = "seat_granted", user = %name, by, seats_used = used, "{name} took a seat.");
+                }
+                if admitted.decision == Decision::GrantedComponent {
+                    let service = request.service.as_ref().map(MailService::as_str);
+                    info!(event = "component_granted", user = %name, service, "{name} took a seat of this service's component.");
                 }
                 Ok((admitted.key, admitted.decision))
             }
@@ -280,11 +296,38 @@ impl Admission {
             _ if !is_first => {
                 debug!(event = "seat_refused", user = %name, service, client, reason, "{name} was refused again.");
             }
-            Decision::Exhausted | Decision::DomainExhausted | Decision::LicenseMissing => {
+            Decision::Exhausted
+            | Decision::DomainExhausted
+            | Decision::ComponentExhausted
+            | Decision::LicenseMissing
+            | Decision::LicenseExpired => {
                 warn!(event = "seat_refused", user = %name, service, client, reason, "{name} was refused.");
             }
             _ => info!(event = "seat_refused", user = %name, service, client, reason, "{name} was refused."),
         }
+    }
+
+    /// Whether a component may be used now, for those who give it to everybody or to nobody.
+    pub fn component(&self, name: &str) -> Result<ComponentAnswer, StoreError> {
+        let policy = self.0.store.policy();
+        let parsed = ComponentName::parse(name);
+        let standing =
+            parsed.as_ref().map_or(ComponentStanding::Unlicensed, |name| policy.components.standing(name));
+        let view = self.0.store.view();
+        let (seats, reason) = match standing {
+            _ if policy.expired == Some(OnExpiry::RefuseAll) => (None, Some("license_expired")),
+            ComponentStanding::Unlicensed => (None, Some("component_unlicensed")),
+            ComponentStanding::Licensed { seats } => (seats, None),
+        };
+        let used =
+            parsed.filter(|_| seats.is_some()).map(|name| view.component_seats_used(&name)).transpose()?;
+        Ok(ComponentAnswer {
+            component: name.to_owned(),
+            licensed: reason.is_none(),
+            seats,
+            used,
+            reason: reason.map(str::to_owned),
+        })
     }
 
     /// `Err` says why the daemon is not ready: a directory was never mapped.

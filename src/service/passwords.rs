@@ -15,12 +15,13 @@ use tokio::sync::Mutex as Turn;
 use tracing::{debug, warn};
 
 use super::answers::Verdict;
+use super::hashes::{self, HashError};
 use super::throttle::{Gate, Tag, Throttle};
 use super::{Admission, AdmitError, Ask, Settings};
 use crate::domain::admission::{Decision, Operation};
 use crate::domain::name::Name;
-use crate::domain::password::Password;
-use crate::domain::user::{Kind, User, UserKey};
+use crate::domain::password::{Password, PasswordHash};
+use crate::domain::user::{Kind, Origin, User, UserKey};
 
 /// From the question to the directory's answer, the wait for a connection included. Mail servers wait longer.
 const VERIFY_DEADLINE: Duration = Duration::from_secs(5);
@@ -110,6 +111,9 @@ pub enum AuthError {
     /// It has not answered in time.
     #[error("a password cannot be verified: the directory {0} has not answered within {VERIFY_DEADLINE:?}")]
     Deadline(String),
+    /// A local account's hash can't be computed.
+    #[error("a password cannot be verified: {0}")]
+    Hash(HashError),
     /// There is no decision.
     #[error(transparent)]
     Admit(#[from] AdmitError),
@@ -130,9 +134,14 @@ struct Shared {
 /// Where a user's password is verified.
 struct Place {
     tag: Tag,
-    directory: String,
-    /// `None` for somebody who has no entry with a password.
-    dn: Option<String>,
+    proof: Proof,
+}
+
+enum Proof {
+    /// At a directory, by its name; without a DN for somebody who has no entry with a password.
+    Bind { directory: String, dn: Option<String> },
+    /// Here: a local or imported account, or nobody where there are such accounts.
+    Hash(Option<PasswordHash>),
 }
 
 impl Authenticator {
@@ -191,21 +200,30 @@ impl Authenticator {
     async fn is_right(&self, place: Option<Place>, attempt: &Attempt<'_>) -> Result<Option<bool>, AuthError> {
         let Shared { verify, throttle, turns, cache, .. } = &*self.0;
         let (Some(place), Some(password)) = (place, &attempt.password) else { return Ok(Some(false)) };
-        if cache.knows(&place, password) {
+        let (directory, dn) = match place.proof {
+            Proof::Hash(hash) => {
+                let password = Arc::clone(password);
+                let verified = turns.take(place.tag, hashes::verify(hash, password)).await;
+                return verified.map(Some).map_err(AuthError::Hash);
+            }
+            Proof::Bind { directory, dn } => (directory, dn),
+        };
+        let remembered = cache.hash(&directory, dn.as_deref(), password);
+        if remembered.as_ref().is_some_and(|hash| cache.knows(hash)) {
             return Ok(Some(true));
         }
         let verifying = turns.take(place.tag, async {
             if throttle.gate(place.tag, attempt.client, Instant::now()) == Gate::Shut {
                 return Ok(None);
             }
-            verify.verify(&place.directory, place.dn.as_deref(), password).await.map(Some)
+            verify.verify(&directory, dn.as_deref(), password).await.map(Some)
         });
         let is_right = match tokio::time::timeout(VERIFY_DEADLINE, verifying).await {
             Ok(verified) => verified.map_err(AuthError::Directory)?,
-            Err(_) => return Err(AuthError::Deadline(place.directory)),
+            Err(_) => return Err(AuthError::Deadline(directory)),
         };
-        if is_right == Some(true) {
-            cache.remember(&place, password);
+        if let (Some(true), Some(hash)) = (is_right, remembered) {
+            cache.remember(hash);
         }
         Ok(is_right)
     }
@@ -215,17 +233,29 @@ impl Authenticator {
     fn place(&self, name: &Name, settings: &Settings) -> Result<Option<Place>, AdmitError> {
         let admission = &self.0.admission;
         let throttle = &self.0.throttle;
-        if let Some((key, user, directory)) = admission.entry(name)? {
-            let is_person = user.mapped.kind == Kind::Person && user.is_living();
-            let dn = is_person.then(|| user.mapped.dn.to_string());
-            return Ok(Some(Place { tag: throttle.tag(key), directory, dn }));
+        if let Some(entry) = admission.entry(name)? {
+            let tag = throttle.tag(entry.key);
+            let is_person = entry.user.mapped.kind == Kind::Person && entry.user.is_living();
+            let proof = match entry.origin {
+                Origin::Mapped => {
+                    let dn = is_person.then(|| entry.user.mapped.dn.to_string());
+                    Proof::Bind { directory: entry.directory, dn }
+                }
+                Origin::Local | Origin::Imported => Proof::Hash(entry.hash),
+            };
+            return Ok(Some(Place { tag, proof }));
         }
         if let Some(directory) = admission.may_be_unmapped(name, settings) {
             return Err(AdmitError::NotMapped(directory));
         }
-        let served = settings.directories.iter().find(|(_, domain)| domain.as_str() == name.domain());
         let tag = throttle.tag(name);
-        Ok(served.map(|(directory, _)| Place { tag, directory: directory.clone(), dn: None }))
+        let served = settings.directories.iter().find(|(_, domain)| domain.as_str() == name.domain());
+        Ok(match served {
+            Some((directory, _)) => {
+                Some(Place { tag, proof: Proof::Bind { directory: directory.clone(), dn: None } })
+            }
+            None => admission.has_accounts().then_some(Place { tag, proof: Proof::Hash(None) }),
+        })
     }
 }
 
@@ -292,32 +322,27 @@ impl Cache {
         *self.keep.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who, where and what; lengths keep the parts apart.
-    fn hash(&self, Place { directory, dn, .. }: &Place, password: &Password) -> Option<Vec<u8>> {
+    /// Who, where and what; lengths keep the parts apart. `None` where nothing is to be remembered.
+    fn hash(&self, directory: &str, dn: Option<&str>, password: &Password) -> Option<Vec<u8>> {
+        if self.keep().is_zero() {
+            return None;
+        }
         let mut context = hmac::Context::with_key(self.key.as_ref()?);
-        for part in [directory.as_str(), dn.as_deref()?, password.expose()] {
+        for part in [directory, dn?, password.expose()] {
             context.update(&part.len().to_le_bytes());
             context.update(part.as_bytes());
         }
         Some(context.sign().as_ref().to_vec())
     }
 
-    fn knows(&self, place: &Place, password: &Password) -> bool {
+    fn knows(&self, hash: &[u8]) -> bool {
         let keep = self.keep();
-        if keep.is_zero() {
-            return false;
-        }
-        let Some(hash) = self.hash(place, password) else { return false };
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = known.young.get(&hash).or_else(|| known.old.get(&hash));
+        let at = known.young.get(hash).or_else(|| known.old.get(hash));
         at.is_some_and(|at| at.elapsed() < keep)
     }
 
-    fn remember(&self, place: &Place, password: &Password) {
-        if self.keep().is_zero() {
-            return;
-        }
-        let Some(hash) = self.hash(place, password) else { return };
+    fn remember(&self, hash: Vec<u8>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.young.len() >= MAX_REMEMBERED {
             known.old = std::mem::take(&mut known.young);
@@ -326,14 +351,35 @@ impl Cache {
     }
 }
 
+/// A user as far as passwords are concerned.
+struct Entry {
+    key: UserKey,
+    user: User,
+    directory: String,
+    origin: Origin,
+    hash: Option<PasswordHash>,
+}
+
 impl Admission {
-    /// The user of a name, with the name of their directory.
-    fn entry(&self, name: &Name) -> Result<Option<(UserKey, User, String)>, AdmitError> {
+    fn entry(&self, name: &Name) -> Result<Option<Entry>, AdmitError> {
         let view = self.0.store.view();
         let Some(key) = view.find(name)? else { return Ok(None) };
         let Some(user) = view.user_of(key)? else { return Ok(None) };
+        let hash = view.password_of(key)?;
         let record = view.directories().find(|record| record.id == user.directory);
-        Ok(record.map(|record| (key, user, record.name.clone())))
+        Ok(record.map(|record| Entry {
+            key,
+            user,
+            directory: record.name.clone(),
+            origin: record.origin(),
+            hash,
+        }))
+    }
+
+    /// Whether there are local or imported accounts.
+    fn has_accounts(&self) -> bool {
+        let view = self.0.store.view();
+        view.directories().any(|record| record.origin() != Origin::Mapped && record.census.people > 0)
     }
 }
 

@@ -6,7 +6,7 @@ use super::tables::Lookup;
 use super::transaction::Transaction;
 use super::{LOCAL, Policy, Released, StoreError};
 use crate::domain::account::{AccountChange, AccountRefusal, NewAccount, Taken};
-use crate::domain::admission::{Decision, Operation, Request, Subject, View, decide};
+use crate::domain::admission::{ComponentView, Decision, Operation, Request, Subject, View, decide};
 use crate::domain::name::Name;
 use crate::domain::seats::{ReleaseReason, Seat, SeatCount};
 use crate::domain::user::{DirectoryId, Kind, Mapped, Origin, User, UserKey};
@@ -45,7 +45,8 @@ impl Transaction<'_> {
             AccountChange::Add(account) => return self.add_account(account, policy, now),
             AccountChange::Remove(ref name)
             | AccountChange::Enable(ref name)
-            | AccountChange::Disable(ref name) => name,
+            | AccountChange::Disable(ref name)
+            | AccountChange::SetPassword(ref name, _) => name,
         };
         let account = match self.own_account(name)? {
             Ok(account) => account,
@@ -58,6 +59,10 @@ impl Transaction<'_> {
                 let unchanged = !account.user.mapped.enabled;
                 let released = self.upsert(account.user.directory, mapped, now)?.released;
                 self.changed(&account, unchanged, None, released)
+            }
+            AccountChange::SetPassword(_, hash) => {
+                self.set_password(account.key, &hash)?;
+                self.changed(&account, false, None, None)
             }
             AccountChange::Remove(_) | AccountChange::Add(_) => {
                 let released = self.release(account.key, ReleaseReason::Removed, now)?;
@@ -175,7 +180,9 @@ impl Transaction<'_> {
         let subject = Subject { kind: Kind::Person, enabled: true, removed: false, seated, domain_seats };
         let exempt = policy.administrator.as_ref().is_some_and(|name| names.any(|own| own == name));
         let (subject, seats) = (Some(subject), self.seat_count(policy)?);
-        Ok(View { subject, seats, take_on: policy.take_on, exempt })
+        // An account has no service: a component is asked for when somebody logs in.
+        let (component, expired) = (ComponentView::Licensed, policy.expired);
+        Ok(View { subject, seats, take_on: policy.take_on, exempt, expired, component })
     }
 }
 

@@ -23,18 +23,22 @@ fn corrupt(what: &'static str) -> StoreError {
     StoreError::Corrupt(what)
 }
 
-struct Encoder(Vec<u8>);
+pub(super) struct Encoder(Vec<u8>);
 
 impl Encoder {
-    fn new() -> Encoder {
+    pub(super) fn new() -> Encoder {
         Encoder(vec![VERSION])
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
     }
 
     fn byte(&mut self, byte: u8) {
         self.0.push(byte);
     }
 
-    fn number(&mut self, mut number: u64) {
+    pub(super) fn number(&mut self, mut number: u64) {
         while number >= 0x80 {
             self.0.push((number & 0x7f) as u8 | 0x80);
             number >>= 7;
@@ -46,20 +50,20 @@ impl Encoder {
         self.number(((number << 1) ^ (number >> 63)) as u64);
     }
 
-    fn time(&mut self, time: Timestamp) {
+    pub(super) fn time(&mut self, time: Timestamp) {
         self.signed(time.as_millisecond());
     }
 
-    fn bytes(&mut self, bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }
 
-    fn text(&mut self, text: &str) {
+    pub(super) fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
     }
 
-    fn option<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Encoder, T)) {
+    pub(super) fn option<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Encoder, T)) {
         self.byte(u8::from(value.is_some()));
         if let Some(value) = value {
             encode(self, value);
@@ -74,13 +78,13 @@ impl Encoder {
     }
 }
 
-struct Decoder<'a> {
+pub(super) struct Decoder<'a> {
     rest: &'a [u8],
     what: &'static str,
 }
 
 impl<'a> Decoder<'a> {
-    fn new(bytes: &'a [u8], what: &'static str) -> Result<Decoder<'a>, StoreError> {
+    pub(super) fn new(bytes: &'a [u8], what: &'static str) -> Result<Decoder<'a>, StoreError> {
         match bytes.split_first() {
             Some((&VERSION, rest)) => Ok(Decoder { rest, what }),
             Some(_) => Err(StoreError::NewerFormat),
@@ -94,7 +98,7 @@ impl<'a> Decoder<'a> {
         Ok(byte)
     }
 
-    fn number(&mut self) -> Result<u64, StoreError> {
+    pub(super) fn number(&mut self) -> Result<u64, StoreError> {
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -111,22 +115,22 @@ impl<'a> Decoder<'a> {
         Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
     }
 
-    fn time(&mut self) -> Result<Timestamp, StoreError> {
+    pub(super) fn time(&mut self) -> Result<Timestamp, StoreError> {
         Timestamp::from_millisecond(self.signed()?).map_err(|_| corrupt(self.what))
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8], StoreError> {
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], StoreError> {
         let length = usize::try_from(self.number()?).map_err(|_| corrupt(self.what))?;
         let (bytes, rest) = self.rest.split_at_checked(length).ok_or(corrupt(self.what))?;
         self.rest = rest;
         Ok(bytes)
     }
 
-    fn text(&mut self) -> Result<&'a str, StoreError> {
+    pub(super) fn text(&mut self) -> Result<&'a str, StoreError> {
         std::str::from_utf8(self.bytes()?).map_err(|_| corrupt(self.what))
     }
 
-    fn option<T>(
+    pub(super) fn option<T>(
         &mut self,
         decode: impl FnOnce(&mut Decoder<'a>) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {

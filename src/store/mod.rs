@@ -5,6 +5,8 @@
 
 mod accounts;
 mod codec;
+pub mod issuer;
+mod license;
 mod settle;
 mod tables;
 mod transaction;
@@ -23,6 +25,7 @@ use redb::{Builder, Database, ReadableTable};
 use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::AccountChanged;
+pub use license::{LicenseRecord, RefreshRecord};
 pub(crate) use settle::log_release;
 pub use verify::Finding;
 pub use view::{ReadView, UserDetails};
@@ -30,6 +33,7 @@ pub use writer::Preview;
 
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::{Decision, Request, TakeOn};
+use crate::domain::license::{Components, OnExpiry};
 use crate::domain::name::Name;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
 use crate::domain::sync::{Change, Report, Window};
@@ -37,7 +41,7 @@ use crate::domain::user::{Census, DirectoryId, Kind, Mapped, Origin, UserKey};
 use writer::Command;
 
 /// The number in the file that says how its tables are laid out.
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 
 /// Pages kept in memory. The default, 1 GiB, would be most of a small mail server; the decision needs a
 /// few pages a user who really logs in.
@@ -82,7 +86,7 @@ macro_rules! storage_errors {
 }
 storage_errors!(StorageError, TableError, TransactionError, CommitError);
 
-/// What the decision takes from the configuration. May change while the daemon runs.
+/// What the decision takes from the configuration and the licence. May change while the daemon runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
     /// Seats bought; `None` is no licence.
@@ -93,6 +97,10 @@ pub struct Policy {
     pub take_on: TakeOn,
     /// The internal administrator, who never counts.
     pub administrator: Option<Name>,
+    /// Set where the licence has expired.
+    pub expired: Option<OnExpiry>,
+    /// Services that need more than a seat.
+    pub components: Components,
 }
 
 /// What the names of the records begin with under which local and imported accounts stand; their mail domain
@@ -342,9 +350,11 @@ impl Store {
         self.shared.policy()
     }
 
-    /// Puts another policy in force, for readers at once and for the writer from its next transaction on.
-    pub fn set_policy(&self, policy: Policy) {
-        *self.shared.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    /// Changes the policy in force, for readers at once and for the writer from its next transaction on. The
+    /// configuration and the licence each change their part.
+    pub fn change_policy(&self, change: impl FnOnce(&mut Policy)) {
+        let mut policy = self.shared.policy.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut policy));
     }
 
     /// Returns when the writer has ended, which it does by itself only when storage fails.
@@ -427,6 +437,11 @@ impl Store {
         self.ask(|reply| Command::RecordActivity { logins, refusals, strangers, reply }).await
     }
 
+    /// Replaces what is kept of the licence.
+    pub async fn keep_license(&self, record: LicenseRecord) -> Result<(), StoreError> {
+        self.ask(|reply| Command::KeepLicense { record: Box::new(record), reply }).await
+    }
+
     /// Runs a collected sweep in a transaction that is dropped.
     pub async fn preview(&self, preview: Preview) -> Result<Report, StoreError> {
         self.ask(|reply| Command::Preview { preview: Box::new(preview), reply }).await
@@ -446,8 +461,9 @@ fn prepare(db: &Database) -> Result<(), StoreError> {
     let found = txn.open_table(tables::META)?.get("format")?.map(|format| format.value());
     match found {
         Some(FORMAT) => return Ok(txn.abort()?),
-        // 1 knew no accounts: it lacks tables, and must not read what is written from now on.
-        None | Some(1) => {}
+        // 1 knew no accounts, 2 no signed licences: they lack tables, and must not read what is written from
+        // now on.
+        None | Some(1 | 2) => {}
         Some(_) => return Err(StoreError::NewerFormat),
     }
     transaction::Transaction::open(&txn)?.finish()?;

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use super::codec::{self, UserHead};
+use super::license::component_view;
 use super::{DirectoryRecord, Policy, StoreError};
 use crate::domain::admission::{Subject, View};
 use crate::domain::name::{Name, StableId};
-use crate::domain::seats::{LastLogin, Refusals, Seat, SeatCount};
+use crate::domain::seats::{LastLogin, Refusals, Seat, SeatCount, Service};
 use crate::domain::user::{DirectoryId, User, UserKey};
 
 /// `format`, `next_user`, `next_directory`, `seats_low`: the numbers that belong to the store as a whole.
@@ -47,6 +48,9 @@ pub(super) const LEDGER_BY_USER: TableDefinition<'static, (u64, u64), ()> =
 /// Time of removal (milliseconds) and user key of each tombstone, so that the expired ones are found first.
 pub(super) const TOMBSTONES: TableDefinition<'static, (i64, u64), ()> = TableDefinition::new("tombstones");
 
+/// User key to the hash of a local or imported account's password.
+pub(super) const PASSWORDS: TableDefinition<'static, u64, &str> = TableDefinition::new("passwords");
+
 /// Directory number to the cookie of its last checkpoint.
 pub(super) const COOKIES: TableDefinition<'static, u32, &[u8]> = TableDefinition::new("cookies");
 
@@ -62,6 +66,8 @@ pub(super) trait Lookup {
     fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]>;
     fn last_logins(&self) -> &impl ReadableTable<u64, &'static [u8]>;
     fn refusals(&self) -> &impl ReadableTable<u64, &'static [u8]>;
+    fn component_seats(&self) -> &impl ReadableTable<(u64, &'static str), i64>;
+    fn component_counts(&self) -> &impl ReadableTable<&'static str, u64>;
 
     /// Who has this name now.
     fn key_by_name(&self, name: &Name) -> Result<Option<UserKey>, StoreError> {
@@ -109,8 +115,17 @@ pub(super) trait Lookup {
         Ok(Name::from_stored(mapped.primary()))
     }
 
-    /// What [`crate::domain::admission::decide`] needs to know of the user who has this name.
-    fn admission_view(&self, name: &Name, policy: &Policy) -> Result<(Option<UserKey>, View), StoreError> {
+    /// What [`crate::domain::admission::decide`] needs to know of the user who has this name, and of the
+    /// service that they want.
+    fn admission_view(
+        &self,
+        name: &Name,
+        service: Option<&Service>,
+        policy: &Policy,
+    ) -> Result<(Option<UserKey>, View), StoreError>
+    where
+        Self: Sized,
+    {
         let key = self.key_by_name(name)?;
         let head = key.map(|key| self.user_head(key)).transpose()?.flatten();
         let subject = match (key, head) {
@@ -132,7 +147,9 @@ pub(super) trait Lookup {
         };
         let seats = self.seat_count(policy)?;
         let exempt = self.is_administrator(name, key, policy)?;
-        Ok((key, View { subject, seats, take_on: policy.take_on, exempt }))
+        let component = component_view(self, key, service, policy)?;
+        let (take_on, expired) = (policy.take_on, policy.expired);
+        Ok((key, View { subject, seats, take_on, exempt, expired, component }))
     }
 
     /// Whether a name is the internal administrator's: the configured one, or another of the same user.
@@ -177,6 +194,12 @@ macro_rules! look_up_in_fields {
             }
             fn refusals(&self) -> &impl ReadableTable<u64, &'static [u8]> {
                 &self.refusals
+            }
+            fn component_seats(&self) -> &impl ReadableTable<(u64, &'static str), i64> {
+                &self.component_seats
+            }
+            fn component_counts(&self) -> &impl ReadableTable<&'static str, u64> {
+                &self.component_counts
             }
         }
     };

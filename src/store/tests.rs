@@ -1,5 +1,7 @@
 //! The store against a model, with crashes; and its rules one by one.
 
+mod license;
+
 use std::sync::Mutex;
 
 use proptest::prelude::*;
@@ -21,6 +23,8 @@ fn policy(limit: u64) -> Policy {
         seat_limit: Some(limit),
         directory_limits: BTreeMap::new(),
         take_on: TakeOn { login: true, delivery: false },
+        expired: None,
+        components: Components::default(),
         administrator: None,
     }
 }
@@ -229,7 +233,7 @@ fn who_is_disabled_loses_the_seat_and_is_gated_again() {
 #[test]
 fn a_directory_has_a_cap_inside_the_licence() {
     with_store(10, async |store, directory| {
-        store.set_policy(Policy { directory_limits: [("demo".to_owned(), 1)].into(), ..policy(10) });
+        store.change_policy(|policy| policy.directory_limits = [("demo".to_owned(), 1)].into());
         upsert(store, directory, mapped(1, &["a@x.org"]), 0).await;
         upsert(store, directory, mapped(2, &["b@x.org"]), 0).await;
         let other = store.directory("other").await.unwrap();
@@ -529,7 +533,7 @@ proptest! {
                 disk.mark();
                 let before = model.clone();
                 let expected = model.apply(&op);
-                store.set_policy(model.policy());
+                store.change_policy(|policy| *policy = model.policy());
                 let got = apply_to_store(&store, &op, directories).await;
                 prop_assert_eq!(got, expected, "{:?}", op);
                 if got == Some("granted") {

@@ -6,17 +6,19 @@ use jiff::Timestamp;
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use super::codec;
+use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::tables::{
     CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
-    MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, REFUSALS, SEATS, SEATS_LOW, STRANGERS, TOMBSTONES,
-    USERS, look_up_in_fields,
+    MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATS, SEATS_LOW, STRANGERS,
+    TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{
     Admitted, Applied, Changes, Checkpoint, Clash, DirectoryRecord, Entombed, Policy, Released, StoreError,
     Upserted,
 };
-use crate::domain::admission::{Decision, Request, decide};
+use crate::domain::admission::{ComponentView, Decision, Request, decide};
 use crate::domain::name::{Name, StableId};
+use crate::domain::password::PasswordHash;
 use crate::domain::seats::{LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat};
 use crate::domain::sync::{Change, compare};
 use crate::domain::user::{Census, DirectoryId, Kind, Mapped, User, UserKey};
@@ -32,16 +34,20 @@ pub(super) struct Transaction<'t> {
     seats: Table<'t, u64, &'static [u8]>,
     last_logins: Table<'t, u64, &'static [u8]>,
     refusals: Table<'t, u64, &'static [u8]>,
+    passwords: Table<'t, u64, &'static str>,
     strangers: Table<'t, &'static str, &'static [u8]>,
     ledger: Table<'t, u64, &'static [u8]>,
     ledger_by_user: Table<'t, (u64, u64), ()>,
     tombstones: Table<'t, (i64, u64), ()>,
     cookies: Table<'t, u32, &'static [u8]>,
+    pub(super) license: Table<'t, &'static str, &'static [u8]>,
+    pub(super) component_seats: Table<'t, (u64, &'static str), i64>,
+    pub(super) component_counts: Table<'t, &'static str, u64>,
     directories: Directories,
     changed_directories: BTreeSet<DirectoryId>,
     /// The key of the next new user; written by [`Transaction::finish`].
     next_user: u64,
-    is_dirty: bool,
+    pub(super) is_dirty: bool,
 }
 
 impl<'t> Transaction<'t> {
@@ -65,11 +71,15 @@ impl<'t> Transaction<'t> {
             seats: txn.open_table(SEATS)?,
             last_logins: txn.open_table(LAST_LOGINS)?,
             refusals: txn.open_table(REFUSALS)?,
+            passwords: txn.open_table(PASSWORDS)?,
             strangers: txn.open_table(STRANGERS)?,
             ledger: txn.open_table(LEDGER)?,
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
             tombstones: txn.open_table(TOMBSTONES)?,
             cookies: txn.open_table(COOKIES)?,
+            license: txn.open_table(LICENSE)?,
+            component_seats: txn.open_table(COMPONENT_SEATS)?,
+            component_counts: txn.open_table(COMPONENT_COUNTS)?,
             directories,
             changed_directories: BTreeSet::new(),
             is_dirty: false,
@@ -98,10 +108,17 @@ impl<'t> Transaction<'t> {
         policy: &Policy,
         now: Timestamp,
     ) -> Result<Admitted, StoreError> {
-        let (key, view) = self.admission_view(name, policy)?;
+        let service = request.service.as_ref();
+        let (key, view) = self.admission_view(name, service, policy)?;
         let decision = decide(&view, request, now);
         if let (Decision::Granted(seat), Some(key)) = (&decision, key) {
             self.grant(key, seat)?;
+        }
+        if let (Decision::Granted(_) | Decision::GrantedComponent, Some(key)) = (&decision, key)
+            && let ComponentView::Counted { held: false, .. } = view.component
+            && let Some((component, _)) = policy.components.needed_by(service)
+        {
+            self.grant_component(key, component, now)?;
         }
         Ok(Admitted { key, decision, seats_used: self.seats_used()? })
     }
@@ -131,6 +148,7 @@ impl<'t> Transaction<'t> {
         if self.seats.remove(key.0)?.is_none() {
             return Ok(None);
         }
+        self.release_components(key)?;
         self.count(user.directory, |census| census.seats = census.seats.saturating_sub(1));
         let name = self.shown_name(key, &user)?;
         let seats_used = self.seats_used()?;
@@ -383,6 +401,13 @@ impl<'t> Transaction<'t> {
         self.users.remove(key.0)?;
         self.last_logins.remove(key.0)?;
         self.refusals.remove(key.0)?;
+        self.passwords.remove(key.0)?;
+        Ok(())
+    }
+
+    /// Keeps the hash of an account's password in place of the one before.
+    pub(super) fn set_password(&mut self, key: UserKey, hash: &PasswordHash) -> Result<(), StoreError> {
+        self.passwords.insert(key.0, hash.as_str())?;
         Ok(())
     }
 

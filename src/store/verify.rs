@@ -39,6 +39,7 @@ impl ReadView {
         self.verify_names(&mut findings)?;
         self.verify_seats(&mut findings, census)?;
         self.verify_ledger(&mut findings)?;
+        self.verify_components(|holds, sentence| findings.check(holds, sentence))?;
         Ok(findings.told)
     }
 

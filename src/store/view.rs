@@ -8,14 +8,16 @@ use std::ops::RangeInclusive;
 use jiff::Timestamp;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
 
+use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::tables::{
     CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, NAMES,
-    REFUSALS, SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
+    PASSWORDS, REFUSALS, SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{Clash, Cookie, DirectoryRecord, Policy, StoreError, codec};
 use crate::domain::admission::View;
 use crate::domain::name::{Name, StableId};
-use crate::domain::seats::{LastLogin, LedgerEvent, Refusals, Seat};
+use crate::domain::password::PasswordHash;
+use crate::domain::seats::{LastLogin, LedgerEvent, Refusals, Seat, Service};
 use crate::domain::user::{Census, DirectoryId, Kind, Origin, User, UserKey};
 
 /// One consistent state of the store.
@@ -28,11 +30,15 @@ pub struct ReadView {
     pub(super) seats: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) last_logins: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) refusals: ReadOnlyTable<u64, &'static [u8]>,
+    passwords: ReadOnlyTable<u64, &'static str>,
     strangers: ReadOnlyTable<&'static str, &'static [u8]>,
     pub(super) ledger: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) ledger_by_user: ReadOnlyTable<(u64, u64), ()>,
     pub(super) tombstones: ReadOnlyTable<(i64, u64), ()>,
     cookies: ReadOnlyTable<u32, &'static [u8]>,
+    pub(super) license: ReadOnlyTable<&'static str, &'static [u8]>,
+    pub(super) component_seats: ReadOnlyTable<(u64, &'static str), i64>,
+    pub(super) component_counts: ReadOnlyTable<&'static str, u64>,
 }
 
 /// A user with all that the store knows of them.
@@ -74,17 +80,26 @@ impl ReadView {
             seats: txn.open_table(SEATS)?,
             last_logins: txn.open_table(LAST_LOGINS)?,
             refusals: txn.open_table(REFUSALS)?,
+            passwords: txn.open_table(PASSWORDS)?,
             strangers: txn.open_table(STRANGERS)?,
             ledger: txn.open_table(LEDGER)?,
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
             tombstones: txn.open_table(TOMBSTONES)?,
             cookies: txn.open_table(COOKIES)?,
+            license: txn.open_table(LICENSE)?,
+            component_seats: txn.open_table(COMPONENT_SEATS)?,
+            component_counts: txn.open_table(COMPONENT_COUNTS)?,
         })
     }
 
-    /// What the decision needs to know of the user who has this name.
-    pub fn admission(&self, name: &Name, policy: &Policy) -> Result<(Option<UserKey>, View), StoreError> {
-        self.admission_view(name, policy)
+    /// What the decision needs to know of the user who has this name, and of the service that they want.
+    pub fn admission(
+        &self,
+        name: &Name,
+        service: Option<&Service>,
+        policy: &Policy,
+    ) -> Result<(Option<UserKey>, View), StoreError> {
+        self.admission_view(name, service, policy)
     }
 
     /// Every directory that was ever mapped.
@@ -191,6 +206,11 @@ impl ReadView {
     pub fn is_listed_person(&self, key: UserKey) -> Result<Option<DirectoryId>, StoreError> {
         let head = self.user_head(key)?;
         Ok(head.filter(|head| head.kind == Kind::Person).map(|head| head.directory))
+    }
+
+    /// The hash of a local or imported account's password, where it has one.
+    pub fn password_of(&self, UserKey(key): UserKey) -> Result<Option<PasswordHash>, StoreError> {
+        Ok(self.passwords.get(key)?.map(|hash| PasswordHash::new(hash.value())))
     }
 
     /// The seat of a user.

@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::transaction::Transaction;
 use super::view::{ReadView, unseen};
 use super::{
-    AccountChanged, Admitted, Applied, Changes, Entombed, Policy, Released, Shared, StoreError, Upserted,
+    AccountChanged, Admitted, Applied, Changes, Entombed, LicenseRecord, Policy, Released, Shared,
+    StoreError, Upserted,
 };
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::Request;
@@ -55,6 +56,8 @@ pub(super) enum Command {
     },
     /// Take the seats back of those who were not active since `cutoff`.
     Reclaim { keys: Vec<UserKey>, cutoff: Timestamp, now: Timestamp, reply: Reply<Vec<(UserKey, Released)>> },
+    /// Replace what is kept of the licence.
+    KeepLicense { record: Box<LicenseRecord>, reply: Reply<()> },
     /// Run a whole sweep in a transaction that is dropped.
     Preview { preview: Box<Preview>, reply: Reply<Report> },
     /// Show that the writer is alive.
@@ -168,6 +171,10 @@ fn apply(
         }
         Command::RecordActivity { logins, refusals, strangers, reply } => {
             transaction.record_activity(&logins, &refusals, &strangers)?;
+            answer(reply, ())
+        }
+        Command::KeepLicense { record, reply } => {
+            transaction.keep_license(&record)?;
             answer(reply, ())
         }
         Command::Ping { reply } => answer(reply, ()),

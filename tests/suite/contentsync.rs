@@ -1,28 +1,36 @@
 //! Changes come by themselves from a real 389 Directory Server, by Content Synchronization. After each case
 //! the mirror equals what a fresh sweep gives.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::reconcile::{drift, reconciled, tamper};
 use crate::support::daemon::{Daemon, Settings, directory, no_brake};
 use crate::support::ds389::{Ds389, Options, dn, people, person};
+use crate::support::relay::Relay;
 use crate::support::slapd::PEOPLE;
 use crate::support::wait_for;
 
 const OUT: &str = "ou=out,dc=example,dc=org";
-const PLUGIN: &str = "cn=Retro Changelog Plugin,cn=plugins,cn=config";
 
-fn server(count: u32) -> Ds389 {
+pub(crate) fn server(count: u32) -> Ds389 {
+    server_with(count, Options::default())
+}
+
+/// The same with other options.
+pub(crate) fn server_with(count: u32, options: Options) -> Ds389 {
     let units = format!(
         "dn: {OUT}\nobjectClass: organizationalUnit\nou: out\n\n\
          dn: ou=sales,{PEOPLE}\nobjectClass: organizationalUnit\nou: sales\n\n"
     );
-    Ds389::start(Options { data: units + &people(0..count), content_sync: true, ..Options::default() })
+    let data = options.data + &units + &people(0..count);
+    Ds389::start(Options { data, content_sync: true, ..options })
 }
 
 /// The directory `corp` at the server.
-fn settings(server: &Ds389, seats: u64, keys: &str) -> Settings {
+pub(crate) fn settings(server: &Ds389, seats: u64, keys: &str) -> Settings {
     let (url, base, bind_dn, password) =
         (server.url(), server.base_dn(), server.bind_dn(), server.password_file());
     let poll = if keys.contains("poll_every") { "" } else { "poll_every = \"1h\"\n" };
@@ -40,29 +48,29 @@ fn filtered() -> String {
 }
 
 /// A server with so many people, and a daemon that follows it.
-fn following(count: u32, keys: &str) -> (Ds389, Daemon) {
+pub(crate) fn following(count: u32, keys: &str) -> (Ds389, Daemon) {
     let server = server(count);
     let daemon = Daemon::start(settings(&server, 5, keys));
     wait_until_following(&daemon);
     (server, daemon)
 }
 
-fn wait_until_following(daemon: &Daemon) {
+pub(crate) fn wait_until_following(daemon: &Daemon) {
     daemon.wait_for("changes to come by themselves", |status| {
         directory(status, "corp")["state"] == "following"
     });
 }
 
-fn users(daemon: &Daemon, count: u64) {
+pub(crate) fn users(daemon: &Daemon, count: u64) {
     daemon.wait_for(&format!("{count} users"), |status| status["users"]["total"] == count);
 }
 
 #[track_caller]
-fn wait_for_probe(daemon: &Daemon, user: &str, decision: &str) {
+pub(crate) fn wait_for_probe(daemon: &Daemon, user: &str, decision: &str) {
     wait_for(&format!("{user} to be {decision}"), || (daemon.probe(user) == decision).then_some(()));
 }
 
-fn set(server: &Ds389, dn: &str, attribute: &str, value: &str) {
+pub(crate) fn set(server: &Ds389, dn: &str, attribute: &str, value: &str) {
     server.modify(&format!("dn: {dn}\nchangetype: modify\nreplace: {attribute}\n{attribute}: {value}\n"));
 }
 
@@ -188,11 +196,16 @@ fn what_changed_while_the_daemon_was_down_is_found() {
 #[test]
 fn a_burst_arrives() {
     let (server, daemon) = following(150, &no_brake("ldap"));
-    server.add(&people(1000..1300));
-    users(&daemon, 450);
-    daemon.agrees();
+    let changes: String = (120..150)
+        .map(|number| {
+            format!("dn: {}\nchangetype: modify\nreplace: mail\nmail: m{number}@example.org\n\n", dn(number))
+        })
+        .collect();
+    server.modify(&changes);
+    server.add(&people(1000..1350));
     delete_all(&server, 0..120);
-    users(&daemon, 330);
+    users(&daemon, 380);
+    wait_for_probe(&daemon, "m149@example.org", "granted");
     daemon.agrees();
 }
 
@@ -201,10 +214,10 @@ fn a_burst_while_the_daemon_is_down_loses_no_deletion() {
     let (server, mut daemon) = following(150, &no_brake("ldap"));
     daemon.terminate();
     delete_all(&server, 0..120);
-    server.add(&people(1000..1300));
+    server.add(&people(1000..1380));
     daemon.restart();
     wait_until_following(&daemon);
-    users(&daemon, 330);
+    users(&daemon, 410);
     daemon.agrees();
 }
 
@@ -222,39 +235,214 @@ fn a_burst_of_deletions_is_held() {
     daemon.agrees();
 }
 
+/// 512: a line for each entry that is sent.
+const LOG_ENTRIES: &str = "768";
+
 #[test]
 fn a_restart_reads_ids_and_what_changed() {
-    let (server, mut daemon) = following(300, "");
-    set(&server, "cn=config", "nsslapd-accesslog-logbuffering", "off");
-    let log = server.search("cn=config", "(objectClass=nsslapdConfig)", &["nsslapd-accesslog"]);
-    let log = log.lines().find_map(|line| line.strip_prefix("nsslapd-accesslog: ")).unwrap().to_owned();
+    let (server, mut daemon) = following(2000, "");
     daemon.terminate();
-    let before = std::fs::read_to_string(&log).unwrap().len();
-    for number in 0..5 {
-        set(&server, &dn(number), "mail", &format!("new{number}@example.org"));
-    }
-    daemon.restart();
-    wait_until_following(&daemon);
-    let log = std::fs::read_to_string(&log).unwrap()[before..].to_owned();
-    assert_eq!(log.matches("attrs=\"nsUniqueId\"").count(), 1, "one list of ids: {log}");
-    let read = log.lines().find(|line| line.contains("(nsUniqueId=")).expect("the changed are read");
-    assert_eq!(read.matches("(nsUniqueId=").count(), 5, "{read}");
+    set(&server, "cn=config", "nsslapd-accesslog-logbuffering", "off");
+    set(&server, "cn=config", "nsslapd-accesslog-level", LOG_ENTRIES);
+    let log = server.attribute("cn=config", "nsslapd-accesslog").unwrap();
+    let (read, listed) = sent(&log, || {
+        for number in 0..10 {
+            set(&server, &dn(number), "mail", &format!("new{number}@example.org"));
+        }
+        daemon.restart();
+        wait_until_following(&daemon);
+    });
+    assert_eq!(daemon.probe("new9@example.org"), "granted");
+    // Once by the hint and once to have all of their attributes; and every id.
+    assert!(read <= 20 && listed == 2000, "{read} people were read, and {listed} ids");
+
+    // Without a change only ids are listed.
+    let (read, listed) = sent(&log, || {
+        daemon.sync("corp").unwrap();
+        wait_until_following(&daemon);
+    });
+    assert_eq!((read, listed), (0, 2000));
+    set(&server, "cn=config", "nsslapd-accesslog-level", "256");
     daemon.agrees();
+}
+
+/// The people whose attributes a server sends meanwhile, and those of whom it sends the id alone.
+fn sent(log: &str, meanwhile: impl FnOnce()) -> (usize, usize) {
+    let before = std::fs::read_to_string(log).unwrap().len();
+    meanwhile();
+    let log = std::fs::read_to_string(log).unwrap()[before..].to_owned();
+    let operation =
+        |line: &str| line.split_once("conn=").map(|(_, rest)| rest.split(' ').take(2).collect::<String>());
+    let lists: HashSet<_> =
+        log.lines().filter(|line| line.contains("attrs=\"nsUniqueId\"")).map(operation).collect();
+    let (listed, read): (Vec<&str>, Vec<&str>) = log
+        .lines()
+        .filter(|line| line.contains(" ENTRY dn=\"uid="))
+        .partition(|line| lists.contains(&operation(line)));
+    (read.len(), listed.len())
 }
 
 #[test]
 fn a_server_that_dies_and_comes_back_is_followed_again() {
-    let (mut server, daemon) = following(50, "");
+    let mut server = server(50);
+    let relay = Relay::start(&server.url());
+    let daemon = Daemon::start(behind(&relay, &server, &no_brake("ldap")));
+    wait_until_following(&daemon);
     daemon.expect("u1", "granted");
+    move_to(&server, "uid=u2", PEOPLE, &format!("ou=sales,{PEOPLE}"));
+    wait_for("the move", || is_below(&daemon, "u2", "ou=sales").then_some(()));
+
+    // In the middle of a burst, some of which it has told.
+    relay.cut_after(5_000);
+    server.add(&people(1000..1060));
+    wait_for("the middle of the burst", || relay.is_cut().then_some(()));
     server.kill();
     daemon.wait_for("the loss to be noticed", |status| directory(status, "corp")["state"] == "backoff");
     daemon.expect("u1", "held");
     server.restart();
-    server.add(&person(500));
     server.delete(&dn(9));
+    // No change is told of those below.
+    server.rename(&format!("ou=sales,{PEOPLE}"), "ou=service");
+    relay.repair();
     wait_until_following(&daemon);
-    users(&daemon, 50);
+    users(&daemon, 109);
     assert_eq!(daemon.probe("u9"), "removed");
+    assert!(is_below(&daemon, "u2", "ou=service"));
+    daemon.expect("u1", "held");
+    daemon.agrees();
+}
+
+#[test]
+fn a_server_that_dies_in_the_middle_of_a_refresh_removes_nobody() {
+    let mut server = server(1000);
+    let relay = Relay::start(&server.url());
+    let daemon = Daemon::launch(&behind(&relay, &server, &no_brake("ldap")));
+    let wait_until_cut = || {
+        wait_for("the middle of the refresh", || relay.is_cut().then_some(()));
+        assert_eq!(directory(&daemon.status(), "corp")["state"], "refreshing");
+    };
+    // Of everything, then of what changed, then of the list of ids.
+    wait_until_following(&daemon);
+    daemon.expect("u1", "granted");
+    for bytes in [100_000, 1_500, 40_000] {
+        let full = bytes == 100_000;
+        daemon.wait_for("rest", |status| directory(status, "corp")["state"] == "following");
+        relay.cut_after(bytes);
+        daemon.api("POST", &format!("/v1/directories/corp/sync?full={full}"));
+        wait_until_cut();
+        daemon.expect("u1", "held");
+        server.kill();
+        daemon.wait_for("the loss", |status| directory(status, "corp")["state"] == "backoff");
+        server.restart();
+        relay.repair();
+        wait_until_following(&daemon);
+        let status = daemon.status();
+        assert_eq!((&status["users"]["total"], &status["users"]["tombstoned"]), (&1000.into(), &0.into()));
+        daemon.agrees();
+    }
+    assert_eq!(directory(&daemon.status(), "corp")["mechanism"], "content-sync", "it is no refusal");
+}
+
+/// The directory `corp` behind a relay.
+fn behind(relay: &Relay, server: &Ds389, keys: &str) -> Settings {
+    let mut settings = settings(server, 5, keys);
+    settings.tables = settings.tables.replace(&server.url(), &relay.url());
+    settings
+}
+
+#[test]
+fn a_server_restored_from_an_older_copy_is_read_again() {
+    let mut server = server(20);
+    server.keep_copy();
+    let mut daemon = Daemon::start(settings(&server, 5, &no_brake("ldap")));
+    wait_until_following(&daemon);
+    daemon.expect("u1", "granted");
+    let change = |server: &Ds389| {
+        server.add(&person(600));
+        server.delete(&dn(3));
+        set(server, &dn(4), "mail", "four@example.org");
+        server.lock(&dn(5));
+        set(server, &dn(6), "employeeType", "left");
+    };
+    change(&server);
+    users(&daemon, 20);
+    wait_for_probe(&daemon, "u5", "disabled");
+    server.restore_copy();
+    for (user, decision) in [("u600", "removed"), ("u3", "granted"), ("u5", "granted")] {
+        wait_for_probe(&daemon, user, decision);
+    }
+    wait_until_following(&daemon);
+    daemon.expect("u1", "held");
+    daemon.agrees();
+
+    change(&server);
+    wait_for_probe(&daemon, "u5", "disabled");
+    daemon.terminate();
+    server.restore_copy();
+    daemon.restart();
+    wait_until_following(&daemon);
+    assert_eq!(daemon.probe("four@example.org"), "unknown_user");
+    daemon.agrees();
+}
+
+/// A huge value, and values that are no text: the server checks the syntax only where it is told to.
+#[test]
+fn strange_values_are_read_by_every_way() {
+    let (server, mut daemon) = following(3, "");
+    set(&server, "cn=config", "nsslapd-syntaxcheck", "off");
+    let strange = |number: u32| {
+        let huge = "x".repeat(200_000);
+        format!(
+            "dn: {}\nobjectClass: inetOrgPerson\nuid: u{number}\ncn:: //79\nsn: Person\ndisplayName:: //79/w==\n\
+             mail: u{number}@example.org\nmail: {huge}@example.org\n\
+             description:\njpegPhoto:: {}\nuserCertificate;binary:: AP8A/wD/\n\n",
+            dn(number),
+            "/9j/".repeat(50_000),
+        )
+    };
+    server.add(&strange(100));
+    wait_for_probe(&daemon, "u100", "granted");
+    daemon.agrees();
+    assert_eq!(daemon.probe("u100@example.org"), "granted");
+    // Every attribute comes with the hint.
+    daemon.terminate();
+    server.add(&strange(101));
+    set(&server, &dn(100), "description", "Changed");
+    daemon.restart();
+    wait_until_following(&daemon);
+    assert_eq!(daemon.probe("u101@example.org"), "granted");
+    daemon.agrees();
+    daemon.api("POST", "/v1/directories/corp/sync?full=true&wait=true");
+    daemon.agrees();
+}
+
+#[test]
+fn an_emptied_directory_is_held_and_a_base_that_vanished_is_an_error() {
+    let (server, mut daemon) = following(20, "");
+    daemon.expect("u15", "granted");
+    daemon.terminate();
+    server.rename(PEOPLE, "ou=elsewhere");
+    daemon.restart();
+    let is_named = |status: &Value| {
+        directory(status, "corp")["last_error"].as_str().is_some_and(|error| error.contains("does not exist"))
+    };
+    daemon.wait_for("the error", is_named);
+    users(&daemon, 20);
+    server.rename("ou=elsewhere,dc=example,dc=org", "ou=people");
+    wait_until_following(&daemon);
+    daemon.agrees();
+
+    delete_all(&server, 0..20);
+    daemon.wait_for("the brake", |status| directory(status, "corp")["state"] == "held");
+    daemon.wait_for_log(&["event=brake_tripped", "directory=corp"]);
+    daemon.expect("u15", "held");
+    daemon.terminate();
+    daemon.restart();
+    daemon.wait_for("the brake", |status| directory(status, "corp")["held"]["empty"] == true);
+    // How many went before depends on how many came in one transaction.
+    assert!(daemon.status()["users"]["total"].as_u64().unwrap() >= 17);
+    daemon.approve("corp").unwrap();
+    users(&daemon, 0);
     daemon.agrees();
 }
 
@@ -267,66 +455,6 @@ fn a_hung_server_is_noticed() {
     assert!(noticed.elapsed() < Duration::from_secs(31), "{:?}", noticed.elapsed());
     server.resume();
     wait_until_following(&daemon);
-    daemon.agrees();
-}
-
-#[test]
-fn a_trimmed_changelog_is_noticed() {
-    let (mut server, mut daemon) = following(20, &no_brake("ldap"));
-    daemon.terminate();
-    set(&server, PLUGIN, "nsslapd-changelogmaxage", "1s");
-    set(&server, PLUGIN, "nsslapd-changelog-trim-interval", "1");
-    set(&server, &dn(1), "mail", "one@example.org");
-    for number in 2..6 {
-        server.lock(&dn(number));
-    }
-    let before: u64 = number(&server, "lastChangeNumber");
-    server.restart();
-    wait_for("the changelog to be trimmed", || {
-        // It keeps the last one, so there has to be another.
-        set(&server, &dn(10), "description", "Changed");
-        std::thread::sleep(Duration::from_millis(500));
-        (number(&server, "firstChangeNumber") >= before).then_some(())
-    });
-    daemon.restart();
-    daemon.wait_for_log(&["has to be read from the beginning"]);
-    wait_until_following(&daemon);
-    assert_eq!(daemon.probe("one@example.org"), "granted");
-    assert_eq!(daemon.probe("u3"), "disabled");
-    daemon.agrees();
-}
-
-fn number(server: &Ds389, attribute: &str) -> u64 {
-    server.attribute("", attribute).unwrap().parse().unwrap()
-}
-
-#[test]
-fn a_changelog_that_does_not_cover_the_base_is_told_and_not_relied_on() {
-    let (mut server, mut daemon) = following(10, "");
-    daemon.terminate();
-    set(&server, PLUGIN, "nsslapd-include-suffix", "cn=dns,dc=example,dc=org");
-    server.modify(&format!(
-        "dn: {PLUGIN}\nchangetype: modify\nadd: aci\naci: (targetattr=\"*\")(version 3.0; acl \"the reader\"; \
-         allow (read, search, compare) userdn=\"ldap:///{}\";)\n",
-        server.bind_dn()
-    ));
-    server.restart();
-    set(&server, &dn(1), "mail", "one@example.org");
-    let checked = daemon.command(&["check", "--connect"]);
-    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
-    assert!(
-        checked.contains(&format!("the changelog records only cn=dns,dc=example,dc=org, and not {PEOPLE}")),
-        "{checked}"
-    );
-    daemon.restart();
-    wait_until_following(&daemon);
-    assert_eq!(daemon.probe("one@example.org"), "granted");
-    let warning = directory(&daemon.status(), "corp")["warning"].clone();
-    assert!(warning.as_str().unwrap().starts_with("the changelog records only cn=dns"), "{warning}");
-    daemon.agrees();
-    // What comes by itself does not depend on it.
-    set(&server, &dn(2), "mail", "two@example.org");
-    wait_for_probe(&daemon, "two@example.org", "granted");
     daemon.agrees();
 }
 
@@ -375,17 +503,30 @@ fn a_server_whose_limits_cut_it_short_is_swept_until_they_are_lifted() {
 
 /// A base that does not exist makes a refresh fall silent as well, and is said to be what it is.
 #[test]
-fn a_base_that_does_not_exist_is_named() {
+fn what_stands_in_the_way_is_named() {
     let server = server(5);
-    let mut settings = settings(&server, 5, "sync = \"auto\"\n");
-    settings.tables = settings.tables.replace(server.base_dn(), "ou=nobody,dc=example,dc=org");
-    let daemon = Daemon::launch(&settings);
+    let tables = settings(&server, 5, "sync = \"auto\"\n").tables;
+    let nowhere = tables.replace(server.base_dn(), "ou=nobody,dc=example,dc=org");
+    let daemon = Daemon::launch(&Settings { tables: nowhere, ..Settings::default() });
     daemon.wait_for_log(&["sync_failed", "the base ou=nobody,dc=example,dc=org does not exist"]);
     let status = daemon.wait_for("backoff", |status| directory(status, "corp")["state"] == "backoff");
     assert_eq!(directory(&status, "corp")["warning"], Value::Null);
+
+    // Nobody may synchronize anonymously, but anybody may search.
+    let anonymous = tables.lines().filter(|line| !line.starts_with("bind_")).collect::<Vec<_>>().join("\n");
+    let daemon = Daemon::start(Settings { tables: anonymous, ..Settings::default() });
+    users(&daemon, 5);
+    let status = daemon.status();
+    let corp = directory(&status, "corp");
+    assert_eq!(
+        (&corp["mechanism"], &corp["mechanism_reason"]),
+        (&"sweep".into(), &"the server refuses syncrepl".into())
+    );
+    let advice = "let the bind user read the entry oid=1.3.6.1.4.1.4203.1.9.1.1,cn=features,cn=config";
+    assert!(corp["warning"].as_str().unwrap().contains(advice), "{corp}");
 }
 
-fn output(daemon: &Daemon, arguments: &[&str]) -> String {
+pub(crate) fn output(daemon: &Daemon, arguments: &[&str]) -> String {
     String::from_utf8(daemon.command(arguments).stdout).unwrap()
 }
 
@@ -393,9 +534,9 @@ fn output(daemon: &Daemon, arguments: &[&str]) -> String {
 fn what_no_change_tells_is_found_by_listing_ids() {
     let (server, daemon) = following(10, "poll_every = \"2s\"\n");
     move_to(&server, "uid=u1", PEOPLE, &format!("ou=sales,{PEOPLE}"));
-    wait_for("the move", || is_below(&daemon, "ou=sales").then_some(()));
+    wait_for("the move", || is_below(&daemon, "u1", "ou=sales").then_some(()));
     server.rename(&format!("ou=sales,{PEOPLE}"), "ou=service");
-    wait_for("the new name of the unit", || is_below(&daemon, "ou=service").then_some(()));
+    wait_for("the new name of the unit", || is_below(&daemon, "u1", "ou=service").then_some(()));
     move_to(&server, "ou=service", PEOPLE, OUT);
     wait_for_probe(&daemon, "u1", "removed");
     daemon.agrees();
@@ -403,37 +544,37 @@ fn what_no_change_tells_is_found_by_listing_ids() {
 }
 
 #[test]
-fn a_full_sync_reads_everything_again() {
-    let (server, daemon) = following(10, "full_sync_every = \"2s\"\n");
-    server.add(&person(700));
-    users(&daemon, 11);
-    let attempt = |status: &Value| directory(status, "corp")["last_attempt"].clone();
-    let first = attempt(&daemon.status());
-    daemon.wait_for("the next full sync", |status| attempt(status) != first);
-    wait_until_following(&daemon);
-    daemon.agrees();
-}
-
-/// FreeIPA's own changelog does not have the users, and the bind user can't see whether this one has.
-#[test]
-fn a_free_ipa_that_hides_its_changelog_is_read_again() {
-    let keys = "preset = \"freeipa\"\nfilter = \"(objectClass=inetOrgPerson)\"\nsync = \"syncrepl\"\n";
-    let (server, mut daemon) = following(10, keys);
-    let status = daemon.status();
-    assert_eq!(directory(&status, "corp")["mechanism"], "content-sync");
-    assert_eq!(directory(&status, "corp")["mechanism_reason"], "the configuration says so");
+fn what_neither_changes_nor_ids_tell_is_drift() {
+    let (server, mut daemon) = following(20, "");
+    set(&server, &dn(3), "mail", "new3@example.org");
+    wait_for_probe(&daemon, "new3@example.org", "granted");
     daemon.terminate();
-    let checked = daemon.command(&["check", "--connect"]);
-    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
-    assert!(checked.contains("FreeIPA's changelog records only cn=dns unless told otherwise"), "{checked}");
-    server.lock(&dn(1));
+    tamper(&daemon);
     daemon.restart();
     wait_until_following(&daemon);
-    assert_eq!(daemon.probe("u1"), "disabled");
+    // The ids show who is missing and who is there too much, which is what comparing them is for.
+    assert_eq!((daemon.probe("u5"), daemon.probe("ghost")), ("granted".into(), "removed".into()));
+    assert_eq!(daemon.probe("new3@example.org"), "unknown_user");
+    assert!(!daemon.log().contains("drift_repaired"));
+    daemon.terminate();
+
+    daemon.configure(&settings(&server, 5, "full_sync_every = \"2s\"\n"));
+    daemon.restart();
+    wait_for_probe(&daemon, "new3@example.org", "granted");
+    let told = daemon.wait_for_log(&[" WARN ", "event=drift_repaired"]);
+    assert!(told.contains("missing=0 stale=1 surplus=0"), "{told}");
+    let found = reconciled(&daemon);
+    assert_eq!((&found["found"], &found["total"]), (&0.into(), &1.into()));
+    // The ids are compared before it, so that this is none.
+    move_to(&server, "uid=u1", PEOPLE, &format!("ou=sales,{PEOPLE}"));
+    server.rename(&format!("ou=sales,{PEOPLE}"), "ou=service");
+    wait_for("the new name of the unit", || is_below(&daemon, "u1", "ou=service").then_some(()));
+    reconciled(&daemon);
+    assert_eq!(drift(&daemon.status())["total"], 1, "{}", daemon.log());
     daemon.agrees();
 }
 
-fn is_below(daemon: &Daemon, unit: &str) -> bool {
-    let user: Value = daemon.explain("u1");
+fn is_below(daemon: &Daemon, user: &str, unit: &str) -> bool {
+    let user: Value = daemon.explain(user);
     user["dn"].as_str().is_some_and(|dn| dn.contains(unit))
 }

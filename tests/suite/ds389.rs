@@ -12,7 +12,7 @@ use seatkeeper::domain::name::Domain;
 use seatkeeper::domain::user::{Kind, Mapped};
 use tokio::sync::mpsc;
 
-use crate::support::daemon::{Daemon, Settings};
+use crate::support::daemon::{Daemon, Settings, directory};
 use crate::support::ds389::{Ds389, Options, dn, people};
 use crate::support::slapd::PEOPLE;
 
@@ -202,6 +202,10 @@ async fn limits_of_the_server_make_a_sweep_incomplete() {
         }
         change(&format!("delete: {limit}"));
     }
+    // It calls this a success, with pages.
+    let base_dn = Dn::parse("ou=nobody,dc=example,dc=org").unwrap();
+    let error = error(sweep_with(&LdapSource { base_dn, ..source(&server) }, None).await);
+    assert!(matches!(error, DirectoryError::NoSuchBase { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -280,9 +284,11 @@ fn a_lock_releases_the_seat_and_a_deletion_leaves_a_tombstone() {
         (server.url(), server.base_dn(), server.bind_dn(), server.password_file());
     let tables = format!(
         "[[directory.ldap]]\nname = \"corp\"\ndomain = \"example.org\"\nurls = [{url:?}]\nbase_dn = \"{base}\"\n\
-         bind_dn = \"{bind_dn}\"\nbind_password_file = {password:?}\npoll_every = \"1h\"\n"
+         bind_dn = \"{bind_dn}\"\nbind_password_file = {password:?}\npoll_every = \"1h\"\nsync = \"syncrepl\"\n"
     );
     let daemon = Daemon::start(Settings { seats: 2, tables, ..Settings::default() });
+    // It has no plugin for what it is asked.
+    assert_eq!(directory(&daemon.status(), "corp")["mechanism_reason"], "the server does not offer syncrepl");
     daemon.expect("u1", "granted");
     daemon.expect("u2@example.org", "granted");
     daemon.expect("u3", "exhausted");

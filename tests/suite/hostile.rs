@@ -290,14 +290,31 @@ async fn a_malformed_root_dse_is_an_error_of_that_server() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_starttls_is_no_permission_to_go_on() {
-    // Result 2 (protocolError) to the extended request, which has id 1.
-    let refusal = message(1, &[&ber(0x78, &[&[0x0a, 1, 2, 4, 0, 4, 0]])]);
-    let source = source(serve(vec![refusal], false));
+async fn only_a_success_of_starttls_is_a_permission_to_go_on() {
     let ca = rcgen::generate_simple_self_signed(Vec::new()).unwrap();
     let ca_file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&ca_file, ca.cert.pem()).unwrap();
-    let tls = Tls { ca_file: Some(ca_file.path().to_owned()), starttls: true, ..Tls::default() };
-    let error = Connection::open(&LdapSource { tls, ..source }, 0).await.unwrap_err();
-    assert!(error.to_string().contains("StartTLS was refused: result 2 (protocolError)"), "{error}");
+    // An answer to the extended request, which has id 1.
+    let answer = |code| message(1, &[&ber(0x78, &[&[0x0a, 1, code, 4, 0, 4, 0]])]);
+    // What somebody on the way puts behind it is no answer to what is asked encrypted.
+    let injected = [answer(0), message(1, &[&done(0)])].concat();
+    for (bytes, closes, part) in [
+        (answer(2), false, "StartTLS was refused: result 2 (protocolError)"),
+        (answer(52), false, "StartTLS was refused: result 52 (unavailable)"),
+        (injected, false, "TLS failed"),
+        (answer(0), true, "TLS failed"),
+        (message(1, &[&done(0)]), false, "no LDAP message"),
+        (b"\x30\x84\xff\xff\xff\xff".to_vec(), false, "no LDAP message"),
+        (b"\x30\x88\x00\x00\x00\x00\x00\x00\x00\x01".to_vec(), false, "no LDAP message"),
+        (b"HTTP/1.1 400 Bad Request".to_vec(), false, "no LDAP message"),
+        (b"\x30".to_vec(), true, "closed the connection"),
+        (Vec::new(), true, "closed the connection"),
+        (b"\x30\x0c\x02".to_vec(), false, "within 1s to the TLS handshake"),
+    ] {
+        let source = source(serve(vec![bytes], closes));
+        let tls = Tls { ca_file: Some(ca_file.path().to_owned()), starttls: true, ..Tls::default() };
+        let timeouts = Timeouts { connect: Duration::from_secs(1), ..source.timeouts };
+        let error = Connection::open(&LdapSource { tls, timeouts, ..source }, 0).await.unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
 }

@@ -142,7 +142,41 @@ fn check_refresh(
     let error = daemon.sync("corp").expect_err(&case);
     assert!(error.contains(part), "{case}: {error}");
     nobody_is_gone(daemon, fake, &case);
+    let refuses = ["unavailableCriticalExtension", "sizeLimitExceeded", "insufficientAccessRights"];
+    if fake.kind() == Kind::Ds389 && refuses.contains(&name) {
+        // There it may be refused for good, while a sweep goes well.
+        daemon.sync("corp").unwrap_or_else(|error| panic!("{case}: {error}"));
+        assert_eq!(directory(&daemon.status(), "corp")["mechanism"], "sweep", "{case}");
+        nobody_is_gone(daemon, fake, &case);
+        daemon.api("POST", "/v1/directories/corp/sync?full=true&wait=true");
+    }
     goes_on(daemon, fake, cookie, &case);
+}
+
+/// 389 Directory Server says nothing when the search behind a refresh fails, but answers everything else.
+#[test]
+fn a_refresh_that_falls_silent_is_followed_by_sweeps() {
+    let fake = FakeLdap::start(Kind::Ds389, 0..20);
+    fake.next(When::Sync, say(vec![added(&fake.people()[0])]));
+    let daemon = daemon(&fake, SILENCE);
+    let status = daemon.status();
+    let corp = directory(&status, "corp");
+    assert_eq!(corp["mechanism"], "sweep", "{corp}");
+    assert_eq!(corp["mechanism_reason"], "the server falls silent when it is asked for syncrepl");
+    let part = "fell silent in the refresh of content synchronization of ou=people,dc=example,dc=org after 1 entries";
+    assert!(failures(&daemon)[0].contains(part), "{}", failures(&daemon)[0]);
+    daemon.wait_for_log(&[" WARN ", "everything is read at each poll, since the server falls silent"]);
+    daemon.agrees();
+    daemon.api("POST", "/v1/directories/corp/sync?full=true&wait=true");
+    assert_eq!(directory(&daemon.status(), "corp")["mechanism"], "content-sync");
+
+    // From a cookie it may have been too much for the server: then everything is read.
+    let reloaded = reloads(&daemon);
+    fake.next(When::Sync, say(vec![told(&fake.people()[0], 2, None)]));
+    daemon.sync("corp").unwrap();
+    assert_eq!((reloads(&daemon), last_cookie(&fake)), (reloaded + 1, None));
+    assert_eq!(directory(&daemon.status(), "corp")["mechanism"], "content-sync");
+    daemon.agrees();
 }
 
 /// The next synchronization begins where the last good one ended, and succeeds.
@@ -253,14 +287,16 @@ fn a_server_that_wants_a_refresh_gets_one_and_no_more() {
         }
 
         // While it follows, after a run that began with the cookie.
-        let reloaded = reloads(&daemon);
-        fake.push(say(vec![done(REFRESH_REQUIRED)]));
-        wait_for("everything to be read", || {
-            (reloads(&daemon) > reloaded && fake.is_followed()).then_some(())
-        });
-        wait_for("no cookie", || last_cookie(&fake).is_none().then_some(()));
-        nobody_is_gone(&daemon, &fake, "while it follows");
-        goes_on(&daemon, &fake, &cookie, "while it follows");
+        for code in codes {
+            let reloaded = reloads(&daemon);
+            fake.push(say(vec![done(*code)]));
+            wait_for("everything to be read", || {
+                (reloads(&daemon) > reloaded && last_cookie(&fake).is_none()).then_some(())
+            });
+            wait_for("the search", || fake.is_followed().then_some(()));
+            nobody_is_gone(&daemon, &fake, "while it follows");
+            goes_on(&daemon, &fake, &cookie, "while it follows");
+        }
 
         // Even without a cookie: that is a failure like any other.
         fake.next(When::Sync, say(vec![done(REFRESH_REQUIRED)]));
@@ -311,6 +347,19 @@ fn a_hang_before_the_search_is_an_error_that_says_where() {
         assert!(error.contains("result 51 (busy), \"too many of you\""), "{error}");
         goes_on(&daemon, &fake, &fake.cookie(), part);
     }
+}
+
+#[test]
+fn the_next_server_is_used_instead() {
+    let (bad, good) = (FakeLdap::start(Kind::OpenLdap, 0..20), FakeLdap::start(Kind::OpenLdap, 0..20));
+    for _ in 0..10 {
+        bad.next(When::Sync, vec![Step::Say(added(&bad.people()[0])), Step::Bytes(vec![0x48, 0])]);
+    }
+    let urls = format!("urls = [{:?}, {:?}]", bad.url(), good.url());
+    let tables = bad.directory("poll_every = \"1h\"\n").replace(&format!("urls = [{:?}]", bad.url()), &urls);
+    let daemon = Daemon::start(Settings { tables, ..Settings::default() });
+    assert_eq!((bad.asked(When::Sync).len(), good.asked(When::Sync).len()), (1, 1));
+    nobody_is_gone(&daemon, &good, "the next server");
 }
 
 #[test]
@@ -379,6 +428,28 @@ fn deletions_that_the_server_forgets_are_found() {
     wait_for("the change after it", || (ds389.probe("u100") == "granted").then_some(()));
     assert_eq!((ds389.probe("u7"), ds389.probe("u8")), ("granted".to_owned(), "granted".to_owned()));
     ds389.agrees();
+}
+
+/// Entries as long as a message may be, and others of as many parts.
+#[test]
+fn memory_stays_bounded_whatever_entries_hold() {
+    let fake = FakeLdap::start(Kind::OpenLdap, 0..20);
+    let daemon = daemon(&fake, "[directory.ldap.timeouts]\nread = \"20s\"\n");
+    let entry = fake.people()[0].clone();
+    let long = entry.clone().with("jpegPhoto", &vec![0xff; 16_000_000]);
+    let mut many = entry.clone();
+    many.attributes.push(("description".to_owned(), vec![Vec::new(); 250_000]));
+    for (entry, times) in [(&long, 20), (&many, 5)] {
+        let bytes = added(entry).encode(2).repeat(times);
+        fake.next(When::Sync, vec![Step::Bytes(bytes), Step::Close]);
+        let error = daemon.sync("corp").unwrap_err();
+        assert!(error.contains("closed the connection"), "{error}");
+    }
+    nobody_is_gone(&daemon, &fake, "after huge entries");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 256 * 1024, "{peak} kB, of the 320 MB that were sent at once");
 }
 
 /// A daemon that polls by DirSync only when it is asked.

@@ -25,6 +25,7 @@ impl Site {
             ldap_url: &slapd.url(),
             base_dn: PEOPLE,
             policy_port: daemon.policy_port(),
+            lua: None,
             master: Some(("chief", "chief-secret")),
             extra,
         });

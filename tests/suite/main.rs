@@ -3,13 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod accounts;
+mod backpressure;
 mod bind;
 mod brake;
+mod changelog;
 mod commands;
 mod contentsync;
+mod controller;
 mod crash;
+mod crowd;
 mod directory;
 mod dirsync;
+mod dovecot;
 mod ds389;
 mod failover;
 mod group;
@@ -17,9 +22,12 @@ mod hostile;
 mod hostile_sync;
 mod identity;
 mod ldif;
+mod license;
 mod lifecycle;
 mod mail;
+mod notification;
 mod outage;
+mod passwords;
 mod postfix;
 mod progress;
 mod reclaim;
@@ -30,4 +38,6 @@ mod seats;
 mod srv;
 mod support;
 mod syncrepl;
+mod syncrepl_outages;
+mod usn;
 mod wire;

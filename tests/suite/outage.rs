@@ -1,74 +1,14 @@
 //! Directories that fail, lie or come back: nobody is removed, and who holds a seat goes on.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::net::TcpListener;
 use std::thread;
 
 use serde_json::Value;
 
 use crate::support::daemon::{Daemon, Settings, directory, ldap_directory, no_brake};
+use crate::support::relay::Relay;
 use crate::support::slapd::{Options, PEOPLE, Slapd, people, person};
 use crate::support::wait_for;
-
-/// A server behind which a byte count can end the answers in the middle.
-struct Relay {
-    port: u16,
-    left: Arc<AtomicUsize>,
-    is_cut: Arc<AtomicBool>,
-}
-
-impl Relay {
-    fn start(server: &str) -> Relay {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let relay = Relay { port, left: Arc::new(usize::MAX.into()), is_cut: Arc::default() };
-        let server = server.trim_start_matches("ldap://").to_owned();
-        let (left, is_cut) = (Arc::clone(&relay.left), Arc::clone(&relay.is_cut));
-        thread::spawn(move || {
-            for near in listener.incoming().flatten() {
-                let Ok(far) = TcpStream::connect(&server) else { continue };
-                let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-                thread::spawn(move || std::io::copy(&mut from, &mut to));
-                let (left, is_cut) = (Arc::clone(&left), Arc::clone(&is_cut));
-                thread::spawn(move || answer(far, near, &left, &is_cut));
-            }
-        });
-        relay
-    }
-
-    fn url(&self) -> String {
-        format!("ldap://127.0.0.1:{}", self.port)
-    }
-
-    /// Lets so many more bytes of answers through.
-    fn cut_after(&self, bytes: usize) {
-        self.is_cut.store(false, Ordering::SeqCst);
-        self.left.store(bytes, Ordering::SeqCst);
-    }
-
-    fn repair(&self) {
-        self.left.store(usize::MAX, Ordering::SeqCst);
-    }
-}
-
-/// Passes answers on until there were enough; then swallows them until the server is gone.
-fn answer(mut far: TcpStream, mut near: TcpStream, left: &AtomicUsize, is_cut: &AtomicBool) {
-    let mut buffer = [0; 4096];
-    while let Ok(read) = far.read(&mut buffer) {
-        let allowed = left.load(Ordering::SeqCst);
-        let passed = read.min(allowed);
-        if read == 0 || near.write_all(&buffer[..passed]).is_err() {
-            break;
-        }
-        if allowed != usize::MAX {
-            left.store(allowed - passed, Ordering::SeqCst);
-            is_cut.store(passed < read, Ordering::SeqCst);
-        }
-    }
-    let _ = near.shutdown(Shutdown::Both);
-}
 
 /// Nobody is gone or forgotten, and a holder comes in.
 #[track_caller]
@@ -108,7 +48,7 @@ fn a_server_killed_in_the_middle_of_a_sweep_removes_nobody() {
         relay.cut_after(bytes);
         thread::scope(|scope| {
             let sync = scope.spawn(|| daemon.sync("corp"));
-            wait_for("the middle of the sweep", || relay.is_cut.load(Ordering::SeqCst).then_some(()));
+            wait_for("the middle of the sweep", || relay.is_cut().then_some(()));
             assert_eq!(directory(&daemon.status(), "corp")["state"], "refreshing");
             daemon.expect("u1", "held");
             slapd.kill();

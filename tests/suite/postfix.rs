@@ -4,6 +4,7 @@ use crate::support::daemon::{Daemon, HTTP, Settings, listener};
 use crate::support::http::Address;
 use crate::support::postfix::{Postfix, PostfixOptions};
 use crate::support::slapd::{PEOPLE, entry_uuid, people, person};
+use crate::support::{free_port, wait_for};
 
 const UNSEATED: &str = "This user has no mailbox license, and this request may not take one.";
 const EXHAUSTED: &str = "All mailbox licenses are in use. Please ask your mail administrator for one.";
@@ -69,7 +70,7 @@ fn start(settings: Settings) -> Site {
             port(&daemon, "postfix_policy"),
             port(&daemon, "socketmap")
         ),
-        bare: false,
+        ..PostfixOptions::default()
     });
     Site { daemon, postfix }
 }
@@ -177,4 +178,53 @@ fn postmap_finds_mailboxes_aliases_domains_and_holders() {
     daemon.kill9();
     let outage = ask("mailboxes", "u1@example.org").unwrap_err();
     assert!(outage.contains("Connection refused"), "{outage}");
+}
+
+/// What the person reads while the daemon, or its knowledge, is away; and what a client that asks for everybody at
+/// once gets.
+#[test]
+fn an_outage_is_temporary_and_over_when_the_daemon_is_back() {
+    const OUTAGE: &str = "The mail system cannot look up its users now. Please try again later.";
+    let (policy, maps) = (free_port(), free_port());
+    let base = Settings::ldif(2, &directory());
+    let mut daemon = Daemon::start(Settings { listeners: listeners(policy, maps, ""), ..base });
+    daemon.expect("u1", "granted");
+    let postfix = Postfix::start(&PostfixOptions {
+        settings: format!(
+            "seatkeeper_policy = inet:127.0.0.1:{policy}\nseatkeeper_maps = socketmap:inet:127.0.0.1:{maps}\n\
+             smtpd_policy_service_retry_delay = 1s\n"
+        ),
+        ..PostfixOptions::default()
+    });
+    let mut smtp = postfix.smtp();
+    assert_eq!(smtp.recipient(SENDER, "u1@example.org"), ACCEPTED);
+    daemon.kill9();
+    // Postfix looks for the domain first; `451` is its word for a look-up that failed.
+    let said = postfix.smtp().recipient(SENDER, "u1@example.org");
+    assert!(said.starts_with("451 4.3.0 <u1@example.org>: Temporary lookup failure"), "{said}");
+    daemon.restart();
+    // Postfix remembers for a moment that a look-up failed.
+    wait_for("Postfix to look again", || {
+        (smtp.recipient(SENDER, "u1@example.org") == ACCEPTED).then_some(())
+    });
+    wait_for("a new connection to be served", || {
+        (postfix.smtp().recipient(SENDER, "u1@example.org") == ACCEPTED).then_some(())
+    });
+
+    // Postfix alone, which knows its domains by itself: the policy's own sign.
+    let postfix = Postfix::start(&PostfixOptions {
+        settings: format!(
+            "seatkeeper_policy = inet:127.0.0.1:{policy}\nvirtual_mailbox_domains = example.org\n\
+             virtual_mailbox_maps =\nvirtual_alias_maps =\nsmtpd_policy_service_retry_delay = 1s\n"
+        ),
+        ..PostfixOptions::default()
+    });
+    let mut smtp = postfix.smtp();
+    assert_eq!(smtp.recipient(SENDER, "u1@example.org"), ACCEPTED);
+    daemon.kill9();
+    for recipient in ["u1@example.org", "nobody@example.org"] {
+        assert_eq!(smtp.recipient(SENDER, recipient), refused("450 4.3.0", recipient, OUTAGE));
+    }
+    daemon.restart();
+    assert_eq!(smtp.recipient(SENDER, "u1@example.org"), ACCEPTED, "{}", postfix.log());
 }

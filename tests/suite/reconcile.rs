@@ -24,13 +24,13 @@ fn is_following(status: &Value) -> bool {
     directory(status, "corp")["state"] == "following"
 }
 
-fn drift(status: &Value) -> &Value {
+pub(crate) fn drift(status: &Value) -> &Value {
     &directory(status, "corp")["drift"]
 }
 
 /// Waits for a reconcile that begins from now on, and returns what it found.
 #[track_caller]
-fn reconciled(daemon: &Daemon) -> Value {
+pub(crate) fn reconciled(daemon: &Daemon) -> Value {
     let last = |status: &Value| drift(status)["last_reconcile"].clone();
     let mut before = last(&daemon.status());
     // The one that is under way may have looked already.
@@ -53,12 +53,23 @@ fn unit(place: &str) -> String {
 
 #[test]
 fn whole_units_that_move_are_found() {
+    find_whole_units_that_move("");
+}
+
+/// Then everybody is read, and what differs is drift all the same.
+#[test]
+fn they_are_found_where_the_bind_user_may_not_read_stamps() {
+    find_whole_units_that_move("access to attrs=entryCSN by * none\n");
+}
+
+fn find_whole_units_that_move(access: &str) {
     let (team, out) = (format!("ou=team,{PEOPLE}"), "ou=out,dc=example,dc=org".to_owned());
     let away = format!("ou=away,{out}");
     let data = [unit(&team), unit(&out), unit(&away), people(0..10)].concat()
         + &(20..23).map(|number| person_in(number, &team)).collect::<String>()
         + &(30..32).map(|number| person_in(number, &away)).collect::<String>();
-    let slapd = Slapd::start(provider(data));
+    let options = provider(data);
+    let slapd = Slapd::start(Options { access: access.to_owned() + &options.access, ..options });
     let daemon = Daemon::start(Settings::ldap(5, &slapd, "full_sync_every = \"1s\"\n"));
     daemon.wait_for("changes to come by themselves", is_following);
     daemon.expect("u20", "granted");
@@ -147,9 +158,16 @@ fn a_mirror_that_went_wrong_is_repaired() {
 }
 
 /// Makes one user stale, takes one away and adds one, with the daemon down.
-fn tamper(daemon: &Daemon) {
+pub(crate) fn tamper(daemon: &Daemon) {
     let take_on = TakeOn { login: true, delivery: false };
-    let policy = Policy { seat_limit: Some(5), directory_limits: [].into(), take_on, administrator: None };
+    let policy = Policy {
+        seat_limit: Some(5),
+        directory_limits: [].into(),
+        take_on,
+        administrator: None,
+        expired: None,
+        components: Default::default(),
+    };
     let (store, writer) = Store::open(&daemon.path("state").join("seatkeeper.redb"), policy).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let view = store.view();

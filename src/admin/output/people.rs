@@ -69,6 +69,9 @@ pub(crate) fn explanation(explanation: &Explanation, now: Timestamp) -> String {
     if let Some(seat) = &explanation.seat {
         line("Seat", format!("since {}, by {}", dated(now, seat.granted_at), seat.by));
     }
+    if !explanation.components.is_empty() {
+        line("Components", explanation.components.join(", "));
+    }
     line(
         "Last login",
         match &explanation.last_login {
@@ -194,6 +197,7 @@ mod tests {
             counts: true,
             counts_because: "holds a seat".to_owned(),
             seat: Some(SeatReport { granted_at: at(-12 * DAY), by: "login (imap)".to_owned() }),
+            components: vec!["activesync".to_owned()],
             last_login: Some(LoginReport { at: at(-180), service: Some("imap".to_owned()) }),
             refusals: None,
             login_now: Verdict {
@@ -217,6 +221,7 @@ mod tests {
                         Kind        person, enabled\n\
                         Counts      yes: holds a seat\n\
                         Seat        since 2026-02-17 12:00 UTC (12 d ago), by login (imap)\n\
+                        Components  activesync\n\
                         Last login  2026-03-01 11:57 UTC (3 min ago), imap\n\
                         A login now is let in (held): A seat is held.\n";
         assert_eq!(page, expected, "\n{page}");
@@ -230,6 +235,7 @@ mod tests {
             names_held_by_others: vec!["info@example.org".to_owned()],
             display_name: None,
             enabled: false,
+            components: Vec::new(),
             removed_at: Some(at(-DAY)),
             forgotten_at: Some(at(6 * DAY)),
             counts: false,

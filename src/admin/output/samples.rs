@@ -43,8 +43,13 @@ pub(crate) fn status() -> Status {
         version: "0.1.0".to_owned(),
         started: at(-3 * 3600),
         ready: true,
-        license: LicenseStatus { state: "active".to_owned(), seats: 25, components: Vec::new() },
-        seats: SeatsStatus { limit: 25, used: 3, free: 22, over_limit: false },
+        license: LicenseStatus {
+            state: "active".to_owned(),
+            declared: true,
+            seats: 25,
+            ..LicenseStatus::default()
+        },
+        seats: SeatsStatus { limit: 25, used: 3, free: 22, over_limit: false, to_release: 0 },
         users: UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 1, tombstoned: 0 },
         seats_by_origin: SeatsByOrigin { mapped: 3, local: 0, imported: 0 },
         directories: vec![directory("corp")],

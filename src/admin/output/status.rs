@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::license;
 use super::sync::{loss, skipped};
 use super::{Columns, clean, count, list, relative};
 use crate::service::answers::{
@@ -18,11 +19,15 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
     let started = relative(now, status.started);
     let mut page = format!("Seatkeeper {}, started {started}, {readiness}\n\n", clean(&status.version));
     for (label, text) in [
-        ("Licence", license(&status.license)),
+        ("Licence", license::summary(&status.license)),
         ("Seats", seats(&status.seats, &status.license)),
         ("Users", users(&status.users)),
     ] {
         let _ = writeln!(page, "{label:<9}{}", clean(&text));
+        let more = if label == "Licence" { license::details(&status.license, now) } else { Vec::new() };
+        for line in more {
+            let _ = writeln!(page, "{:<9}{}", "", clean(&line));
+        }
     }
     let SeatsByOrigin { mapped, local, imported } = status.seats_by_origin;
     if local + imported > 0 {
@@ -46,26 +51,15 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
     page
 }
 
-fn license(license: &LicenseStatus) -> String {
-    if license.state == "missing" {
-        return "missing: nobody new gets a seat; write seats into [license]".to_owned();
-    }
-    let components = match license.components.as_slice() {
-        [] => String::new(),
-        components => format!("with {}", components.join(" and ")),
-    };
-    list([license.state.clone(), count(license.seats, "seat"), components])
-}
-
 fn seats(seats: &SeatsStatus, license: &LicenseStatus) -> String {
-    let SeatsStatus { limit, used, free, over_limit } = *seats;
+    let SeatsStatus { limit, used, free, over_limit, to_release } = *seats;
     if license.state == "missing" {
         return format!("{used} used");
     }
     if over_limit {
-        let over = used.saturating_sub(limit);
         return format!(
-            "{used} used of {limit}: {over} MORE THAN THE LICENCE HAS; holders go on, nobody new gets one"
+            "{used} used of {limit}: {to_release} MORE THAN THE LICENCE HAS; holders go on, nobody new gets one \
+             before so many are released"
         );
     }
     match free {
@@ -275,14 +269,15 @@ mod tests {
             claimant: "b@example.org".to_owned(),
         }];
         let seats_by_origin = SeatsByOrigin { mapped: 20, local: 8, imported: 2 };
-        let seats = SeatsStatus { limit: 25, used: 30, free: 0, over_limit: true };
+        let seats = SeatsStatus { limit: 25, used: 30, free: 0, over_limit: true, to_release: 5 };
         let users = UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 0, tombstoned: 4 };
         check(
             &Status { ready: false, seats, seats_by_origin, users, directories, clashes, ..sample() },
             "Seatkeeper 0.1.0, started 3 h ago, not ready: a directory was never mapped yet\n\
              \n\
              Licence  active, 25 seats\n\
-             Seats    30 used of 25: 5 MORE THAN THE LICENCE HAS; holders go on, nobody new gets one\n\
+             Seats    30 used of 25: 5 MORE THAN THE LICENCE HAS; holders go on, nobody new gets one \
+             before so many are released\n\
              Users    12 mapped, 4 removed and in their grace period\n\
              Origins  seats: 20 mapped, 8 local, 2 imported\n\
              \n\
@@ -303,14 +298,14 @@ mod tests {
 
     #[test]
     fn a_new_daemon_without_a_licence() {
-        let license = LicenseStatus { state: "missing".to_owned(), seats: 0, components: Vec::new() };
-        let seats = SeatsStatus { limit: 0, used: 0, free: 0, over_limit: false };
+        let license = LicenseStatus { state: "missing".to_owned(), ..LicenseStatus::default() };
+        let seats = SeatsStatus { limit: 0, used: 0, free: 0, over_limit: false, to_release: 0 };
         let users = UsersStatus { total: 0, mapped: 0, local: 0, imported: 0, disabled: 0, tombstoned: 0 };
         check(
             &Status { started: at(0), license, seats, users, directories: Vec::new(), ..sample() },
             "Seatkeeper 0.1.0, started just now, ready\n\
              \n\
-             Licence  missing: nobody new gets a seat; write seats into [license]\n\
+             Licence  missing: nobody new gets a seat; write seats into [license], or install a licence\n\
              Seats    0 used\n\
              Users    0 mapped\n\
              \n\
@@ -320,10 +315,7 @@ mod tests {
 
     #[test]
     fn the_last_seat_is_told() {
-        let count = SeatsStatus { limit: 25, used: 25, free: 0, over_limit: false };
+        let count = SeatsStatus { limit: 25, used: 25, free: 0, over_limit: false, to_release: 0 };
         assert_eq!(seats(&count, &sample().license), "25 used of 25, NONE FREE: nobody new gets one");
-        let components = vec!["archive".to_owned(), "activesync".to_owned()];
-        let with_components = LicenseStatus { components, ..sample().license };
-        assert_eq!(license(&with_components), "active, 25 seats, with archive and activesync");
     }
 }

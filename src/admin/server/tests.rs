@@ -41,7 +41,10 @@ fn names(body: &Value) -> Vec<&str> {
 async fn status_shows_the_whole() {
     let fixture = Fixture::new(4).await;
     let status = get(&fixture, "/v1/status").await;
-    assert_eq!(status["seats"], json!({"limit": 2, "used": 0, "free": 2, "over_limit": false}));
+    assert_eq!(
+        status["seats"],
+        json!({"limit": 2, "used": 0, "free": 2, "over_limit": false, "to_release": 0})
+    );
     assert_eq!(status["users"]["total"], 4);
     assert_eq!(status["directories"][0]["name"], "corp");
     assert_eq!(status["directories"][0]["state"], "idle");
@@ -146,6 +149,21 @@ async fn directories_are_synced() {
     let failure = "the server refused the password";
     check_problem(&fixture, "POST /v1/directories/broken/sync?wait=true", 502, failure).await;
     check_problem(&fixture, "POST /v1/directories/stuck/sync", 503, "try again later").await;
+}
+
+#[tokio::test]
+async fn the_licence_is_shown() {
+    let fixture = Fixture::new(1).await;
+    let license = get(&fixture, "/v1/license").await;
+    assert_eq!(
+        (&license["state"], &license["seats"], &license["declared"]),
+        (&json!("active"), &json!(2), &json!(true))
+    );
+    assert_eq!(license["components"], json!([]));
+    check_problem(&fixture, "PUT /v1/license?forced=true", 400, "unknown field `forced`").await;
+    check_problem(&fixture, "POST /v1/license/activate", 400, "the body is wrong at line 1").await;
+    // Nobody keeps the licence here.
+    check_problem(&fixture, "POST /v1/license/refresh", 502, "stopping").await;
 }
 
 #[tokio::test]

@@ -31,6 +31,8 @@ pub(crate) const SEATKEEPER: &str = env!("CARGO_BIN_EXE_seatkeeper");
 pub(crate) struct Settings {
     /// `[license] seats`.
     pub(crate) seats: u64,
+    /// The keys of `[license]`, instead of `seats`.
+    pub(crate) license: Option<String>,
     /// Keys before the first table.
     pub(crate) top: String,
     /// The tables of directories, and whatever else.
@@ -49,6 +51,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             seats: 3,
+            license: None,
             top: String::new(),
             tables: String::new(),
             listeners: HTTP.to_owned() + "[[listen.dovecot_policy]]\nbind = \"127.0.0.1:0\"\n",
@@ -150,12 +153,13 @@ impl Daemon {
     /// Writes the configuration. It counts from the next start or reload on.
     pub(crate) fn configure(&self, settings: &Settings) {
         let Settings { seats, top, tables, listeners, .. } = settings;
+        let license = settings.license.clone().unwrap_or(format!("seats = {seats}"));
         let dir = self.dir.path().display();
         self.write(
             "seatkeeper.toml",
             &format!(
                 "state_dir = \"{dir}/state\"\ncontrol_socket = \"{dir}/control.sock\"\n{top}\n\
-                 [license]\nseats = {seats}\n[log]\nformat = \"text\"\nlevel = \"debug\"\n{tables}\n{listeners}\n"
+                 [license]\n{license}\n[log]\nformat = \"text\"\nlevel = \"debug\"\n{tables}\n{listeners}\n"
             ),
         );
     }
@@ -409,6 +413,11 @@ impl Daemon {
     /// A sweep now, to its end: the report, or the sentence that says why it failed.
     pub(crate) fn sync(&self, directory: &str) -> Result<Value, String> {
         self.run_sync(&format!("/v1/directories/{directory}/sync?wait=true"))
+    }
+
+    /// The same, and everything is read.
+    pub(crate) fn sync_full(&self, directory: &str) -> Result<Value, String> {
+        self.run_sync(&format!("/v1/directories/{directory}/sync?full=true&wait=true"))
     }
 
     pub(crate) fn approve(&self, directory: &str) -> Result<Value, String> {

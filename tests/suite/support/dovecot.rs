@@ -16,6 +16,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::shipped;
+
 /// How long Dovecot may take to greet, and to leave: a loaded machine is slow.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -34,6 +36,8 @@ pub(crate) struct DovecotOptions<'a> {
     pub(crate) base_dn: &'a str,
     /// The port of the `[[listen.dovecot_policy]]` on 127.0.0.1.
     pub(crate) policy_port: u16,
+    /// The port of the `[[listen.http]]` that the shipped Lua passdb asks, in place of the policy server.
+    pub(crate) lua: Option<u16>,
     /// A master user and its password, who logs in as `user*master`.
     pub(crate) master: Option<(&'a str, &'a str)>,
     /// More settings, last in the file: they win over everything before them.
@@ -213,14 +217,30 @@ fn write_configuration(scratch: &Path, options: &DovecotOptions, imap_port: u16,
             options.ldap_url, options.base_dn
         ),
     );
-    text.push_str(&format!(
-        "passdb {{\n driver = ldap\n args = {}\n}}\n!include {}\n\
-         auth_policy_server_url = http://127.0.0.1:{}/\n{}\n",
-        scratch.join("ldap.conf").display(),
-        shipped_snippet().display(),
-        options.policy_port,
-        options.extra
-    ));
+    let ldap = scratch.join("ldap.conf");
+    let seatkeeper = match options.lua {
+        None => format!(
+            "passdb {{\n driver = ldap\n args = {}\n}}\n!include {}\n\
+             auth_policy_server_url = http://127.0.0.1:{}/\n",
+            ldap.display(),
+            shipped_snippet().display(),
+            options.policy_port
+        ),
+        Some(http_port) => {
+            let script = scratch.join("seatkeeper.lua").display().to_string();
+            let address = format!("127.0.0.1:{http_port}");
+            write("seatkeeper.lua", &shipped("seatkeeper.lua", &[("127.0.0.1:8460", &address)]));
+            let snippet = shipped(
+                "dovecot-lua.conf",
+                &[("file=/etc/dovecot/seatkeeper.lua", &format!("file={script}"))],
+            );
+            format!(
+                "passdb {{\n driver = ldap\n args = {}\n result_success = continue\n}}\n{snippet}",
+                ldap.display()
+            )
+        }
+    };
+    text.push_str(&format!("{seatkeeper}\n{}\n", options.extra));
     write("dovecot.conf", &text);
 }
 

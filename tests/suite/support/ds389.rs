@@ -18,7 +18,7 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Signal, kill_process_group};
@@ -52,6 +52,8 @@ pub(crate) struct Options {
     pub(crate) member_of: bool,
     /// Wants a certificate of clients, whose common name says who they are.
     pub(crate) client_certificates: bool,
+    /// How the Retro Changelog is set, an attribute a line.
+    pub(crate) changelog: String,
 }
 
 impl Default for Options {
@@ -66,6 +68,7 @@ impl Default for Options {
             content_sync: false,
             member_of: false,
             client_certificates: false,
+            changelog: "nsslapd-attribute: nsuniqueid:targetUniqueId\n".to_owned(),
         }
     }
 }
@@ -240,6 +243,21 @@ impl Ds389 {
         assert!(self.launch(), "ns-slapd does not start again:\n{}", self.log());
     }
 
+    /// Keeps a copy of the data, for which the server is restarted.
+    pub(crate) fn keep_copy(&mut self) {
+        self.kill();
+        copy(&self.path("run"), &self.path("copy"));
+        self.restart();
+    }
+
+    /// Brings the copy back, as an administrator does after a loss.
+    pub(crate) fn restore_copy(&mut self) {
+        self.kill();
+        fs::remove_dir_all(self.path("run")).unwrap();
+        copy(&self.path("copy"), &self.path("run"));
+        self.restart();
+    }
+
     /// SIGSTOP: connections open and nothing is answered. Returns when every thread has stopped.
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
@@ -339,10 +357,9 @@ impl Ds389 {
             "nsslapd-db-durable-transaction: off\nnsslapd-cache-autosize: 0\nnsslapd-dbcachesize: 10000000\n",
         );
         if options.content_sync {
-            for (plugin, more) in [
-                ("Retro Changelog Plugin", "nsslapd-attribute: nsuniqueid:targetUniqueId\n"),
-                ("Content Synchronization", ""),
-            ] {
+            for (plugin, more) in
+                [("Retro Changelog Plugin", options.changelog.as_str()), ("Content Synchronization", "")]
+            {
                 let lines = format!("nsslapd-pluginEnabled: on\n{more}");
                 extend(&mut text, &format!("cn={plugin},cn=plugins,cn=config"), &lines);
             }
@@ -444,6 +461,10 @@ fn extend(text: &mut String, dn: &str, lines: &str) {
     let is_kept = |line: &&str| lines.lines().all(|new| name(new) != name(line));
     let kept: String = text[start..end].lines().filter(is_kept).map(|line| format!("{line}\n")).collect();
     text.replace_range(start..end, &(kept + lines));
+}
+
+fn copy(from: &Path, to: &Path) {
+    run(installed("cp", "coreutils").arg("-a").arg(from).arg(to), "");
 }
 
 /// Who the server runs as: who runs the tests.

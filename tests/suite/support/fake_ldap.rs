@@ -24,12 +24,14 @@ use super::{PATIENCE, wait_for};
 /// Holds the people: the base of a search.
 pub(crate) const PEOPLE: &str = "ou=people,dc=example,dc=org";
 
-const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
+pub(crate) const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
 const SYNC_REQUEST: &str = "1.3.6.1.4.1.4203.1.9.1.1";
 const SYNC_STATE: &str = "1.3.6.1.4.1.4203.1.9.1.2";
 const SYNC_DONE: &str = "1.3.6.1.4.1.4203.1.9.1.3";
 const SYNC_INFO: &str = "1.3.6.1.4.1.4203.1.9.1.4";
-const DIRSYNC: &str = "1.2.840.113556.1.4.841";
+pub(crate) const DIRSYNC: &str = "1.2.840.113556.1.4.841";
+/// LDAP_SERVER_NOTIFICATION_OID ([MS-ADTS] section 3.1.1.3.4.1.9).
+pub(crate) const NOTIFICATION: &str = "1.2.840.113556.1.4.528";
 const START_TLS: &str = "1.3.6.1.4.1.1466.20037";
 const NOTICE_OF_DISCONNECTION: &str = "1.3.6.1.4.1.1466.20036";
 
@@ -53,6 +55,8 @@ pub(crate) enum When {
     Sync,
     /// A search with the DirSync control.
     DirSync,
+    /// A search that stays open and tells of writes; the root DSE does not offer it unless it is told to.
+    Notification,
     /// Any other search.
     Search,
     /// StartTLS, which it knows nothing of.
@@ -161,6 +165,11 @@ struct Connection {
 }
 
 impl FakeLdap {
+    /// Whose conventions it follows.
+    pub(crate) fn kind(&self) -> Kind {
+        self.shared.kind
+    }
+
     /// Starts a server with so many people.
     pub(crate) fn start(kind: Kind, people: Range<u32>) -> FakeLdap {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -336,7 +345,7 @@ impl Shared {
     /// Answers as scripted, else honestly.
     fn answer(&self, state: &mut State, at: usize, request: Request) {
         let script = request.when.and_then(|when| state.scripts.get_mut(&when)?.pop_front());
-        if request.when == Some(When::Sync) {
+        if matches!(request.when, Some(When::Sync | When::Notification)) {
             state.connections[at].search = Some(request.id);
         }
         if request.when != Some(When::Connect) {
@@ -371,7 +380,7 @@ impl Shared {
 
     fn honestly(&self, state: &State, request: &Request) -> Vec<Message> {
         match request.when {
-            None | Some(When::Connect) => Vec::new(),
+            None | Some(When::Connect | When::Notification) => Vec::new(),
             Some(When::Bind) => vec![Message::new(ber(0x61, &[&result_content(0, "")]))],
             Some(When::StartTls) => vec![extended(2)],
             Some(When::Extended) => vec![extended(0)],
@@ -551,6 +560,7 @@ impl Request {
                     () if request.base.is_empty() => When::RootDse,
                     () if is_search_of(SYNC_REQUEST) => When::Sync,
                     () if is_search_of(DIRSYNC) => When::DirSync,
+                    () if is_search_of(NOTIFICATION) => When::Notification,
                     () => When::Search,
                 })
             }

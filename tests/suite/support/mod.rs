@@ -3,13 +3,17 @@
 #![allow(dead_code, reason = "each test uses the part that it needs")]
 
 pub(crate) mod daemon;
+pub(crate) mod disk;
 pub(crate) mod dns;
 pub(crate) mod dovecot;
 pub(crate) mod ds389;
 pub(crate) mod fake_ldap;
 pub(crate) mod http;
+pub(crate) mod issuer;
 pub(crate) mod network;
+pub(crate) mod nginx;
 pub(crate) mod postfix;
+pub(crate) mod relay;
 pub(crate) mod samba;
 pub(crate) mod slapd;
 pub(crate) mod valve;
@@ -18,6 +22,23 @@ use std::time::{Duration, Instant};
 
 /// Generous: a loaded machine must not fail a test, and a passing one never waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A port that was free a moment ago, for a server that must have the same one after a restart.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A file of `config/` as it is shipped, but for the addresses, which each test has of its own.
+#[track_caller]
+pub(crate) fn shipped(name: &str, addresses: &[(&str, &str)]) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+    let mut text = std::fs::read_to_string(path).unwrap();
+    for (shipped, own) in addresses {
+        assert!(text.contains(shipped), "{name} has no {shipped}");
+        text = text.replace(shipped, own);
+    }
+    text
+}
 
 /// Looks again and again until something is there; panics after [`PATIENCE`].
 pub(crate) fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {

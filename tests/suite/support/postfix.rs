@@ -18,11 +18,14 @@ use tempfile::TempDir;
 use super::{PATIENCE, wait_for};
 
 /// What lies between the shipped settings and the scratch directory.
+#[derive(Default)]
 pub(crate) struct PostfixOptions {
     /// Settings behind the shipped file: they win.
     pub(crate) settings: String,
     /// Leave the shipped file out.
     pub(crate) bare: bool,
+    /// `sasl/smtpd.conf`, which Debian's Postfix looks for beside its own settings.
+    pub(crate) sasl: String,
 }
 
 /// A running Postfix; dropping it ends every process of it.
@@ -168,6 +171,8 @@ fn write_configuration(scratch: &Path, options: &PostfixOptions, smtp: u16, subm
         options.settings
     );
     fs::write(scratch.join("main.cf"), main).unwrap();
+    fs::create_dir(scratch.join("sasl")).unwrap();
+    fs::write(scratch.join("sasl/smtpd.conf"), &options.sasl).unwrap();
     let services = SERVICES.replace("SMTP", &smtp.to_string()).replace("SUBMISSION", &submission.to_string());
     fs::write(scratch.join("master.cf"), services).unwrap();
 }

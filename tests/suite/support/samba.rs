@@ -50,6 +50,9 @@ const REPLICATING_CHANGES: &str = "1131f6aa-9c07-11d1-f79f-00c04fc2dcd2";
 /// LDAP_SERVER_SHOW_DELETED_OID ([MS-ADTS] section 3.1.1.3.4.1.14).
 const SHOW_DELETED: &str = "!1.2.840.113556.1.4.417";
 
+/// LDAP_SERVER_DIRSYNC_OID ([MS-ADTS] section 3.1.1.3.4.1.3).
+const DIRSYNC: &str = "1.2.840.113556.1.4.841";
+
 const LDAP_PORT: u16 = 389;
 const LDAPS_PORT: u16 = 636;
 
@@ -64,6 +67,8 @@ pub(crate) struct Options {
     /// Names and addresses that the certificate is for. Without any, Samba makes its own certificate,
     /// which has no name but a common name.
     pub(crate) certificate_names: Vec<String>,
+    /// Binds without encryption are let in, so that a test can tamper with what is said.
+    pub(crate) is_plain: bool,
 }
 
 impl Default for Options {
@@ -71,6 +76,7 @@ impl Default for Options {
         Options {
             data: String::new(),
             certificate_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            is_plain: false,
         }
     }
 }
@@ -91,7 +97,7 @@ impl SambaAd {
         assert!(geteuid().is_root(), "Samba's tests need root, for a network namespace of their own");
         let dir = tempfile::tempdir().unwrap();
         copy(&domain(&options.data), dir.path());
-        configure(dir.path());
+        configure(dir.path(), options.is_plain);
         let password_file = dir.path().join("bind.password");
         fs::write(&password_file, format!("{BIND_PASSWORD}\n")).unwrap();
         restrict(&password_file);
@@ -112,7 +118,7 @@ impl SambaAd {
         samba
     }
 
-    /// `ldap://127.0.0.1:PORT`, where a bind is refused, since Samba wants encryption for it.
+    /// `ldap://127.0.0.1:PORT`, where a bind is refused unless the options say otherwise: Samba wants encryption.
     pub(crate) fn url(&self) -> String {
         format!("ldap://{}", self.ldap.address)
     }
@@ -125,6 +131,84 @@ impl SambaAd {
     /// The authority that signed the server's certificate, in PEM.
     pub(crate) fn ca_file(&self) -> PathBuf {
         self.dir.path().join("private/tls/ca.pem")
+    }
+
+    /// Makes the server refuse DirSync at [`url`](SambaAd::url): its control comes without being critical, which it
+    /// must be. Its root DSE shows the control all the same.
+    pub(crate) fn refuse_dirsync(&self) {
+        let control = |critical: u8| [DIRSYNC.as_bytes(), &[0x01, 0x01, critical]].concat();
+        self.write_over(&control(0xff), 0, &control(0));
+    }
+
+    /// Writes over what is asked at [`url`](SambaAd::url): so many bytes after the place where some bytes begin.
+    pub(crate) fn write_over(&self, place: &[u8], after: usize, new: &[u8]) {
+        let (place, new) = (place.to_vec(), new.to_vec());
+        self.ldap.edit(Box::new(move |request| {
+            if let Some(at) = request.windows(place.len()).position(|window| window == place) {
+                let over = request.iter_mut().skip(at + after);
+                over.zip(&new).for_each(|(old, new)| *old = *new);
+            }
+        }));
+    }
+
+    /// Lets requests through as they are.
+    pub(crate) fn be_honest(&self) {
+        self.ldap.be_honest();
+    }
+
+    /// Lets so many more bytes of answers through from both ports; what follows is lost.
+    pub(crate) fn cut_after(&self, bytes: usize) {
+        self.ldap.cut_after(bytes);
+        self.ldaps.cut_after(bytes);
+    }
+
+    /// Waits until answers were lost.
+    pub(crate) fn wait_until_cut(&self) {
+        super::wait_for("answers to be cut", || (self.ldap.is_cut() || self.ldaps.is_cut()).then_some(()));
+    }
+
+    /// Lets all answers through.
+    pub(crate) fn mend(&self) {
+        self.cut_after(usize::MAX);
+    }
+
+    /// The administrator, who may see deleted entries, and the file with their password.
+    pub(crate) fn administrator(&self) -> (&'static str, PathBuf) {
+        let file = self.dir.path().join("admin.password");
+        fs::write(&file, format!("{ADMIN_PASSWORD}\n")).unwrap();
+        restrict(&file);
+        (ADMIN_DN, file)
+    }
+
+    /// A copy of the database of a server that doesn't run, as a virtual machine's snapshot would have it.
+    pub(crate) fn backup(&self) -> TempDir {
+        assert!(self.process.is_none(), "samba runs");
+        let backup = tempfile::tempdir().unwrap();
+        copy(&self.dir.path().join("private"), backup.path());
+        backup
+    }
+
+    /// Puts a copy back, out of order: the database does not know that it is older.
+    pub(crate) fn restore(&self, backup: &TempDir) {
+        assert!(self.process.is_none(), "samba runs");
+        let private = self.dir.path().join("private");
+        fs::remove_dir_all(&private).unwrap();
+        copy(backup.path(), &private);
+    }
+
+    /// Begins another life of a database that no server runs on, as an orderly restore does.
+    pub(crate) fn begin_another_life(&self) {
+        assert!(self.process.is_none(), "samba runs");
+        let settings = format!(
+            "CN=NTDS Settings,CN=DC1,CN=Servers,CN=Default-First-Site-Name,CN=Sites,CN=Configuration,{ROOT}"
+        );
+        let id = BASE64.encode([7; 16]);
+        let ldif =
+            format!("dn: {settings}\nchangetype: modify\nreplace: invocationId\ninvocationId:: {id}\n");
+        let mut command = installed("ldbmodify", PACKAGES);
+        command.arg("--configfile").arg(self.dir.path().join("smb.conf"));
+        command.arg("-H").arg(self.dir.path().join("private/sam.ldb"));
+        run(command.env("TDB_NO_FSYNC", "1"), &ldif);
     }
 
     /// Who reads: an ordinary user, with the right to read what every user may read.

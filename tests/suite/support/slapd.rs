@@ -239,6 +239,24 @@ impl Slapd {
         other.restart();
     }
 
+    /// All that is in the database, as slapcat(8) saves it.
+    pub(crate) fn save(&self) -> String {
+        let mut save = installed("slapcat", "slapd");
+        let output = run(save.arg("-f").arg(self.dir.path().join("slapd.conf")), "");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Puts back what was saved, or nothing at all, in the place of all that there was, and starts again.
+    pub(crate) fn restore_saved(&mut self, saved: &str) {
+        self.kill();
+        fs::remove_dir_all(self.dir.path().join("db")).unwrap();
+        fs::create_dir(self.dir.path().join("db")).unwrap();
+        if !saved.is_empty() {
+            slapadd(self.dir.path(), saved);
+        }
+        self.restart();
+    }
+
     /// Other limits, access rules or overlays on the same data: a restart. The data and the certificate
     /// stay as they are.
     pub(crate) fn reconfigure(&mut self, options: &Options) {
@@ -349,7 +367,11 @@ fn skeleton() -> String {
 
 /// Fills the empty database.
 fn load(dir: &Path, data: &str) {
-    fs::write(dir.join("data.ldif"), skeleton() + data).unwrap();
+    slapadd(dir, &(skeleton() + data));
+}
+
+fn slapadd(dir: &Path, data: &str) {
+    fs::write(dir.join("data.ldif"), data).unwrap();
     let mut load = installed("slapadd", "slapd");
     load.arg("-q").arg("-f").arg(dir.join("slapd.conf"));
     run(load.arg("-l").arg(dir.join("data.ldif")), "");
@@ -450,8 +472,12 @@ pub(crate) fn installed(program: &str, package: &str) -> Command {
 pub(crate) fn run(command: &mut Command, input: &str) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let output = std::thread::scope(|scope| {
+        // It prints while it reads, more than a pipe holds. One that ends before says why.
+        scope.spawn(move || drop(stdin.write_all(input.as_bytes())));
+        child.wait_with_output().unwrap()
+    });
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {}\n{out}{err}", output.status);
     output

@@ -76,7 +76,7 @@ fn provision(dir: &Path) {
 
 /// Adds entries to a domain that no server runs on, in one transaction.
 fn load(dir: &Path, ldif: &str) {
-    configure(dir);
+    configure(dir, false);
     let data = dir.join("data.ldif");
     fs::write(&data, ldif).unwrap();
     let mut command = installed("ldbadd", PACKAGES);
@@ -96,8 +96,9 @@ pub(super) fn restrict(path: &Path) {
     fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
 }
 
-pub(super) fn configure(dir: &Path) {
+pub(super) fn configure(dir: &Path, is_plain: bool) {
     let path = dir.display();
+    let strong = if is_plain { "no" } else { "yes" };
     let text = format!(
         "[global]\nserver role = active directory domain controller\nserver services = ldap\n\
          workgroup = AD\nrealm = AD.EXAMPLE.ORG\nnetbios name = DC1\n\
@@ -105,7 +106,7 @@ pub(super) fn configure(dir: &Path) {
          private dir = {path}/private\nlock directory = {path}\nstate directory = {path}/state\n\
          cache directory = {path}/cache\npid directory = {path}\nncalrpc dir = {path}/ncalrpc\n\
          ntp signd socket directory = {path}/ntp_signd\nwinbindd socket directory = {path}/winbindd\n\
-         log file = {path}/samba.log\n"
+         log file = {path}/samba.log\nldap server require strong auth = {strong}\n"
     );
     fs::write(dir.join("smb.conf"), text).unwrap();
 }

@@ -1,11 +1,11 @@
 //! A port in another network namespace, reached by one in ours.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -45,6 +45,18 @@ impl Network {
 pub(super) struct Relay {
     pub(super) address: SocketAddr,
     is_over: Arc<AtomicBool>,
+    tampering: Arc<Tampering>,
+}
+
+/// Changes bytes of a request in their place.
+pub(super) type Edit = Box<dyn Fn(&mut [u8]) + Send>;
+
+/// What is done to the bytes on their way.
+struct Tampering {
+    /// What is done to requests.
+    edits: Mutex<Vec<Edit>>,
+    /// Bytes of answers that still go through.
+    left: AtomicUsize,
 }
 
 impl Relay {
@@ -52,22 +64,62 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let is_over = Arc::new(AtomicBool::new(false));
-        let (network, over) = (network.clone(), is_over.clone());
+        let nothing = Tampering { edits: Mutex::default(), left: AtomicUsize::new(usize::MAX) };
+        let tampering = Arc::new(nothing);
+        let (network, over, with) = (network.clone(), is_over.clone(), tampering.clone());
         thread::spawn(move || {
             for client in listener.incoming() {
                 if over.load(Ordering::Relaxed) {
                     break;
                 }
-                let (client, network) = (client.unwrap(), network.clone());
+                let (client, network, with) = (client.unwrap(), network.clone(), with.clone());
                 // A thread of its own, since it can't leave the server's network any more.
                 thread::spawn(move || {
                     if let Ok(server) = network.connect(port) {
-                        relay(client, server);
+                        relay(client, server, &with);
                     }
                 });
             }
         });
-        Relay { address, is_over }
+        Relay { address, is_over, tampering }
+    }
+
+    /// Edits requests from now on.
+    pub(super) fn edit(&self, edit: Edit) {
+        self.tampering.edits.lock().unwrap().push(edit);
+    }
+
+    /// Edits nothing any more.
+    pub(super) fn be_honest(&self) {
+        self.tampering.edits.lock().unwrap().clear();
+    }
+
+    /// Lets so many more bytes of answers through, then swallows them.
+    pub(super) fn cut_after(&self, bytes: usize) {
+        self.tampering.left.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Whether answers were swallowed.
+    pub(super) fn is_cut(&self) -> bool {
+        self.tampering.left.load(Ordering::SeqCst) == 0
+    }
+}
+
+impl Tampering {
+    fn request(&self, bytes: &mut [u8]) {
+        for edit in self.edits.lock().unwrap().iter() {
+            edit(bytes);
+        }
+    }
+
+    /// How many of so many bytes of an answer go through.
+    fn answer(&self, bytes: usize) -> usize {
+        let left = self.left.load(Ordering::SeqCst);
+        if left == usize::MAX {
+            return bytes;
+        }
+        self.left.store(left - bytes.min(left), Ordering::SeqCst);
+        bytes.min(left)
     }
 }
 
@@ -80,15 +132,32 @@ impl Drop for Relay {
 }
 
 /// Copies both ways until each side has ended.
-fn relay(client: TcpStream, server: TcpStream) {
-    let copy_one_way = |from: &TcpStream, to: &TcpStream| {
-        let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-        move || {
-            let how = if io::copy(&mut from, &mut to).is_ok() { Shutdown::Write } else { Shutdown::Both };
-            // It may be closed already.
-            let _ = to.shutdown(how);
+fn relay(client: TcpStream, server: TcpStream, tampering: &Arc<Tampering>) {
+    let (from, to, with) = (client.try_clone().unwrap(), server.try_clone().unwrap(), tampering.clone());
+    thread::spawn(move || {
+        copy_one_way(from, to, |bytes| {
+            with.request(bytes);
+            bytes.len()
+        });
+    });
+    copy_one_way(server, client, |bytes| tampering.answer(bytes.len()));
+}
+
+/// Copies what `pass` lets through: so many of the bytes, as it leaves them.
+fn copy_one_way(mut from: TcpStream, mut to: TcpStream, pass: impl Fn(&mut [u8]) -> usize) {
+    let mut buffer = vec![0; 16 * 1024];
+    let how = loop {
+        match from.read(&mut buffer) {
+            Ok(0) => break Shutdown::Write,
+            Err(_) => break Shutdown::Both,
+            Ok(read) => {
+                let passed = pass(&mut buffer[..read]);
+                if to.write_all(&buffer[..passed]).is_err() {
+                    break Shutdown::Both;
+                }
+            }
         }
     };
-    thread::spawn(copy_one_way(&client, &server));
-    copy_one_way(&server, &client)();
+    // It may be closed already.
+    let _ = to.shutdown(how);
 }
