@@ -27,6 +27,7 @@
 //! | --- | --- |
 //! | who may come in, and why not | [`domain::admission::decide`] |
 //! | how an entry becomes a user | [`domain::mapping`] |
+//! | who is in the required group | [`domain::group`], `directory::group`, `daemon::group` |
 //! | what a sweep may take away | [`domain::sync`] |
 //! | how a seat is granted and made durable | `store::transaction`, `store::writer` |
 //! | how local and imported accounts change | `store::accounts`, `store::import` |

@@ -14,6 +14,7 @@ packages=(
     samba samba-ad-provision ldb-tools       # a domain controller,
     samba-dsdb-modules samba-vfs-modules     # with what it loads,
     iproute2                                 # and the loopback of a network of its own
+    dnsmasq-base                             # the DNS, which lists servers
     dovecot-imapd dovecot-pop3d dovecot-ldap # the mail server, which checks passwords at the directory,
     dovecot-lmtpd dovecot-submissiond        # takes mail and sends it,
     dovecot-auth-lua                         # and asks by a script

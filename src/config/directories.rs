@@ -184,7 +184,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::config::tests::{check, decode_good};
-    use crate::domain::directory::{LdapSource, LdapUrl, Timeouts, Tls};
+    use crate::domain::directory::{Bind, LdapSource, LdapUrl, Timeouts, Tls};
     use crate::domain::ldap_text::Dn;
 
     /// Five lines, so that what is added begins on line 6.
@@ -318,9 +318,10 @@ pub(super) mod tests {
                 sync: crate::domain::course::Choice::Auto,
                 urls: vec![LdapUrl::parse("ldap://a").unwrap()],
                 base_dn: Dn::parse("dc=a").unwrap(),
-                bind: None,
+                bind: Bind::Anonymous,
                 preset: None,
                 filter: None,
+                required_group: None,
                 tls: Tls::default(),
                 timeouts: Timeouts::default(),
                 page_size: 1000,

@@ -46,7 +46,7 @@ fn mistake(file: &NamedFile) -> Option<(String, String)> {
     let mode = metadata.permissions().mode() & 0o7777;
     if file.kind == FileKind::Secret && mode & 0o007 != 0 {
         let message = format!("every user of this machine has access to {path} (mode {mode:04o})");
-        return Some((message, format!("chmod o= {path}, and change the password")));
+        return Some((message, format!("chmod o= {path}, and change what is in it")));
     }
     match is_blank(&file.path) {
         Ok(true) => Some((format!("{path} is empty"), "write its content, or correct the path".to_owned())),

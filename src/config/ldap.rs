@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::reader::{FileKind, Section, Text};
+use super::bind;
+use super::reader::{Section, Text};
 use crate::domain::course::Choice;
-use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Source, Timeouts, Tls};
+use crate::domain::directory::{LdapSource, LdapUrl, Source, Timeouts};
 use crate::domain::ldap_text::Dn;
 use crate::domain::mapping::Preset;
 
@@ -14,8 +15,7 @@ const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 const PAGE_SIZE: u32 = 1000;
 const MAX_PAGE_SIZE: u64 = 100_000;
 
-const EXAMPLE_DN: &str = r#""cn=seatkeeper,dc=example,dc=org""#;
-const EXAMPLE_PASSWORD_FILE: &str = r#""/etc/seatkeeper/corp.password""#;
+const EXAMPLE_GROUP: &str = r#""cn=mail,ou=groups,dc=example,dc=org""#;
 
 /// The keys that `[[directory.ldap]]` has for itself.
 pub(super) fn source(section: &mut Section<'_>) -> Option<Source> {
@@ -23,23 +23,25 @@ pub(super) fn source(section: &mut Section<'_>) -> Option<Source> {
     let urls: Vec<_> = urls.unwrap_or_default().into_iter().map(|text| (url(&text), text)).collect();
     let base_dn = section.require("base_dn", r#""ou=people,dc=example,dc=org""#);
     let base_dn = base_dn.and_then(|value| value.text()).and_then(|text| text.dn());
-    let bind = bind(section);
     let preset = preset(section);
     let filter = section.take("filter", r#""(objectClass=inetOrgPerson)""#);
     let filter = filter.and_then(|value| value.text()).and_then(|text| text.filter());
+    let required_group = required_group(section);
     let sync = sync(section);
     let page_size = section.take("page_size", "1000").and_then(|value| value.integer(1..=MAX_PAGE_SIZE));
     let page_size = page_size.and_then(|size| u32::try_from(size).ok()).unwrap_or(PAGE_SIZE);
-    let tls = tls(section, &urls);
+    let tls = bind::tls(section, &urls);
+    let bind = bind::bind(section, &tls, &urls);
     let timeouts = timeouts(section);
     let urls = urls.into_iter().map(|(url, _)| url).collect::<Option<Vec<LdapUrl>>>()?;
     Some(Source::Ldap(LdapSource {
         urls,
         base_dn: base_dn?,
-        bind,
+        bind: bind?,
         sync: sync?,
         preset,
         filter,
+        required_group: required_group?,
         tls,
         timeouts,
         page_size,
@@ -51,38 +53,10 @@ fn url(text: &Text<'_>) -> Option<LdapUrl> {
     if url.is_none() {
         text.wrong(
             "not the URL of an LDAP server",
-            "write it like ldaps://ldap1.example.org or ldap://ldap1.example.org:389, without a path or a user",
+            "write it like ldaps://ldap1.example.org, ldap://ldap1.example.org:389 or srv:example.org, without a path or a user",
         );
     }
     url
-}
-
-/// A DN and the file with its password; `None` binds anonymously.
-fn bind(section: &mut Section<'_>) -> Option<SimpleBind> {
-    let dn = section.take("bind_dn", EXAMPLE_DN);
-    let file = section.take("bind_password_file", EXAMPLE_PASSWORD_FILE);
-    match (&dn, &file) {
-        (Some(dn), None) => dn.wrong(
-            "`bind_dn` needs `bind_password_file`",
-            format!(
-                "add bind_password_file = {EXAMPLE_PASSWORD_FILE}, or leave out both to bind anonymously"
-            ),
-        ),
-        (None, Some(file)) => file.wrong(
-            "`bind_password_file` needs `bind_dn`",
-            format!("add bind_dn = {EXAMPLE_DN}, or leave out both to bind anonymously"),
-        ),
-        _ => {}
-    }
-    section.refuse(
-        "bind_password",
-        "write the password into a file that only the daemon can read, and name it: bind_password_file = \"…\"",
-    );
-    let dn: Option<Dn> = dn.and_then(|value| value.text()).and_then(|text| text.dn());
-    let text = file.and_then(|value| value.text())?;
-    let password_file = text.path()?;
-    text.name_file(&password_file, FileKind::Secret);
-    Some(SimpleBind { dn: dn?, password_file })
 }
 
 fn preset(section: &mut Section<'_>) -> Option<Preset> {
@@ -90,6 +64,12 @@ fn preset(section: &mut Section<'_>) -> Option<Preset> {
     let mut words: Vec<_> = presets.into_iter().map(|preset| (preset.as_str(), Some(preset))).collect();
     words.push(("auto", None));
     section.choice("preset", r#""openldap""#, &words, None)
+}
+
+/// `None` where it is there and is no DN: with a mistake in it everybody would be mapped.
+fn required_group(section: &mut Section<'_>) -> Option<Option<Dn>> {
+    let Some(value) = section.take("required_group", EXAMPLE_GROUP) else { return Some(None) };
+    value.text().and_then(|text| text.dn()).map(Some)
 }
 
 fn sync(section: &mut Section<'_>) -> Option<Choice> {
@@ -102,39 +82,6 @@ fn sync(section: &mut Section<'_>) -> Option<Choice> {
         ("dirsync", Choice::DirSync),
         ("sweep", Choice::Sweep),
     ])
-}
-
-fn tls(section: &mut Section<'_>, urls: &[(Option<LdapUrl>, Text<'_>)]) -> Tls {
-    let mut section = section.table("tls", "[directory.ldap.tls]");
-    let ca_file = section.take("ca_file", r#""/etc/ssl/certs/corp-ca.pem""#).and_then(|value| value.text());
-    let starttls_value = section.take("starttls", "true");
-    let starttls = starttls_value.as_ref().and_then(|value| value.boolean()).unwrap_or(false);
-    section.finish();
-
-    let is_ldaps = |url: &Option<LdapUrl>| url.as_ref().is_some_and(|url| url.is_ldaps);
-    if starttls && let Some((_, text)) = urls.iter().find(|(url, _)| is_ldaps(url)) {
-        text.wrong(
-            "an ldaps:// URL can't be used with starttls = true",
-            "write ldap://, or leave out starttls: ldaps:// is encrypted from the first byte",
-        );
-    }
-    let all_plain =
-        !urls.is_empty() && urls.iter().all(|(url, _)| url.as_ref().is_some_and(|url| !url.is_ldaps));
-    if let Some(text) = &ca_file
-        && all_plain
-        && !starttls
-    {
-        text.wrong(
-            "`ca_file` has no effect: no URL is encrypted",
-            "write ldaps:// in urls, or starttls = true",
-        );
-    }
-    let ca_file = ca_file.and_then(|text| {
-        let path = text.path()?;
-        text.name_file(&path, FileKind::Public);
-        Some(path)
-    });
-    Tls { ca_file, starttls }
 }
 
 fn timeouts(section: &mut Section<'_>) -> Timeouts {
@@ -157,7 +104,7 @@ mod tests {
     #[test]
     fn urls_and_encryption() {
         let not_a_url = [
-            "4:9: not the URL of an LDAP server = write it like ldaps://ldap1.example.org or ldap://ldap1.example.org:389, without a path or a user",
+            "4:9: not the URL of an LDAP server = write it like ldaps://ldap1.example.org, ldap://ldap1.example.org:389 or srv:example.org, without a path or a user",
         ];
         for bad in ["a", "http://a", "ldap://u:secret@a", "ldap://a/dc=x"] {
             changed("ldap://a", bad, &not_a_url);
@@ -188,24 +135,6 @@ mod tests {
     }
 
     #[test]
-    fn binds() {
-        ldap(
-            "bind_dn = \"cn=x\"",
-            &[
-                "6:11: `bind_dn` needs `bind_password_file` = add bind_password_file = \"/etc/seatkeeper/corp.password\", or leave out both to bind anonymously",
-            ],
-        );
-        ldap("bind_password_file = \"x\"", &["6:22: `bind_password_file` needs `bind_dn`"]);
-        ldap(
-            "bind_dn = \"cn=x;y\"\nbind_password_file = \"$X/y\"",
-            &[
-                "6:16: `bind_dn` is not a DN: this character must be written with a backslash = write it like bind_dn = \"cn=seatkeeper,dc=example,dc=org\"",
-                "7:23: `bind_password_file`: this variable is not expanded here",
-            ],
-        );
-    }
-
-    #[test]
     fn dns_and_filters_are_marked_at_the_character() {
         changed("dc=a", "example.org", &["5:23: `base_dn` is not a DN: expected = after the attribute"]);
         changed("dc=a", "", &["5:12: `base_dn` is not a DN: expected an attribute such as dc, ou or uid"]);
@@ -226,6 +155,12 @@ mod tests {
             ],
         );
         ldap("filter = 'mail=*'", &["6:11: `filter` is not a filter: expected ("]);
+        ldap(
+            "required_group = \"mail\"",
+            &[
+                "6:23: `required_group` is not a DN: expected = after the attribute = write it like required_group = \"cn=mail,ou=groups,dc=example,dc=org\"",
+            ],
+        );
     }
 
     #[test]

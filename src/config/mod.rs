@@ -1,5 +1,6 @@
 //! The configuration: TOML becomes checked values, or errors that say `path:line:column` and what to do.
 
+mod bind;
 mod directories;
 mod files;
 mod ldap;

@@ -100,7 +100,7 @@ PATH/seatkeeper.toml:11:22: every user of this machine has access to PATH/corp.p
     |
  11 | bind_password_file = "corp.password"
     |                      ^^^^^^^^^^^^^^^
-    = help: chmod o= PATH/corp.password, and change the password
+    = help: chmod o= PATH/corp.password, and change what is in it
 
 PATH/seatkeeper.toml:12:1: unknown key `bind_password`
     |

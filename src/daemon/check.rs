@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -13,7 +14,9 @@ use super::sync::sentence;
 use crate::config::Config;
 use crate::directory::{Connection, Event, Evidence, file};
 use crate::domain::course::Choice;
-use crate::domain::directory::{Directory, Source};
+use crate::domain::directory::{Bind, Directory, Source};
+use crate::domain::group::Members;
+use crate::domain::ldap_text::Dn;
 use crate::domain::mapping::{Preset, Rules, Skip, map_entry};
 use crate::domain::user::Kind;
 
@@ -43,6 +46,8 @@ pub struct CheckedDirectory {
     pub server: Option<String>,
     /// The preset in force.
     pub preset: Option<&'static str>,
+    /// Names that `required_group` and the groups in it list, those groups among them.
+    pub members: Option<usize>,
     /// People who would be mapped.
     pub people: u64,
     /// The disabled among them.
@@ -95,8 +100,14 @@ fn warnings(directory: &Directory) -> Option<String> {
     let Source::Ldap(ldap) = &directory.source else { return None };
     let is_local = |host: &str| host == "localhost" || host == "::1" || host.starts_with("127.");
     let open = ldap.urls.iter().find(|url| !url.is_ldaps && !ldap.tls.starttls && !is_local(&url.host))?;
-    ldap.bind.as_ref()?;
+    matches!(ldap.bind, Bind::Simple(_)).then_some(())?;
     Some(format!("the bind password goes to {open} unencrypted: use ldaps:// or starttls = true"))
+}
+
+fn no_members(group: &Dn, members: &Members) -> Option<String> {
+    // Who is in Active Directory by the primary group alone is listed nowhere.
+    let is_empty = members.listed() == 0 && members.is_by_dn_alone();
+    is_empty.then(|| format!("required_group {group} lists no members, or the bind user may not read them"))
 }
 
 async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(), SyncError> {
@@ -114,7 +125,7 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
         }
         Source::Ldap(ldap) => {
             let mut connection = Connection::open(ldap, 0).await?;
-            let rules = directory.rules(connection.server().preset);
+            let mut rules = directory.rules(connection.server().preset);
             checked.server = Some(format!("{} ({})", connection.url(), connection.server().vendor));
             checked.preset = Some(rules.preset.as_str());
             let is_hinted = ldap.sync != Choice::Sweep && connection.server().offers.content_sync;
@@ -122,7 +133,13 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
                 let coverage = connection.changelog(&ldap.base_dn).await;
                 checked.warnings.extend(coverage.warning(&ldap.base_dn, rules.preset, &Evidence::default()));
             }
-            let filter = source::filter(ldap, rules.preset)?;
+            if let Some(group) = &ldap.required_group {
+                let members = connection.members(group).await?;
+                checked.members = Some(members.listed());
+                checked.warnings.extend(no_members(group, &members));
+                rules.members = Some(Arc::new(members));
+            }
+            let filter = source::filter(ldap, &rules)?;
             let swept = async {
                 let events = events;
                 connection.sweep(&ldap.base_dn, &filter, &rules.attributes(), &events).await
@@ -198,6 +215,9 @@ impl CheckedDirectory {
         let server = self.server.as_deref().unwrap_or_default();
         let preset = self.preset.map(|preset| format!(", preset {preset}")).unwrap_or_default();
         writeln!(out, "{}: {server}{preset}", self.name)?;
+        if let Some(members) = self.members {
+            writeln!(out, "  required_group and the groups in it list {members} names")?;
+        }
         writeln!(out, "  {} people would be mapped, {} of them disabled", self.people, self.disabled)?;
         for (kind, entries) in &self.not_people {
             writeln!(out, "  {entries} of the kind {kind} would be known, and take no seats")?;

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::intake::{Place, SyncError, WRITE_BATCH};
 use super::tell;
 use crate::directory::Event;
-use crate::domain::mapping::{Entry, map_entry, stable_id};
+use crate::domain::mapping::{Entry, Skip, map_entry, stable_id};
 use crate::domain::name::StableId;
 use crate::domain::sync::{Change, Loss, compare};
 use crate::domain::user::{Kind, Mapped};
@@ -28,6 +28,8 @@ pub(super) enum Ended {
     Driver,
     /// The brake tripped; the cookie stands where it stood.
     Held(Loss),
+    /// Somebody seems to have left the required group, which has to be looked at again.
+    Group,
 }
 
 /// Writes the changes of one directory.
@@ -69,7 +71,9 @@ impl<'a> Follower<'a> {
             };
             let cookie = match event {
                 Some(Event::Upserts(entries) | Event::Differences(entries)) => {
-                    self.take_entries(&entries);
+                    if self.take_entries(&entries)? {
+                        return Ok(Ended::Group);
+                    }
                     None
                 }
                 Some(Event::Deletes(ids)) => {
@@ -90,14 +94,23 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn take_entries(&mut self, entries: &[Entry]) {
+    /// True where a user is told as no member of the required group.
+    fn take_entries(&mut self, entries: &[Entry]) -> Result<bool, SyncError> {
         for entry in entries {
             match map_entry(entry, &self.place.rules) {
                 Ok(mapped) => drop(self.pending.insert(mapped.id.clone(), Some(mapped))),
+                Err(Skip::NotInGroup) => {
+                    let id = stable_id(entry, self.place.rules.preset);
+                    let is_pending = id.is_some_and(|id| self.pending.contains_key(&id));
+                    if is_pending || self.place.living(entry, &self.place.store.view())?.is_some() {
+                        return Ok(true);
+                    }
+                }
                 // It can no longer be mapped, which is like being gone.
                 Err(_) => self.pending.extend(stable_id(entry, self.place.rules.preset).map(|id| (id, None))),
             }
         }
+        Ok(false)
     }
 
     /// Asks the brake, then writes; the loss where it trips.

@@ -9,7 +9,7 @@ use tracing::debug;
 use super::tell;
 use crate::directory::{Authority, DirectoryError, Event};
 use crate::domain::directory::Directory;
-use crate::domain::mapping::{Entry, Rules, map_entry};
+use crate::domain::mapping::{Entry, Rules, Skip, map_entry, stable_id};
 use crate::domain::name::StableId;
 use crate::domain::sync::{Change, Loss, Report, Step, Sweep, Verdict, compare};
 use crate::domain::user::{DirectoryId, Kind, Mapped, UserKey};
@@ -107,6 +107,8 @@ pub(super) struct Intake<'a> {
     is_first_map: bool,
     /// Entries were told by their ids alone, so that skipped ones are not known as such.
     told_present: bool,
+    /// Somebody who is mapped seems to have left the required group.
+    left_group: bool,
     now: Timestamp,
 }
 
@@ -140,6 +142,7 @@ impl<'a> Intake<'a> {
             writing: None,
             is_first_map: known.is_none_or(|record| record.last_success.is_none()),
             told_present: false,
+            left_group: false,
             now,
         })
     }
@@ -152,6 +155,12 @@ impl<'a> Intake<'a> {
     /// Entries seen so far.
     pub(super) fn seen(&self) -> u64 {
         self.report.seen
+    }
+
+    /// Whether the required group has to be looked at again before this refresh may end: whoever was told
+    /// under a new name while the group still had the old one has not left it.
+    pub(super) fn has_left_group(&self) -> bool {
+        self.left_group
     }
 
     /// Takes in what a driver tells before the end of its refresh.
@@ -199,9 +208,12 @@ impl<'a> Intake<'a> {
                     let (directory, reason) = (&self.place.directory.name, skip.code());
                     debug!(directory, dn = entry.dn, reason, "An entry was skipped.");
                     *self.report.skipped.entry(reason).or_default() += 1;
-                    // Where everything is compared it is gone by not being seen.
+                    let key = self.place.living(entry, &view)?;
+                    self.left_group |= key.is_some() && skip == Skip::NotInGroup;
+                    // An entry that can no longer be mapped is like one that is gone: it is named, where it was
+                    // mapped. Where everything is compared it is gone by not being seen.
                     if !is_compared {
-                        self.place.name_gone(entry, &view, &mut self.sweep)?;
+                        key.into_iter().for_each(|key| self.sweep.name_gone(key));
                     }
                 }
             }
@@ -396,14 +408,10 @@ impl<'a> Intake<'a> {
 }
 
 impl Place<'_> {
-    /// An entry that can no longer be mapped is like one that is gone: it is named, where it was mapped.
-    fn name_gone(&self, entry: &Entry, view: &ReadView, sweep: &mut Sweep) -> Result<(), StoreError> {
-        if let Some(id) = crate::domain::mapping::stable_id(entry, self.rules.preset)
-            && let Some((key, _)) = view.living_by_id(self.id, &id)?
-        {
-            sweep.name_gone(key);
-        }
-        Ok(())
+    /// The living user whose entry this is.
+    pub(super) fn living(&self, entry: &Entry, view: &ReadView) -> Result<Option<UserKey>, StoreError> {
+        let Some(id) = stable_id(entry, self.rules.preset) else { return Ok(None) };
+        Ok(view.living_by_id(self.id, &id)?.map(|(key, _)| key))
     }
 }
 

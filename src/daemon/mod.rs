@@ -2,6 +2,7 @@
 
 pub mod check;
 mod follow;
+mod group;
 mod housekeeping;
 mod intake;
 mod license;

@@ -15,7 +15,7 @@ pub(super) struct Directories(RwLock<BTreeMap<String, Configured>>);
 
 #[derive(Clone)]
 enum Configured {
-    Ldap(LdapSource, Arc<Verifier>),
+    Ldap(Arc<LdapSource>, Arc<Verifier>),
     Ldif,
 }
 
@@ -26,10 +26,10 @@ impl Directories {
         let configured = |directory: &Directory| match &directory.source {
             Source::Ldif(_) => Configured::Ldif,
             Source::Ldap(source) => match known.get(&directory.name) {
-                Some(Configured::Ldap(old, verifier)) if old == source => {
-                    Configured::Ldap(source.clone(), Arc::clone(verifier))
+                Some(Configured::Ldap(old, verifier)) if **old == *source => {
+                    Configured::Ldap(Arc::clone(old), Arc::clone(verifier))
                 }
-                _ => Configured::Ldap(source.clone(), Arc::new(Verifier::new(source.clone()))),
+                _ => Configured::Ldap(Arc::new(source.clone()), Arc::new(Verifier::new(source.clone()))),
             },
         };
         let wanted = directories.iter().map(|directory| (directory.name.clone(), configured(directory)));

@@ -6,14 +6,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::group::{self, Group};
 use super::intake::{Intake, Mode, SyncError};
 use super::refusal::{Refusal, Refusals};
 use crate::directory::{
-    Compares, Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, Known, Poll, Watch,
-    file,
+    Compares, Connection, Coverage, DirectoryError, Event, Evidence, Hinted, IsKnown, Known, LastServer,
+    Poll, Watch, file,
 };
 use crate::domain::course::{Choice, Mechanism, choose};
-use crate::domain::directory::{Directory, LdapSource, Source as Configured};
+use crate::domain::directory::{Directory, LdapSource, LdapUrl, Source as Configured};
 use crate::domain::ldap_text::Filter;
 use crate::domain::mapping::{Preset, Rules, printable};
 use crate::domain::sync::Report;
@@ -30,14 +31,15 @@ const DRIVER_VERSION: u32 = 1;
 
 /// What is remembered of a directory between two runs.
 pub(super) struct Source {
-    first_url: usize,
+    /// The server that was used last: it stays the first choice as long as it works.
+    last: Option<LastServer>,
     fingerprint: Option<file::Fingerprint>,
     /// What the servers show and then don't work with.
     pub(super) refusals: Refusals,
     /// What changes have shown of a 389 Directory Server's changelog.
     evidence: Evidence,
     /// The server's notifications, and which server it is.
-    watch: Option<(Watch, usize)>,
+    watch: Option<(Watch, LdapUrl)>,
 }
 
 /// A directory that was opened.
@@ -58,16 +60,19 @@ pub(super) struct Opened {
     pub(super) rules: Rules,
     /// Everything that a cookie of this run depends on.
     pub(super) valid_for: String,
+    /// Whom of a required group this run maps.
+    pub(super) group: Option<Group>,
     connection: Option<Connection>,
     driver: Option<AbortOnDropHandle<Result<Option<file::Fingerprint>, DirectoryError>>>,
-    url_index: usize,
+    /// The server.
+    pub(super) url: Option<LdapUrl>,
     fingerprint: Option<file::Fingerprint>,
 }
 
 impl Source {
     pub(super) fn new(_: &Directory) -> Source {
         Source {
-            first_url: 0,
+            last: None,
             fingerprint: None,
             refusals: Refusals::default(),
             evidence: Evidence::default(),
@@ -76,7 +81,7 @@ impl Source {
     }
 
     /// Connects to the first server that answers, and chooses the mechanism.
-    pub(super) async fn open(&self, directory: &Directory) -> Result<Opened, SyncError> {
+    pub(super) async fn open(&mut self, directory: &Directory) -> Result<Opened, SyncError> {
         let ldap = match &directory.source {
             Configured::Ldif(_) => {
                 return Ok(Opened {
@@ -90,15 +95,18 @@ impl Source {
                     precedes_proof: false,
                     rules: directory.rules(Preset::Ldif),
                     valid_for: String::new(),
+                    group: None,
                     connection: None,
                     driver: None,
-                    url_index: 0,
+                    url: None,
                     fingerprint: None,
                 });
             }
             Configured::Ldap(ldap) => ldap,
         };
-        let mut connection = Connection::open(ldap, self.first_url).await?;
+        let mut connection = Connection::reopen(ldap, self.last.as_ref()).await?;
+        self.last = Some(LastServer { url: connection.url().clone(), has_failed: false });
+        let group = Group::read(ldap, &mut connection).await?;
         let (preset, offers) = (connection.server().preset, connection.server().offers);
         let is_389 = matches!(preset, Preset::Ds389 | Preset::FreeIpa);
         let refusal = self.refusals.current(directory.full_sync_every);
@@ -117,7 +125,8 @@ impl Source {
         let refusal = refusal.filter(|_| mechanism == Mechanism::Sweep && ldap.sync != Choice::Sweep);
         let changelog = coverage.as_ref().map(|coverage| format!("\n{}", coverage.as_str()));
         let server = connection.server();
-        let rules = directory.rules(server.preset);
+        let mut rules = directory.rules(server.preset);
+        rules.members = group.as_ref().map(Group::members);
         Ok(Opened {
             mechanism,
             reason,
@@ -127,10 +136,16 @@ impl Source {
             server: Some(server.vendor.clone()),
             precedes_proof: false,
             notifies: server.notifies && matches!(mechanism, Mechanism::DirSync | Mechanism::Usn),
-            valid_for: valid_for(ldap, &rules, mechanism, connection.url().to_string())?
-                + &changelog.unwrap_or_default(),
+            valid_for: valid_for(
+                ldap,
+                &rules,
+                mechanism,
+                &connection.url().to_string(),
+                connection.identity(),
+            )? + &changelog.unwrap_or_default(),
             rules,
-            url_index: connection.url_index(),
+            group,
+            url: Some(connection.url().clone()),
             connection: Some(connection),
             driver: None,
             fingerprint: None,
@@ -167,24 +182,21 @@ impl Source {
         found == file::fingerprint(&ldif.file).ok()
     }
 
-    /// Remembers who answered, and listens to their notifications.
+    /// Remembers what was read, and listens to the server's notifications.
     pub(super) fn succeeded(&mut self, directory: &Directory, opened: &Opened) {
         self.refusals.succeeded();
-        self.first_url = opened.url_index;
         self.fingerprint = opened.fingerprint;
         let url = match &directory.source {
-            Configured::Ldap(ldap) if opened.notifies => {
-                ldap.urls.get(opened.url_index).map(|url| (ldap, url))
-            }
+            Configured::Ldap(ldap) if opened.notifies => opened.url.as_ref().map(|url| (ldap, url)),
             _ => None,
         };
-        let is_watched = self.watch.as_ref().is_some_and(|(_, watched)| *watched == opened.url_index);
+        let is_watched = self.watch.as_ref().is_some_and(|(_, watched)| Some(watched) == opened.url.as_ref());
         match url {
             None => self.watch = None,
             Some(_) if is_watched => {}
             Some((ldap, url)) => {
                 let source = LdapSource { urls: vec![url.clone()], ..ldap.clone() };
-                self.watch = Some((Watch::start(source), opened.url_index));
+                self.watch = Some((Watch::start(source), url.clone()));
             }
         }
     }
@@ -201,13 +213,22 @@ impl Source {
     /// pretends to know a mechanism is swept from now on.
     pub(super) fn failed(&mut self, error: &SyncError) {
         self.fingerprint = None;
-        if !self.refusals.failed(error) {
-            self.first_url = self.first_url.wrapping_add(1);
+        // A server that could not be connected to is no worse than the others.
+        let was_used = !matches!(error, SyncError::Directory(DirectoryError::NoServer(_)));
+        if !self.refusals.failed(error)
+            && was_used
+            && let Some(last) = &mut self.last
+        {
+            last.has_failed = true;
         }
     }
 
     /// What a sweep would do now, on a connection of its own.
-    pub(super) async fn preview(&self, directory: &Directory, store: &Store) -> Result<Report, SyncError> {
+    pub(super) async fn preview(
+        &mut self,
+        directory: &Directory,
+        store: &Store,
+    ) -> Result<Report, SyncError> {
         let mut opened = self.open(directory).await?;
         if opened.mechanism != Mechanism::Ldif {
             opened.mechanism = Mechanism::Sweep;
@@ -246,9 +267,9 @@ impl Opened {
                 )
             }
             (Configured::Ldap(ldap), Some(mut connection)) => {
-                let filter = filter(ldap, self.rules.preset)?;
+                let filter = filter(ldap, &self.rules)?;
                 let (base, rules, mechanism) = (ldap.base_dn.clone(), self.rules.clone(), self.mechanism);
-                let is_known = is_known(store.clone(), directory.name.clone());
+                let is_known = is_known(store.clone(), directory.name.clone(), &rules);
                 let hinted = (mechanism == Mechanism::ContentSync).then(|| Hinted {
                     server: ldap.clone(),
                     is_known: Arc::clone(&is_known),
@@ -307,25 +328,31 @@ impl Opened {
     }
 }
 
-/// Asks the mirror. Who can't be found there for whatever reason is read again.
-fn is_known(store: Store, directory: String) -> IsKnown {
+/// Asks the mirror. Who can't be found there for whatever reason is read again, except where it is known that
+/// nobody would be mapped.
+fn is_known(store: Store, directory: String, rules: &Rules) -> IsKnown {
+    let members = rules.members.clone().filter(|members| members.is_by_dn_alone());
     Arc::new(move |id, dn| {
         let view = store.view();
         let record = view.directories().find(|record| record.name == directory);
         let user = record.and_then(|record| view.user_by_id(record.id, id).ok().flatten());
-        user.is_some_and(|(_, user)| user.is_living() && user.mapped.dn == printable(dn))
+        match user.filter(|(_, user)| user.is_living()) {
+            Some((_, user)) => user.mapped.dn == printable(dn),
+            None => members.as_ref().is_some_and(|members| !members.has_dn(dn)),
+        }
     })
 }
 
-/// The configured filter, or the preset's.
-pub(super) fn filter(ldap: &LdapSource, preset: Preset) -> Result<Filter, SyncError> {
-    match &ldap.filter {
-        Some(filter) => Ok(filter.clone()),
+/// The configured filter, or the preset's, narrowed to the required group where that is certain to be the same.
+pub(super) fn filter(ldap: &LdapSource, rules: &Rules) -> Result<Filter, SyncError> {
+    let filter = match &ldap.filter {
+        Some(filter) => filter.clone(),
         None => {
-            let text = preset.default_filter();
-            Filter::parse(text).map_err(|error| SyncError::Filter(text, error))
+            let text = rules.preset.default_filter();
+            Filter::parse(text).map_err(|error| SyncError::Filter(text, error))?
         }
-    }
+    };
+    Ok(group::narrow(filter, rules))
 }
 
 /// A cookie is worth something only for the same server, base, filter, bind DN, attributes and driver, and
@@ -334,16 +361,19 @@ fn valid_for(
     ldap: &LdapSource,
     rules: &Rules,
     mechanism: Mechanism,
-    url: String,
+    url: &str,
+    identity: &str,
 ) -> Result<String, SyncError> {
-    let bind = ldap.bind.as_ref().map_or("", |bind| bind.dn.as_str());
+    // Who joined did not change.
+    let group = rules.members.as_ref().map_or(String::new(), |members| members.fingerprint().to_string());
     let parts = [
         mechanism.as_str(),
         &DRIVER_VERSION.to_string(),
-        &url,
+        url,
         ldap.base_dn.as_str(),
-        filter(ldap, rules.preset)?.as_str(),
-        bind,
+        filter(ldap, rules)?.as_str(),
+        &group,
+        identity,
         &rules.attributes().join(","),
         rules.preset.as_str(),
         rules.domain.as_str(),
@@ -360,6 +390,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::domain::directory::Bind;
 
     /// What a cookie depends on, with these keys in the configuration.
     fn key(keys: &str, mechanism: Mechanism, url: &str) -> String {
@@ -376,7 +407,11 @@ mod tests {
         let directory = &config.directories[0];
         let Configured::Ldap(ldap) = &directory.source else { panic!("it is on a server") };
         let rules = directory.rules(ldap.preset.unwrap_or(Preset::OpenLdap));
-        valid_for(ldap, &rules, mechanism, url.to_owned()).unwrap()
+        let identity = match &ldap.bind {
+            Bind::Simple(bind) => bind.dn.as_str(),
+            Bind::Anonymous | Bind::External => "",
+        };
+        valid_for(ldap, &rules, mechanism, url, identity).unwrap()
     }
 
     #[test]

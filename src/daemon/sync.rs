@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::follow::{Ended, Follower};
+use super::group;
 use super::intake::{Compares, Intake, Mode, SyncError, held};
 use super::source::{Opened, Source};
 use crate::directory::{Authority, DirectoryError, Event};
@@ -238,6 +239,12 @@ impl SyncLoop {
         opened.precedes_proof = !run.reconciles && self.reconcile_at.is_some_and(|at| at <= Instant::now());
         let mut events = opened.start(&directory, &store, cookie.clone(), proven)?;
         let (intake, authority, bytes) = self.refresh(intake, &mut events, &mut opened).await?;
+        if let Some(group) = &opened.group
+            && (group.is_narrowing(&opened.rules) || intake.has_left_group())
+            && group.has_changed().await?
+        {
+            return Ok(Happened::Due);
+        }
         // Where nothing changed a server may send no cookie: the one that it got is as good.
         let reads_everything = cookie.is_none();
         let bytes = bytes.or(cookie);
@@ -303,6 +310,7 @@ impl SyncLoop {
         } else {
             (reconcile_at, Happened::ReconcileDue { start })
         };
+        let mut group_changed = Box::pin(group::changed(opened.group.clone(), self.directory.poll_every));
         // Never dropped before the end of the run: what it was writing would be missing, and a later cookie
         // would cover it all the same.
         let mut following = Box::pin(follower.run(events));
@@ -313,6 +321,7 @@ impl SyncLoop {
                         self.tell_loss(loss);
                         break Ok(Happened::Held(loss.total()));
                     }
+                    Ok(Ended::Group) => break Ok(Happened::Due),
                     Ok(Ended::Driver) => break Err(opened.error().await),
                     Err(error) => break Err(error),
                 },
@@ -321,6 +330,7 @@ impl SyncLoop {
                         break Ok(happened);
                     }
                 }
+                changed = &mut group_changed => break changed.map(|()| Happened::Due),
                 () = tokio::time::sleep_until(due) => break Ok(happens),
             }
         }
@@ -410,6 +420,7 @@ impl SyncLoop {
             progress.mechanism_reason = Some(opened.reason.clone());
             progress.warning = warning;
             progress.server.clone_from(&opened.server);
+            progress.url = opened.url.as_ref().map(ToString::to_string);
         });
     }
 

@@ -25,6 +25,16 @@ pub enum DirectoryError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The daemon's own certificate or key can't be used.
+    #[error("cannot use {key} {}: {problem}", path.display())]
+    IdentityFile {
+        /// `cert_file` or `key_file`.
+        key: &'static str,
+        /// As configured.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Encryption without anybody to trust.
     #[error("this system has no certificate authorities; name the directory's own in ca_file")]
     NoSystemRoots,
@@ -167,6 +177,43 @@ pub enum DirectoryError {
         /// As configured.
         filter: String,
     },
+    /// `required_group` names nothing. Never a group without members.
+    #[error(
+        "{url}: required_group {group} does not exist, or the bind user may not see it; \
+         nobody is removed because of that"
+    )]
+    NoSuchGroup {
+        /// The server.
+        url: LdapUrl,
+        /// As configured.
+        group: Dn,
+    },
+    /// `required_group` names something else.
+    #[error(
+        "{url}: required_group {group} is not a group, or the bind user may not read its objectClass and members"
+    )]
+    NotAGroup {
+        /// The server.
+        url: LdapUrl,
+        /// As configured.
+        group: Dn,
+    },
+    /// A bound of this program.
+    #[error("{url}: required_group {group} has too many members, or too many groups are in it or beside it")]
+    GroupTooLarge {
+        /// The server.
+        url: LdapUrl,
+        /// As configured.
+        group: Dn,
+    },
+    /// Its list was another one each time that it was read.
+    #[error("{url}: the members of {group} change faster than they can be read")]
+    GroupChanges {
+        /// The server.
+        url: LdapUrl,
+        /// The group.
+        group: Dn,
+    },
     /// The sweep as a whole took too long.
     #[error("{url}: the sweep of {base} took longer than {limit:?}")]
     SweepTimeout {
@@ -251,6 +298,14 @@ pub enum ServerProblem {
     /// Read deadline.
     #[error("the server was silent for {0:?}")]
     Silent(Duration),
+    /// The servers of a domain.
+    #[error("the SRV records {records} lead to no server: {problem}")]
+    Srv {
+        /// Their name.
+        records: String,
+        /// Why.
+        problem: super::srv::SrvProblem,
+    },
     /// Name resolution.
     #[error("the host name cannot be resolved: {0}")]
     Resolve(io::Error),
@@ -277,6 +332,26 @@ pub enum ServerProblem {
     /// Any other failure of the handshake.
     #[error("TLS failed: {0}")]
     Tls(String),
+    /// The daemon's certificate is not accepted, which not every server says in so many words.
+    #[error(
+        "the server ended the connection when it was shown the certificate in cert_file {} ({how}): \
+         it may be from an authority that the server does not trust",
+        cert_file.display()
+    )]
+    ClientCertificate {
+        /// As configured.
+        cert_file: PathBuf,
+        /// An alert (RFC 8446 section 6), or an end without one.
+        how: String,
+    },
+    /// SASL EXTERNAL refused.
+    #[error("the server refused to bind by the certificate in cert_file {}: {result}", cert_file.display())]
+    External {
+        /// As configured.
+        cert_file: PathBuf,
+        /// The server's answer.
+        result: LdapResult,
+    },
     /// The host in the URL is neither a DNS name nor an address.
     #[error("the host is not a name that a certificate can be for")]
     TlsHost,

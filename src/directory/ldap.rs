@@ -3,17 +3,20 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ldap3::exop::WhoAmI;
+use ldap3::result::ExopResult;
 use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, StdStream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{self, Sender};
 
 use super::error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
+use super::group;
 use super::guard::guarded;
 use super::relay::Relay;
 use super::root_dse::{self, Server};
@@ -21,9 +24,11 @@ use super::sweep::{Job, Swept};
 use super::sync_search::SyncSearch;
 use super::tls::Trust;
 use super::{
-    Coverage, Event, Hinted, Known, Poll, adpoll, ber, changelog, contentsync, reconcile, syncrepl, tcp, tls,
+    Coverage, Event, Hinted, Known, Poll, adpoll, ber, changelog, contentsync, reconcile, srv, syncrepl, tcp,
+    tls,
 };
-use crate::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts};
+use crate::domain::directory::{Bind, LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
+use crate::domain::group::Members;
 use crate::domain::ldap_text::{Dn, Filter};
 use crate::domain::mapping::Entry;
 
@@ -33,12 +38,22 @@ const MAX_PASSWORD_BYTES: u64 = 4096;
 /// Asks for entries without attributes (RFC 4511 section 4.5.1.8).
 const NO_ATTRIBUTES: &str = "1.1";
 
+/// A server that was used before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LastServer {
+    /// Which one.
+    pub url: LdapUrl,
+    /// Others come first now.
+    pub has_failed: bool,
+}
+
 /// A server that the daemon is bound to. Dropping it closes the connection, on which the server abandons
 /// whatever it was doing for it (RFC 4511 section 5.3).
 #[derive(Debug)]
 pub struct Connection {
     url: LdapUrl,
     url_index: usize,
+    identity: String,
     server: Server,
     timeouts: Timeouts,
     page_size: u32,
@@ -49,22 +64,41 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// [`open`](Connection::open), beginning with the server that was used last while it is still listed, or
+    /// with the one after it where it has failed.
+    pub async fn reopen(
+        source: &LdapSource,
+        last: Option<&LastServer>,
+    ) -> Result<Connection, DirectoryError> {
+        let first = |urls: &[LdapUrl]| {
+            let last = last?;
+            Some(urls.iter().position(|url| *url == last.url)? + usize::from(last.has_failed))
+        };
+        Connection::open_one(source, |urls| first(urls).unwrap_or(0)).await
+    }
+
     /// Tries the servers in their order, beginning at `first_url` and wrapping around, each under a
     /// deadline of its own. If none can be used, the error has a reason for each.
     pub async fn open(source: &LdapSource, first_url: usize) -> Result<Connection, DirectoryError> {
+        Connection::open_one(source, |_| first_url).await
+    }
+
+    async fn open_one(
+        source: &LdapSource,
+        first: impl FnOnce(&[LdapUrl]) -> usize,
+    ) -> Result<Connection, DirectoryError> {
         let needs_tls = source.tls.starttls || source.urls.iter().any(|url| url.is_ldaps);
         let (tls, bind) = (source.tls.clone(), source.bind.clone());
         let read_files = move || {
             let trust = if needs_tls { Some(Trust::load(&tls)?) } else { None };
-            let bind = bind.map(|bind| Credentials::load(&bind)).transpose()?;
-            Ok((trust, bind))
+            Ok((trust, Credentials::load(&bind, &tls)?))
         };
         let (trust, credentials) =
             tokio::task::spawn_blocking(read_files).await.map_err(|_| DirectoryError::Abandoned)??;
-        let mut errors = Vec::new();
-        let count = source.urls.len();
+        let (urls, mut errors) = srv::expand(&source.urls, source.timeouts.connect).await;
+        let (count, first_url) = (urls.len(), first(&urls));
         for url_index in (0..count).map(|at| (first_url % count + at) % count) {
-            let Some(url) = source.urls.get(url_index).cloned() else { continue };
+            let Some(url) = urls.get(url_index).cloned() else { continue };
             let encrypt = url.is_ldaps || source.tls.starttls;
             let attempt = Attempt {
                 url: url.clone(),
@@ -73,10 +107,11 @@ impl Connection {
                 limit: source.timeouts.connect,
             };
             let problem = match guarded(attempt.run()).await {
-                Ok(Ok((session, root_dse))) => {
+                Ok(Ok((session, root_dse, identity))) => {
                     return Ok(Connection {
                         url,
                         url_index,
+                        identity,
                         server: root_dse::server(root_dse.as_ref(), source.preset),
                         timeouts: source.timeouts,
                         page_size: source.page_size,
@@ -92,7 +127,7 @@ impl Connection {
         Err(DirectoryError::NoServer(errors))
     }
 
-    /// Which of the configured servers it is.
+    /// Which of the servers it is, those of the DNS among them.
     pub fn url_index(&self) -> usize {
         self.url_index
     }
@@ -100,6 +135,11 @@ impl Connection {
     /// The server's address.
     pub fn url(&self) -> &LdapUrl {
         &self.url
+    }
+
+    /// Who the daemon is to it: a bind DN, who the certificate stands for, or nobody.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// What the server is.
@@ -283,6 +323,24 @@ impl Connection {
         Ok(())
     }
 
+    /// The members of a group and of the groups in it. After an error the connection can't be used.
+    pub async fn members(&mut self, group: &Dn) -> Result<Members, DirectoryError> {
+        let Some(session) = self.session.take() else {
+            return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
+        };
+        let job = group::Job {
+            url: self.url.clone(),
+            group: group.clone(),
+            server: self.server.clone(),
+            page_size: self.page_size,
+            timeouts: self.timeouts,
+        };
+        let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
+        let (session, members) = guarded(job.run(session)).await.map_err(panicked)??;
+        self.session = Some(session);
+        Ok(members)
+    }
+
     pub(super) fn into_session(self) -> Option<Session> {
         self.session
     }
@@ -338,12 +396,17 @@ impl Session {
         (&mut self.ldap, &mut self.line)
     }
 
-    async fn bind(&mut self, credentials: &Credentials) -> Result<(), ServerProblem> {
-        let Credentials { bind, password } = credentials;
+    /// Binds; the identity that it gives, in whatever words.
+    async fn bind(&mut self, credentials: &Credentials) -> Result<String, ServerProblem> {
+        let (bind, password) = match credentials {
+            Credentials::Anonymous => return Ok(String::new()),
+            Credentials::External { cert_file } => return self.bind_externally(cert_file).await,
+            Credentials::Simple { bind, password } => (bind, password),
+        };
         let operation = self.ldap.simple_bind(bind.dn.as_str(), password);
         let result = self.line.with(operation).await?;
         match result.rc {
-            0 => Ok(()),
+            0 => Ok(bind.dn.to_string()),
             49 => Err(ServerProblem::WrongPassword {
                 dn: bind.dn.clone(),
                 password_file: bind.password_file.clone(),
@@ -352,6 +415,19 @@ impl Session {
                 Err(ServerProblem::Bind { dn: bind.dn.clone(), result: LdapResult::new(code, &result.text) })
             }
         }
+    }
+
+    /// Who that is, the server knows: another certificate of the same identity leaves it as it is.
+    async fn bind_externally(&mut self, cert_file: &Path) -> Result<String, ServerProblem> {
+        let (ldap, line) = self.parts();
+        let result = line.with(ldap.sasl_external_bind()).await?;
+        if result.rc != 0 {
+            let result = LdapResult::new(result.rc, &result.text);
+            return Err(ServerProblem::External { cert_file: cert_file.to_owned(), result });
+        }
+        let ExopResult(answer, result) = line.with(ldap.extended(WhoAmI)).await?;
+        let name = answer.val.filter(|_| result.rc == 0).unwrap_or_default();
+        Ok(format!("external {}", String::from_utf8_lossy(&name)))
     }
 
     /// One entry, the root DSE being that of no name; `None` where the server hides it, which is no error.
@@ -432,12 +508,12 @@ pub(super) struct Attempt {
     pub(super) url: LdapUrl,
     /// Whom to trust, where the connection is to be encrypted.
     pub(super) trust: Option<Trust>,
-    pub(super) credentials: Option<Arc<Credentials>>,
+    pub(super) credentials: Arc<Credentials>,
     pub(super) limit: Duration,
 }
 
 impl Attempt {
-    async fn run(self) -> Result<(Session, Option<Entry>), ServerProblem> {
+    async fn run(self) -> Result<Bound, ServerProblem> {
         let mut step = ConnectStep::Resolve;
         match tokio::time::timeout(self.limit, self.steps(&mut step)).await {
             Ok(outcome) => outcome,
@@ -463,15 +539,21 @@ impl Attempt {
         self.session(socket).await
     }
 
-    async fn steps(&self, step: &mut ConnectStep) -> Result<(Session, Option<Entry>), ServerProblem> {
+    async fn steps(&self, step: &mut ConnectStep) -> Result<Bound, ServerProblem> {
         let mut session = self.line(step).await?;
-        if let Some(credentials) = &self.credentials {
-            *step = ConnectStep::Bind;
-            session.bind(credentials).await?;
-        }
+        *step = ConnectStep::Bind;
+        let identity = session.bind(&self.credentials).await.map_err(|problem| self.explain(problem))?;
         *step = ConnectStep::RootDse;
-        let root_dse = session.entry("", &root_dse::ATTRIBUTES).await?;
-        Ok((session, root_dse))
+        let root_dse = session.entry("", &root_dse::ATTRIBUTES).await;
+        let root_dse = root_dse.map_err(|problem| self.explain(problem))?;
+        Ok((session, root_dse, identity))
+    }
+
+    fn explain(&self, problem: ServerProblem) -> ServerProblem {
+        match &self.trust {
+            Some(trust) => trust.explain_late(problem),
+            None => problem,
+        }
     }
 
     async fn session(&self, mut socket: TcpStream) -> Result<Session, ServerProblem> {
@@ -483,21 +565,34 @@ impl Attempt {
     }
 }
 
+/// A session, the root DSE, and the identity.
+type Bound = (Session, Option<Entry>, String);
+
 /// Who the daemon is, with the password. Not `Debug`.
-pub(super) struct Credentials {
-    bind: SimpleBind,
-    password: String,
+pub(super) enum Credentials {
+    Anonymous,
+    Simple { bind: SimpleBind, password: String },
+    External { cert_file: PathBuf },
 }
 
 impl Credentials {
-    fn load(bind: &SimpleBind) -> Result<Arc<Credentials>, DirectoryError> {
+    fn load(bind: &Bind, tls: &Tls) -> Result<Arc<Credentials>, DirectoryError> {
+        let bind = match bind {
+            Bind::Simple(bind) => bind,
+            Bind::Anonymous => return Ok(Arc::new(Credentials::Anonymous)),
+            Bind::External => {
+                // Without one the server says what is missing.
+                let cert_file = tls.identity.as_ref().map(|identity| identity.cert_file.clone());
+                return Ok(Arc::new(Credentials::External { cert_file: cert_file.unwrap_or_default() }));
+            }
+        };
         let path = &bind.password_file;
         let password = read_password(path)
             .map_err(|source| DirectoryError::PasswordFile { path: path.clone(), source })?;
         if password.is_empty() {
             return Err(DirectoryError::EmptyPassword { path: path.clone() });
         }
-        Ok(Arc::new(Credentials { bind: bind.clone(), password }))
+        Ok(Arc::new(Credentials::Simple { bind: bind.clone(), password }))
     }
 }
 

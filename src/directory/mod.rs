@@ -5,6 +5,7 @@
 //!
 //! - [`Connection`] opens one of a directory's servers and sweeps it page by page (RFC 2696);
 //! - [`Connection::follow`] and [`Connection::poll`] tell only changes, from a cookie on;
+//! - [`Connection::members`] reads a group, of which only the members are to be mapped;
 //! - [`Watch`] says that a poll would find something;
 //! - [`Connection::reconcile`] compares the ids of everything with the mirror before that;
 //! - [`Verifier`] verifies passwords of users;
@@ -35,7 +36,9 @@ mod dirsync_wire;
 mod error;
 pub mod file;
 mod frame;
+mod group;
 mod guard;
+mod identity;
 mod ldap;
 pub mod ldif;
 mod notify;
@@ -43,6 +46,7 @@ mod reconcile;
 mod relay;
 mod rfc4533;
 mod root_dse;
+mod srv;
 mod sweep;
 mod sync_search;
 mod syncrepl;
@@ -53,11 +57,13 @@ mod verify;
 
 pub use changelog::{Changes, Coverage, Evidence};
 pub use error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem, Violation};
+pub use group::keeps_member_of;
 pub use guard::is_guarded;
-pub use ldap::Connection;
+pub use ldap::{Connection, LastServer};
 pub use notify::Watch;
 pub use reconcile::Known;
 pub use root_dse::Server;
+pub use srv::SrvProblem;
 pub use sweep::Swept;
 pub use verify::Verifier;
 

@@ -9,10 +9,12 @@ use tokio::net::{TcpStream, lookup_host};
 use super::error::ServerProblem;
 use crate::domain::directory::LdapUrl;
 
-/// A peer that vanished without a word is probed after this silence,
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+// A peer that vanished without a word is noticed within 30 seconds.
+
+/// It is probed after this silence,
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// this often,
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// and given up after so many probes without an answer.
 const KEEPALIVE_PROBES: u32 = 3;
 /// What we sent and nobody acknowledged breaks the connection after this (RFC 5482).

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -15,6 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::ber;
 use super::error::{DirectoryError, LdapResult, ServerProblem};
+use super::identity::Identity;
 use crate::domain::directory::{LdapUrl, Tls};
 
 /// A bundle of every public authority is a quarter of this.
@@ -28,6 +29,7 @@ const MAX_NAMES_SHOWN: usize = 10;
 pub(super) struct Trust {
     roots: Arc<RootCertStore>,
     ca_file: Option<PathBuf>,
+    identity: Option<Arc<Identity>>,
 }
 
 impl Trust {
@@ -37,7 +39,8 @@ impl Trust {
             Some(path) => own_roots(path)?,
             None => system_roots()?,
         };
-        Ok(Trust { roots: Arc::new(roots), ca_file: tls.ca_file.clone() })
+        let identity = tls.identity.as_ref().map(|files| Identity::load(files).map(Arc::new)).transpose()?;
+        Ok(Trust { roots: Arc::new(roots), ca_file: tls.ca_file.clone(), identity })
     }
 
     /// Encrypts a connection to a server, whose certificate must be for the host in the URL.
@@ -56,15 +59,46 @@ impl Trust {
     fn config(&self) -> Result<ClientConfig, rustls::Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        Ok(builder.with_root_certificates(self.roots.clone()).with_no_client_auth())
+        let builder = builder.with_root_certificates(self.roots.clone());
+        match &self.identity {
+            Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()),
+            None => Ok(builder.with_no_client_auth()),
+        }
     }
 
     /// Explains a failed handshake.
     fn explain(&self, url: &LdapUrl, error: &io::Error) -> ServerProblem {
         match error.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(rustls::Error::InvalidCertificate(problem)) => self.certificate(url, problem),
+            Some(rustls::Error::AlertReceived(alert)) => self.refused(*alert),
             Some(error) => ServerProblem::Tls(error.to_string()),
             None => ServerProblem::Tls(error.to_string()),
+        }
+    }
+
+    /// A server may look at the certificate only after the handshake: then it breaks the connection.
+    pub(super) fn explain_late(&self, problem: ServerProblem) -> ServerProblem {
+        let alert = match &problem {
+            ServerProblem::Broken(source) => match source.get_ref().and_then(|inner| inner.downcast_ref()) {
+                Some(rustls::Error::AlertReceived(alert)) => Some(*alert),
+                _ => None,
+            },
+            ServerProblem::Closed => None,
+            _ => return problem,
+        };
+        match (&self.identity, alert) {
+            (None, None) => problem,
+            (_, Some(alert)) => self.refused(alert),
+            (Some(identity), None) => identity.refused("without a word".to_owned()),
+        }
+    }
+
+    fn refused(&self, alert: AlertDescription) -> ServerProblem {
+        // By its name in RFC 8446 section 6, as the TLS library spells it.
+        let how = super::error::clean(&format!("TLS alert {alert:?}"));
+        match &self.identity {
+            Some(identity) => identity.refused(how),
+            None => ServerProblem::Tls(format!("the server ended it: {how}")),
         }
     }
 

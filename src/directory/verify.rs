@@ -13,7 +13,8 @@ use tokio::sync::Semaphore;
 
 use super::error::{DirectoryError, LdapResult, ServerError, ServerProblem};
 use super::guard::guarded;
-use super::ldap::{Attempt, Session};
+use super::ldap::{Attempt, Credentials, Session};
+use super::srv;
 use super::tls::Trust;
 use crate::domain::directory::{LdapSource, LdapUrl};
 use crate::domain::password::Password;
@@ -89,10 +90,11 @@ impl Verifier {
                 .map(Some)?,
             false => None,
         };
-        let (count, first) = (self.source.urls.len(), self.first_url.load(Ordering::Relaxed));
-        let mut errors = Vec::new();
+        let (urls, mut errors) = srv::expand(&self.source.urls, SERVER_DEADLINE).await;
+        let (count, first) = (urls.len(), self.first_url.load(Ordering::Relaxed));
         for at in (0..count).map(|at| first.wrapping_add(at) % count) {
-            let bound = match self.connect(at, trust.as_ref()).await {
+            let Some(url) = urls.get(at).cloned() else { continue };
+            let bound = match self.connect(url.clone(), trust.as_ref()).await {
                 Ok(session) => self.bind_on(session, dn, password).await,
                 Err(problem) => Err(problem),
             };
@@ -101,14 +103,13 @@ impl Verifier {
                     self.first_url.store(at, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(problem) => errors.push(self.error(at, problem)),
+                Err(problem) => errors.push(ServerError { url, problem }),
             }
         }
         Err(DirectoryError::NoServer(errors))
     }
 
-    async fn connect(&self, at: usize, trust: Option<&Trust>) -> Result<Session, ServerProblem> {
-        let Some(url) = self.source.urls.get(at).cloned() else { return Err(ServerProblem::NoAddress) };
+    async fn connect(&self, url: LdapUrl, trust: Option<&Trust>) -> Result<Session, ServerProblem> {
         let encrypt = url.is_ldaps || self.source.tls.starttls;
         if !encrypt && !is_loopback(&url) {
             return Err(ServerProblem::NotEncrypted);
@@ -116,7 +117,7 @@ impl Verifier {
         let attempt = Attempt {
             url,
             trust: trust.filter(|_| encrypt).cloned(),
-            credentials: None,
+            credentials: Arc::new(Credentials::Anonymous),
             limit: self.source.timeouts.connect.min(SERVER_DEADLINE),
         };
         guarded(attempt.connect()).await.unwrap_or(Err(ServerProblem::Malformed))
@@ -151,12 +152,6 @@ impl Verifier {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|idle| idle.since.elapsed() < MAX_IDLE);
         idle.pop().map(|idle| idle.session)
-    }
-
-    fn error(&self, at: usize, problem: ServerProblem) -> ServerError {
-        let url = self.source.urls.get(at).cloned();
-        let url = url.unwrap_or(LdapUrl { is_ldaps: false, host: String::new(), port: 0 });
-        ServerError { url, problem }
     }
 }
 

@@ -44,6 +44,7 @@ pub struct Attributes {
 
 /// Where the entries of a directory come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of them for each directory")]
 pub enum Source {
     /// LDAP servers.
     Ldap(LdapSource),
@@ -65,14 +66,16 @@ pub struct LdapSource {
     pub urls: Vec<LdapUrl>,
     /// Where the sweep begins; the whole subtree is searched.
     pub base_dn: Dn,
-    /// `None` binds anonymously.
-    pub bind: Option<SimpleBind>,
+    /// Who the daemon is to the servers.
+    pub bind: Bind,
     /// How changes are found.
     pub sync: Choice,
     /// `None` finds out from the root DSE.
     pub preset: Option<Preset>,
     /// `None` takes the preset's.
     pub filter: Option<Filter>,
+    /// Only its members are mapped; `None` maps everybody.
+    pub required_group: Option<Dn>,
     /// Encryption.
     pub tls: Tls,
     /// How long to wait.
@@ -82,6 +85,18 @@ pub struct LdapSource {
 }
 
 /// Who the daemon is to the directory.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Bind {
+    /// Nobody.
+    #[default]
+    Anonymous,
+    /// A DN with a password (RFC 4513 section 5.1.3).
+    Simple(SimpleBind),
+    /// Whoever the certificate in [`Tls::identity`] stands for (SASL EXTERNAL, RFC 4422 appendix A).
+    External,
+}
+
+/// A DN and its password.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SimpleBind {
     /// The bind DN.
@@ -97,6 +112,18 @@ pub struct Tls {
     pub ca_file: Option<PathBuf>,
     /// Encrypt an `ldap://` connection before the bind.
     pub starttls: bool,
+    /// What the daemon shows to servers that ask for a certificate.
+    pub identity: Option<TlsIdentity>,
+}
+
+/// A certificate of the daemon's own. Both files are read for each connection, so that a renewed certificate
+/// needs no restart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsIdentity {
+    /// The certificate and those between it and the authority, in PEM.
+    pub cert_file: PathBuf,
+    /// Its private key, in PEM.
+    pub key_file: PathBuf,
 }
 
 /// Deadlines: a server that hangs is an error, never an empty directory.
@@ -121,11 +148,14 @@ impl Default for Timeouts {
     }
 }
 
-/// `ldap://HOST[:PORT]` or `ldaps://HOST[:PORT]` (RFC 4516, without what follows the host).
+/// `ldap://HOST[:PORT]` or `ldaps://HOST[:PORT]` (RFC 4516, without what follows the host); or `srv:DOMAIN` or
+/// `srv+ldaps:DOMAIN`, which stand for the servers that the DNS lists for `_ldap._tcp` or `_ldaps._tcp`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct LdapUrl {
     /// TLS from the first byte.
     pub is_ldaps: bool,
+    /// The host is a domain, and there is no port.
+    pub is_srv: bool,
     /// Host name or IP address, an IPv6 one without brackets.
     pub host: String,
     /// 389 or 636 where the URL has none.
@@ -134,12 +164,19 @@ pub struct LdapUrl {
 
 /// The text is not the URL of an LDAP server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not an LDAP server: write it like ldaps://ldap1.example.org or ldap://ldap1.example.org:389")]
+#[error(
+    "not an LDAP server: write it like ldaps://ldap1.example.org, ldap://ldap1.example.org:389 or srv:example.org"
+)]
 pub struct LdapUrlError;
 
 impl LdapUrl {
     /// Checks a URL.
     pub fn parse(text: &str) -> Result<LdapUrl, LdapUrlError> {
+        if let Some((scheme, domain)) = text.split_once(':')
+            && !domain.starts_with('/')
+        {
+            return LdapUrl::parse_srv(&scheme.to_ascii_lowercase(), domain);
+        }
         let (scheme, rest) = text.split_once("://").ok_or(LdapUrlError)?;
         let is_ldaps = match scheme.to_ascii_lowercase().as_str() {
             "ldap" => false,
@@ -169,12 +206,33 @@ impl LdapUrl {
             None if is_ldaps => 636,
             None => 389,
         };
-        Ok(LdapUrl { is_ldaps, host: host.to_owned(), port })
+        Ok(LdapUrl { is_ldaps, is_srv: false, host: host.to_owned(), port })
+    }
+
+    fn parse_srv(scheme: &str, domain: &str) -> Result<LdapUrl, LdapUrlError> {
+        let is_ldaps = match scheme {
+            "srv" => false,
+            "srv+ldaps" => true,
+            _ => return Err(LdapUrlError),
+        };
+        let domain = domain.strip_suffix('.').unwrap_or(domain);
+        let is_label = |label: &str| {
+            let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            (1..=63).contains(&label.len()) && label.bytes().all(is_letter)
+        };
+        // With `_ldaps._tcp.` before it a name in the DNS (RFC 1035 section 2.3.4).
+        if domain.len() > 240 || !domain.split('.').all(is_label) {
+            return Err(LdapUrlError);
+        }
+        Ok(LdapUrl { is_ldaps, is_srv: true, host: domain.to_owned(), port: 0 })
     }
 }
 
 impl fmt::Display for LdapUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_srv {
+            return write!(f, "{}:{}", if self.is_ldaps { "srv+ldaps" } else { "srv" }, self.host);
+        }
         let scheme = if self.is_ldaps { "ldaps" } else { "ldap" };
         if self.host.contains(':') {
             write!(f, "{scheme}://[{}]:{}", self.host, self.port)
@@ -207,6 +265,8 @@ mod tests {
             ("LDAP://127.0.0.1:3890/", "ldap://127.0.0.1:3890"),
             ("ldap://[::1]", "ldap://[::1]:389"),
             ("ldap://[::1]:3890", "ldap://[::1]:3890"),
+            ("srv:example.org", "srv:example.org"),
+            ("SRV+LDAPS:ad.example.org.", "srv+ldaps:ad.example.org"),
         ] {
             assert_eq!(LdapUrl::parse(text).unwrap().to_string(), shown);
         }
@@ -220,6 +280,12 @@ mod tests {
             "ldap://x/dc=a",
             "ldap://[::1",
             "ldap://u@x",
+            "srv:",
+            "srv://example.org",
+            "srv:a..b",
+            "srv:example.org:389",
+            "srv:a/b",
+            "ldap:example.org",
         ] {
             assert!(LdapUrl::parse(bad).is_err(), "{bad}");
         }

@@ -78,6 +78,18 @@ impl Filter {
     }
 }
 
+/// A text as the value of an item of a filter (RFC 4515 section 3).
+pub fn escaped(text: &str) -> String {
+    let mut value = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '*' | '(' | ')' | '\\' | '\0' => value.push_str(&format!("\\{:02x}", u32::from(c))),
+            _ => value.push(c),
+        }
+    }
+    value
+}
+
 impl fmt::Display for Dn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -1,5 +1,8 @@
 //! An entry of a directory becomes a user, or is skipped for a stated reason.
 
+use std::sync::Arc;
+
+use super::group::Members;
 use super::name::{Domain, Name, StableId, is_deceptive};
 use super::preset::{
     CLASSES, CONTAINERS, NS_ACCOUNT_LOCK, OBJECT_GUID, PWD_ACCOUNT_LOCKED_TIME, RECIPIENT_TYPE,
@@ -28,7 +31,7 @@ pub struct Attribute {
 
 impl Entry {
     /// All values of an attribute: names compare without case (RFC 4512 section 2.5), options are ignored.
-    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    pub(super) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.attributes
             .iter()
             .filter(move |attribute| {
@@ -39,7 +42,7 @@ impl Entry {
     }
 
     /// The values that are text; a value that is not UTF-8 can be no name and no flag.
-    fn texts<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(super) fn texts<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.values(name).filter_map(|value| std::str::from_utf8(value).ok())
     }
 
@@ -61,6 +64,8 @@ pub struct Rules {
     pub mail: Vec<String>,
     /// Attributes with the name for people; the first one present is used.
     pub name: Vec<String>,
+    /// Whom to map, where it is not everybody.
+    pub members: Option<Arc<Members>>,
 }
 
 impl Rules {
@@ -73,6 +78,7 @@ impl Rules {
             login: owned(preset.default_login()),
             mail: owned(preset.default_mail()),
             name: owned(preset.default_name()),
+            members: None,
         }
     }
 
@@ -80,8 +86,9 @@ impl Rules {
     pub fn attributes(&self) -> Vec<&str> {
         let fixed = [&["objectClass"], self.preset.id_attributes(), self.preset.flag_attributes()].concat();
         let chosen = [&self.login, &self.mail, &self.name].into_iter().flatten().map(String::as_str);
+        let members: Vec<&str> = self.members.iter().flat_map(|members| members.attributes()).collect();
         let mut all: Vec<&str> = Vec::new();
-        for name in fixed.into_iter().chain(chosen) {
+        for name in fixed.into_iter().chain(chosen).chain(members) {
             if !all.iter().any(|known| known.eq_ignore_ascii_case(name)) {
                 all.push(name);
             }
@@ -99,6 +106,8 @@ pub enum Skip {
     NoName,
     /// A container, a host, a computer or service account.
     NotAUser,
+    /// Not a member of `required_group`.
+    NotInGroup,
 }
 
 impl Skip {
@@ -108,6 +117,7 @@ impl Skip {
             Skip::NoId => "no_id",
             Skip::NoName => "no_name",
             Skip::NotAUser => "not_a_user",
+            Skip::NotInGroup => "not_in_group",
         }
     }
 
@@ -122,6 +132,7 @@ impl Skip {
                 format!("neither {} nor {}", rules.login.join(" or "), rules.mail.join(" or "))
             }
             Skip::NotAUser => "a container, a host, a computer or service account".to_owned(),
+            Skip::NotInGroup => "not in required_group, nor in a group that is in it".to_owned(),
         }
     }
 }
@@ -135,6 +146,9 @@ const MAX_TEXT_BYTES: usize = 1024;
 /// Maps one entry by its directory's rules.
 pub fn map_entry(entry: &Entry, rules: &Rules) -> Result<Mapped, Skip> {
     let kind = kind_of(entry, rules.preset)?;
+    if rules.members.as_ref().is_some_and(|members| !members.has(entry)) {
+        return Err(Skip::NotInGroup);
+    }
     let id = stable_id(entry, rules.preset).ok_or(Skip::NoId)?;
     map_kind(entry, rules, kind, id)
 }

@@ -6,6 +6,7 @@ pub mod account;
 pub mod admission;
 pub mod course;
 pub mod directory;
+pub mod group;
 pub mod ldap_text;
 pub mod license;
 pub mod mail_server;

@@ -345,6 +345,7 @@ fn directory_status(
         warning: progress.warning,
         seen: progress.seen,
         server: progress.server,
+        url: progress.url,
         users: census.people,
         seats_used: census.seats,
         seat_limit,

@@ -196,6 +196,8 @@ pub struct DirectoryStatus {
     pub warning: Option<String>,
     /// The server's product, where it said.
     pub server: Option<String>,
+    /// Which of the directory's servers it is; `null` until one could be used.
+    pub url: Option<String>,
     /// Entries that the present refresh, or the last one, has seen.
     pub seen: u64,
     /// Entries a second that the present refresh reads; `null` where none is under way.

@@ -22,6 +22,8 @@ pub struct Progress {
     pub warning: Option<String>,
     /// The server's product.
     pub server: Option<String>,
+    /// Its address.
+    pub url: Option<String>,
     /// Entries that the refresh has seen so far.
     pub seen: u64,
     /// When the refresh began.
@@ -44,6 +46,7 @@ impl Default for Progress {
             mechanism_reason: None,
             warning: None,
             server: None,
+            url: None,
             seen: 0,
             refreshing_since: None,
             last_attempt: None,

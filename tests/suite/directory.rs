@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem, Swept};
 use seatkeeper::domain::course::Choice;
-use seatkeeper::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
+use seatkeeper::domain::directory::{Bind, LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
 use seatkeeper::domain::ldap_text::{Dn, Filter};
 use seatkeeper::domain::mapping::{Entry, Preset};
 use tokio::sync::mpsc;
@@ -19,13 +19,14 @@ fn source(slapd: &Slapd) -> LdapSource {
     LdapSource {
         urls: vec![LdapUrl::parse(&slapd.url()).unwrap()],
         base_dn: Dn::parse(PEOPLE).unwrap(),
-        bind: Some(SimpleBind {
+        bind: Bind::Simple(SimpleBind {
             dn: Dn::parse(slapd.bind_dn()).unwrap(),
             password_file: slapd.password_file(),
         }),
         sync: Choice::Sweep,
         preset: None,
         filter: None,
+        required_group: None,
         tls: Tls::default(),
         timeouts: Timeouts::default(),
         page_size: 1000,
@@ -318,7 +319,7 @@ async fn ldaps_and_starttls_work_with_a_private_authority() {
     for (url, starttls) in [(slapd.ldaps_url(), false), (slapd.ldaps_url(), true), (slapd.url(), true)] {
         let source = LdapSource {
             urls: vec![LdapUrl::parse(&url).unwrap()],
-            tls: Tls { ca_file: Some(slapd.ca_file()), starttls },
+            tls: Tls { ca_file: Some(slapd.ca_file()), starttls, ..Tls::default() },
             ..source(&slapd)
         };
         assert_eq!(sweep(&source).await.complete().len(), 3, "{url}");
@@ -330,7 +331,7 @@ async fn an_unknown_authority_is_refused_and_named() {
     let slapd = Slapd::start(Options::default());
     for (url, starttls) in [(slapd.ldaps_url(), false), (slapd.url(), true)] {
         let urls = vec![LdapUrl::parse(&url).unwrap()];
-        let tls = Tls { ca_file: Some(slapd.other_ca_file()), starttls };
+        let tls = Tls { ca_file: Some(slapd.other_ca_file()), starttls, ..Tls::default() };
         let (problem, text) = refused(&LdapSource { urls: urls.clone(), tls, ..source(&slapd) }).await;
         assert!(matches!(problem, ServerProblem::UnknownAuthority { .. }), "{text}");
         let ca_file = format!("in ca_file {}", slapd.other_ca_file().display());
@@ -338,7 +339,7 @@ async fn an_unknown_authority_is_refused_and_named() {
     }
     for (content, why) in [("", "no certificate"), ("-----BEGIN CERTIFICATE-----\n!", "not PEM")] {
         std::fs::write(slapd.other_ca_file(), content).unwrap();
-        let tls = Tls { ca_file: Some(slapd.other_ca_file()), starttls: true };
+        let tls = Tls { ca_file: Some(slapd.other_ca_file()), starttls: true, ..Tls::default() };
         let error = Connection::open(&LdapSource { tls, ..source(&slapd) }, 0).await.unwrap_err();
         assert!(matches!(error, DirectoryError::CaFile { .. }), "{error}");
         assert!(error.to_string().contains(why), "{error}");
@@ -352,7 +353,7 @@ async fn another_hosts_certificate_is_refused_and_its_names_are_shown() {
     let slapd = Slapd::start(Options { certificate_names, ..Options::default() });
     for (url, starttls) in [(slapd.ldaps_url(), false), (slapd.url(), true)] {
         let urls = vec![LdapUrl::parse(&url).unwrap()];
-        let tls = Tls { ca_file: Some(slapd.ca_file()), starttls };
+        let tls = Tls { ca_file: Some(slapd.ca_file()), starttls, ..Tls::default() };
         let (problem, text) = refused(&LdapSource { urls, tls, ..source(&slapd) }).await;
         assert!(matches!(problem, ServerProblem::WrongName { .. }), "{text}");
         let wanted = "is for ldap.example.org, *.example.net, 192.0.2.1 and not for 127.0.0.1";
@@ -381,7 +382,7 @@ async fn a_certificate_for_an_ipv6_address_is_checked_for_it() {
         let certificate_names = vec![name.to_owned()];
         let slapd = Slapd::start(Options { certificate_names, ..Options::default() });
         let Some(url) = on_ipv6(&slapd) else { return };
-        let tls = Tls { ca_file: Some(slapd.ca_file()), starttls: false };
+        let tls = Tls { ca_file: Some(slapd.ca_file()), starttls: false, ..Tls::default() };
         let source = LdapSource { urls: vec![url], tls, ..source(&slapd) };
         if is_right {
             assert!(Connection::open(&source, 0).await.is_ok());
@@ -416,7 +417,7 @@ async fn a_wrong_password_says_where_to_look_and_is_not_shown() {
 #[tokio::test]
 async fn an_anonymous_bind_reads_what_everybody_may() {
     let slapd = Slapd::start(Options { data: people(0..3), ..Options::default() });
-    let source = LdapSource { bind: None, ..source(&slapd) };
+    let source = LdapSource { bind: Bind::Anonymous, ..source(&slapd) };
     assert_eq!(sweep(&source).await.complete().len(), 3);
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem, Swept};
 use seatkeeper::domain::course::Choice;
-use seatkeeper::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
+use seatkeeper::domain::directory::{Bind, LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
 use seatkeeper::domain::ldap_text::{Dn, Filter};
 use seatkeeper::domain::mapping::{Entry, Preset, Rules, Skip, map_entry};
 use seatkeeper::domain::name::Domain;
@@ -20,13 +20,14 @@ fn source(server: &Ds389) -> LdapSource {
     LdapSource {
         urls: vec![LdapUrl::parse(&server.url()).unwrap()],
         base_dn: Dn::parse(server.base_dn()).unwrap(),
-        bind: Some(SimpleBind {
+        bind: Bind::Simple(SimpleBind {
             dn: Dn::parse(server.bind_dn()).unwrap(),
             password_file: server.password_file(),
         }),
         sync: Choice::Sweep,
         preset: None,
         filter: None,
+        required_group: None,
         tls: Tls::default(),
         timeouts: Timeouts::default(),
         page_size: 1000,
@@ -213,11 +214,11 @@ async fn ldaps_and_starttls_work_with_a_private_authority() {
     for (url, starttls) in [(server.ldaps_url(), false), (server.url(), true)] {
         let source = LdapSource {
             urls: vec![LdapUrl::parse(&url).unwrap()],
-            tls: Tls { ca_file: Some(server.ca_file()), starttls },
+            tls: Tls { ca_file: Some(server.ca_file()), starttls, ..Tls::default() },
             ..source(&server)
         };
         assert_eq!(mapped(sweep_with(&source, None).await).len(), 3, "{url}");
-        let tls = Tls { ca_file: Some(server.other_ca_file()), starttls };
+        let tls = Tls { ca_file: Some(server.other_ca_file()), starttls, ..Tls::default() };
         let error = Connection::open(&LdapSource { tls, ..source }, 0).await.unwrap_err();
         let DirectoryError::NoServer(reasons) = &error else { panic!("{error:?}") };
         assert!(matches!(reasons[0].problem, ServerProblem::UnknownAuthority { .. }), "{error}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem};
 use seatkeeper::domain::course::Choice;
-use seatkeeper::domain::directory::{LdapSource, LdapUrl, Timeouts, Tls};
+use seatkeeper::domain::directory::{Bind, LdapSource, LdapUrl, Timeouts, Tls};
 use seatkeeper::domain::ldap_text::{Dn, Filter};
 use tokio::sync::mpsc;
 
@@ -91,10 +91,11 @@ fn source(url: LdapUrl) -> LdapSource {
     LdapSource {
         urls: vec![url],
         base_dn: Dn::parse("dc=x").unwrap(),
-        bind: None,
+        bind: Bind::Anonymous,
         sync: Choice::Sweep,
         preset: None,
         filter: None,
+        required_group: None,
         tls: Tls::default(),
         timeouts: Timeouts { read: silence, ..Timeouts::default() },
         page_size: 10,
@@ -311,7 +312,7 @@ async fn only_a_success_of_starttls_is_a_permission_to_go_on() {
         (b"\x30\x0c\x02".to_vec(), false, "within 1s to the TLS handshake"),
     ] {
         let source = source(serve(vec![bytes], closes));
-        let tls = Tls { ca_file: Some(ca_file.path().to_owned()), starttls: true };
+        let tls = Tls { ca_file: Some(ca_file.path().to_owned()), starttls: true, ..Tls::default() };
         let timeouts = Timeouts { connect: Duration::from_secs(1), ..source.timeouts };
         let error = Connection::open(&LdapSource { tls, timeouts, ..source }, 0).await.unwrap_err();
         assert!(error.to_string().contains(part), "{error}");

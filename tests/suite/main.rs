@@ -4,6 +4,7 @@
 
 mod accounts;
 mod backpressure;
+mod bind;
 mod brake;
 mod changelog;
 mod commands;
@@ -15,6 +16,8 @@ mod directory;
 mod dirsync;
 mod dovecot;
 mod ds389;
+mod failover;
+mod group;
 mod hostile;
 mod hostile_sync;
 mod identity;
@@ -33,6 +36,7 @@ mod reconcile;
 mod reload;
 mod samba;
 mod seats;
+mod srv;
 mod support;
 mod syncrepl;
 mod syncrepl_outages;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem, Swept};
 use seatkeeper::domain::course::Choice;
-use seatkeeper::domain::directory::{LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
+use seatkeeper::domain::directory::{Bind, LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
 use seatkeeper::domain::ldap_text::{Dn, Filter};
 use seatkeeper::domain::mapping::{Preset, Rules, Skip, map_entry};
 use seatkeeper::domain::name::{Domain, Name};
@@ -20,13 +20,14 @@ fn source(samba: &SambaAd) -> LdapSource {
     LdapSource {
         urls: vec![LdapUrl::parse(&samba.ldaps_url()).unwrap()],
         base_dn: Dn::parse(PEOPLE).unwrap(),
-        bind: Some(SimpleBind {
+        bind: Bind::Simple(SimpleBind {
             dn: Dn::parse(samba.bind_dn()).unwrap(),
             password_file: samba.password_file(),
         }),
         sync: Choice::Sweep,
         preset: None,
         filter: None,
+        required_group: None,
         tls: Tls { ca_file: Some(samba.ca_file()), ..Tls::default() },
         timeouts: Timeouts::default(),
         page_size: 1000,

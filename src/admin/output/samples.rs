@@ -23,6 +23,7 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         seen: 0,
         rate: None,
         server: None,
+        url: None,
         users: 12,
         seats_used: 3,
         seat_limit: None,

@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) listeners: String,
     /// Files in the daemon's directory, against which paths in the configuration are relative.
     pub(crate) files: Vec<(&'static str, String)>,
+    /// A program that becomes the daemon, with its arguments; none by default.
+    pub(crate) wrapper: Vec<String>,
     /// Variables of the daemon's environment.
     pub(crate) env: Vec<(&'static str, String)>,
 }
@@ -54,6 +56,7 @@ impl Default for Settings {
             tables: String::new(),
             listeners: HTTP.to_owned() + "[[listen.dovecot_policy]]\nbind = \"127.0.0.1:0\"\n",
             files: Vec::new(),
+            wrapper: Vec::new(),
             env: Vec::new(),
         }
     }
@@ -115,6 +118,7 @@ pub(crate) struct Daemon {
     env: Vec<(&'static str, String)>,
     /// Where the log of the present process begins in its file.
     log_start: u64,
+    wrapper: Vec<String>,
 }
 
 impl Daemon {
@@ -137,8 +141,8 @@ impl Daemon {
     /// Writes everything, and starts nothing.
     pub(crate) fn prepare(settings: &Settings) -> Daemon {
         let dir = tempfile::tempdir().unwrap();
-        let env = settings.env.clone();
-        let daemon = Daemon { dir, process: None, http: None, env, log_start: 0 };
+        let (env, wrapper) = (settings.env.clone(), settings.wrapper.clone());
+        let daemon = Daemon { dir, process: None, http: None, env, log_start: 0, wrapper };
         for (name, text) in &settings.files {
             daemon.write(name, text);
         }
@@ -194,8 +198,9 @@ impl Daemon {
     fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         self.log_start = log.metadata().unwrap().len();
-        let mut command = Command::new(SEATKEEPER);
-        command.arg("--config").arg(self.config()).arg("run");
+        let mut words = self.wrapper.iter().map(String::as_str).chain([SEATKEEPER]);
+        let mut command = Command::new(words.next().unwrap_or(SEATKEEPER));
+        command.args(words).arg("--config").arg(self.config()).arg("run");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         // A variable of the machine must not change where the log goes or who is told of the start.
         command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");

@@ -48,6 +48,10 @@ pub(crate) struct Options {
     pub(crate) access: String,
     /// The Retro Changelog with nsUniqueIds, and Content Synchronization (RFC 4533) on top of it.
     pub(crate) content_sync: bool,
+    /// `memberOf`, of groups in groups too, as FreeIPA keeps it.
+    pub(crate) member_of: bool,
+    /// Wants a certificate of clients, whose common name says who they are.
+    pub(crate) client_certificates: bool,
     /// How the Retro Changelog is set, an attribute a line.
     pub(crate) changelog: String,
 }
@@ -62,6 +66,8 @@ impl Default for Options {
                      allow (read, search, compare) userdn=\"ldap:///anyone\";)\n"
                 .to_owned(),
             content_sync: false,
+            member_of: false,
+            client_certificates: false,
             changelog: "nsslapd-attribute: nsuniqueid:targetUniqueId\n".to_owned(),
         }
     }
@@ -124,6 +130,11 @@ impl Ds389 {
     /// An authority that signed nothing, in PEM.
     pub(crate) fn other_ca_file(&self) -> PathBuf {
         self.path("other-ca.pem")
+    }
+
+    /// A file in the server's directory, as [`Slapd::file`](super::slapd::Slapd::file).
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path(name)
     }
 
     /// Who reads: limits and access rules hold for it.
@@ -352,6 +363,15 @@ impl Ds389 {
                 let lines = format!("nsslapd-pluginEnabled: on\n{more}");
                 extend(&mut text, &format!("cn={plugin},cn=plugins,cn=config"), &lines);
             }
+        }
+        if options.member_of {
+            let lines = "nsslapd-pluginEnabled: on\nmemberofautoaddoc: nsMemberOf\n";
+            extend(&mut text, "cn=MemberOf Plugin,cn=plugins,cn=config", lines);
+        }
+        if options.client_certificates {
+            extend(&mut text, "cn=encryption,cn=config", "nsSSLClientAuth: required\n");
+            let map = "certmap default default\ndefault:DNComps\ndefault:FilterComps cn\n";
+            fs::write(self.config().join("certmap.conf"), map).unwrap();
         }
         format!("{}\n\n{}", text.trim_end(), backend())
     }

@@ -4,11 +4,13 @@
 
 pub(crate) mod daemon;
 pub(crate) mod disk;
+pub(crate) mod dns;
 pub(crate) mod dovecot;
 pub(crate) mod ds389;
 pub(crate) mod fake_ldap;
 pub(crate) mod http;
 pub(crate) mod issuer;
+pub(crate) mod network;
 pub(crate) mod nginx;
 pub(crate) mod postfix;
 pub(crate) mod relay;

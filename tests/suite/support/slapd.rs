@@ -20,7 +20,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+    date_time_ymd,
+};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
@@ -34,8 +37,8 @@ pub(crate) const PEOPLE: &str = "ou=people,dc=example,dc=org";
 
 const ROOT_DN: &str = "cn=root,dc=example,dc=org";
 pub(super) const ROOT_PASSWORD: &str = "root-secret";
-pub(super) const BIND_DN: &str = "cn=reader,dc=example,dc=org";
-pub(super) const BIND_PASSWORD: &str = "reader-secret";
+pub(crate) const BIND_DN: &str = "cn=reader,dc=example,dc=org";
+pub(crate) const BIND_PASSWORD: &str = "reader-secret";
 
 /// The database may grow to this; of the file only what is used takes space. A million people are some 2 GiB.
 const MAP_BYTES: u64 = 8 << 30;
@@ -135,6 +138,11 @@ impl Slapd {
         format!("ldap://127.0.0.1:{}", self.ports.ldap)
     }
 
+    /// Where it listens without TLS.
+    pub(crate) fn port(&self) -> u16 {
+        self.ports.ldap
+    }
+
     /// `ldaps://127.0.0.1:PORT`.
     pub(crate) fn ldaps_url(&self) -> String {
         format!("ldaps://127.0.0.1:{}", self.ports.ldaps)
@@ -148,6 +156,12 @@ impl Slapd {
     /// An authority that signed nothing, in PEM.
     pub(crate) fn other_ca_file(&self) -> PathBuf {
         self.dir.path().join("other-ca.pem")
+    }
+
+    /// A file in the server's directory: `client.pem`, `client.key`, and the same of `renewed`, `expired` and
+    /// `foreign`, are certificates for the common name of [`bind_dn`](Slapd::bind_dn).
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// Who reads: limits and access rules hold for it.
@@ -213,6 +227,16 @@ impl Slapd {
         fs::create_dir(self.dir.path().join("db")).unwrap();
         load(self.dir.path(), data);
         self.restart();
+    }
+
+    /// Puts another server's data in the place of all that there was: both are restarted.
+    pub(crate) fn copy(&mut self, other: &mut Slapd) {
+        self.kill();
+        other.kill();
+        let mut copy = installed("cp", "coreutils");
+        run(copy.args(["-a", "--sparse=always"]).arg(other.dir.path().join("db")).arg(self.dir.path()), "");
+        self.restart();
+        other.restart();
     }
 
     /// All that is in the database, as slapcat(8) saves it.
@@ -372,15 +396,36 @@ fn configuration(dir: &Path, options: &Options) -> String {
     text
 }
 
-/// Two private authorities, and a certificate of the first one.
+/// Two private authorities, a certificate of the first one, and what clients may show: see [`client`].
 pub(super) fn certify(dir: &Path, names: &[String]) {
-    let ca = authority();
+    let (ca, other_ca) = (authority(), authority());
+    client(dir, "client", &ca, false);
+    client(dir, "renewed", &ca, false);
+    client(dir, "expired", &ca, true);
+    client(dir, "foreign", &other_ca, false);
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &ca).unwrap();
     fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
-    fs::write(dir.join("other-ca.pem"), authority().pem()).unwrap();
+    fs::write(dir.join("other-ca.pem"), other_ca.pem()).unwrap();
     fs::write(dir.join("server.pem"), certificate.pem()).unwrap();
     fs::write(dir.join("server.key"), key.serialize_pem()).unwrap();
+}
+
+/// A certificate for the common name of [`BIND_DN`], in `NAME.pem` and `NAME.key`.
+fn client(dir: &Path, name: &str, issuer: &CertifiedIssuer<'static, KeyPair>, is_expired: bool) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Example");
+    params.distinguished_name.push(DnType::CommonName, "reader");
+    if is_expired {
+        params.not_after = date_time_ymd(2020, 1, 1);
+    }
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    fs::write(dir.join(name).with_extension("pem"), certificate.pem()).unwrap();
+    let key_file = dir.join(name).with_extension("key");
+    fs::write(&key_file, key.serialize_pem()).unwrap();
+    fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
@@ -424,7 +469,7 @@ pub(crate) fn installed(program: &str, package: &str) -> Command {
 }
 
 /// Runs a program to its end; fails with what it printed.
-pub(super) fn run(command: &mut Command, input: &str) -> Output {
+pub(crate) fn run(command: &mut Command, input: &str) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
