@@ -30,6 +30,7 @@ mod batch;
 mod ber;
 mod bookmark;
 mod changelog;
+mod connect;
 mod contentsync;
 mod dirsync;
 mod dirsync_wire;

@@ -1,9 +1,15 @@
 //! What the administration API answers, as JSON: made here, read back by the command line.
 
+mod accounts;
+mod license;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+pub use accounts::*;
+pub use license::*;
 
 use crate::domain::admission::Decision;
 use crate::domain::sync::{Loss, Report};
@@ -31,111 +37,6 @@ pub struct Status {
     pub clashes: Vec<ClashStatus>,
     /// Listeners.
     pub listeners: Vec<ListenerStatus>,
-}
-
-/// `GET /v1/license`: the licence.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
-pub struct LicenseStatus {
-    /// `missing`, `active`, `expiring`, `grace` or `expired`.
-    pub state: String,
-    /// The seats are declared in the configuration, without a signed licence.
-    pub declared: bool,
-    /// Seats bought.
-    pub seats: u64,
-    /// So many percent more may be taken.
-    pub overage_percent: u64,
-    /// So many seats are taken beyond what it allows: nobody new gets one before they are released.
-    pub to_release: u64,
-    /// Optional components bought, with their dates.
-    pub components: Vec<ComponentStatus>,
-    /// Who bought it.
-    pub licensee: Option<String>,
-    /// Whom to write to.
-    pub email: Option<String>,
-    /// The licence's id.
-    pub id: Option<String>,
-    /// Grows with each issue.
-    pub serial: Option<u64>,
-    /// Who issued it.
-    pub issuer: Option<String>,
-    /// When it was issued.
-    pub issued_at: Option<Timestamp>,
-    /// The date of registration.
-    pub registered: Option<String>,
-    /// The last day of maintenance.
-    pub maintenance_until: Option<String>,
-    /// When it ends; `null` never.
-    pub expires: Option<Timestamp>,
-    /// Whole days until then; negative when it is over.
-    pub days_left: Option<i64>,
-    /// When the grace period ends.
-    pub ends: Option<Timestamp>,
-    /// `refuse_new` or `refuse_all`.
-    pub on_expiry: Option<String>,
-    /// This installation's id.
-    pub installation: String,
-    /// Only this installation may use it.
-    pub bound: bool,
-    /// When it was put in force.
-    pub installed_at: Option<Timestamp>,
-    /// The licence server.
-    pub server: Option<String>,
-    /// How the server last answered.
-    pub last_refresh: Option<RefreshStatus>,
-    /// When it is asked next.
-    pub next_refresh: Option<Timestamp>,
-    /// What somebody should look at.
-    pub problems: Vec<String>,
-}
-
-/// A component of the licence.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct ComponentStatus {
-    /// The component's name.
-    pub name: String,
-    /// It may be used now.
-    pub licensed: bool,
-    /// Users of its own; `null` is everybody.
-    pub seats: Option<u64>,
-    /// How many of them there are.
-    pub used: Option<u64>,
-    /// Its last day.
-    pub expires: Option<String>,
-}
-
-/// How the licence server last answered.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct RefreshStatus {
-    /// When it was asked.
-    pub at: Timestamp,
-    /// `updated`, `unchanged`, `unreachable` or `refused`.
-    pub outcome: String,
-    /// What went wrong.
-    pub error: Option<String>,
-}
-
-/// What was done about the licence, and the licence after it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct LicenseChange {
-    /// A sentence.
-    pub message: String,
-    /// The licence.
-    pub license: LicenseStatus,
-}
-
-/// `GET /v1/components/{name}`, for scanners and filters.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct ComponentAnswer {
-    /// The component's name.
-    pub component: String,
-    /// It may be used now.
-    pub licensed: bool,
-    /// Users of its own; `null` is everybody.
-    pub seats: Option<u64>,
-    /// How many of them there are.
-    pub used: Option<u64>,
-    /// Why it may not be used.
-    pub reason: Option<String>,
 }
 
 /// Seats taken and free.
@@ -445,129 +346,6 @@ pub struct SeatChange {
     pub message: String,
     /// Seats taken after it.
     pub seats_used: u64,
-}
-
-/// `account …`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct AccountReport {
-    /// The name shown.
-    pub user: String,
-    /// `local` or `imported`.
-    pub origin: String,
-    /// `added`, `removed`, `enabled`, `disabled`, or `unchanged`.
-    pub outcome: String,
-    /// A sentence.
-    pub message: String,
-    /// Seats taken after it.
-    pub seats_used: u64,
-}
-
-/// `import`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct ImportReport {
-    /// The mail domain.
-    pub domain: String,
-    /// It was only asked what would happen.
-    pub dry_run: bool,
-    /// What could be was asked for, instead of all or nothing.
-    pub partial: bool,
-    /// The import was written. False where a row was refused and not `partial`, and in a dry run.
-    pub applied: bool,
-    /// Rows read.
-    pub rows: u64,
-    /// New users.
-    pub added: u64,
-    /// Users with other names, or disabled now.
-    pub changed: u64,
-    /// Users who are as the file says.
-    pub unchanged: u64,
-    /// Rows that were not imported.
-    pub refused: u64,
-    /// Entries of nobody who could log in, by reason.
-    pub skipped: BTreeMap<String, u64>,
-    /// Seats that all of the file needs beyond those held.
-    pub seats_needed: u64,
-    /// Seats free before it.
-    pub seats_free: u64,
-    /// Seats taken after it; after it would be applied, where it was not.
-    pub seats_used: u64,
-    /// The first 10,000 of the new users.
-    pub added_users: Vec<ImportedLine>,
-    /// The first 10,000 of the changed users.
-    pub changed_users: Vec<ImportedLine>,
-    /// The first refused rows: 10,000 where `partial` or `dry_run`, else 100.
-    pub refusals: Vec<RefusedRow>,
-}
-
-/// A user whom a file brings.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct ImportedLine {
-    /// Where in the file, counted from 1.
-    pub line: u64,
-    /// The address.
-    pub user: String,
-}
-
-/// A row that is not imported.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct RefusedRow {
-    /// Where in the file, counted from 1.
-    pub line: u64,
-    /// Whom it is about, as far as one can tell.
-    pub user: Option<String>,
-    /// `invalid`, `foreign_domain`, `duplicate`, `name_taken`, or the reason why there is no seat.
-    pub reason: String,
-    /// A sentence.
-    pub message: String,
-}
-
-/// `seats reclaim`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct ReclaimReport {
-    /// Nothing was released.
-    pub dry_run: bool,
-    /// Users who were inactive for as long, but are protected.
-    pub protected: u64,
-    /// Whose seats were released, or would be, the longest unused first.
-    pub reclaimed: Vec<ReclaimedSeat>,
-    /// Seats taken after it.
-    pub seats_used: u64,
-}
-
-/// A seat that nobody used.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct ReclaimedSeat {
-    /// The name shown.
-    pub user: String,
-    /// `mapped`, `local` or `imported`.
-    pub origin: String,
-    /// The directory's name; `null` for an account that is not mapped.
-    pub directory: Option<String>,
-    /// Since when it was held.
-    pub seat_since: Timestamp,
-    /// The last login.
-    pub last_login: Option<Timestamp>,
-    /// The last login or the grant, whichever was later.
-    pub last_used: Timestamp,
-}
-
-/// One line of `seats refused`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct RefusedLine {
-    /// The name shown, or the name asked for.
-    pub user: String,
-    /// False for a name that nobody had.
-    pub is_known: bool,
-    /// Holds a seat by now.
-    pub seated: bool,
-    /// How often.
-    pub count: u64,
-    /// The first time.
-    pub first: Timestamp,
-    /// The latest time.
-    pub last: Timestamp,
-    /// The latest reason code.
-    pub reason: String,
 }
 
 /// One line of `seats history`.
