@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{self, Sender};
 
+use super::credentials::Credentials;
 use super::error::{ConnectStep, DirectoryError, LdapResult, ServerError, ServerProblem};
 use super::group;
 use super::guard::guarded;
@@ -27,13 +28,10 @@ use super::{
     Coverage, Event, Hinted, Known, Poll, adpoll, ber, changelog, contentsync, reconcile, srv, syncrepl, tcp,
     tls,
 };
-use crate::domain::directory::{Bind, LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
+use crate::domain::directory::{LdapSource, LdapUrl, Timeouts};
 use crate::domain::group::Members;
 use crate::domain::ldap_text::{Dn, Filter};
 use crate::domain::mapping::Entry;
-
-/// No password of a person or a machine is longer.
-const MAX_PASSWORD_BYTES: u64 = 4096;
 
 /// Asks for entries without attributes (RFC 4511 section 4.5.1.8).
 const NO_ATTRIBUTES: &str = "1.1";
@@ -566,47 +564,3 @@ impl Attempt {
 
 /// A session, the root DSE, and the identity.
 type Bound = (Session, Option<Entry>, String);
-
-/// Who the daemon is, with the password. Not `Debug`.
-pub(super) enum Credentials {
-    Anonymous,
-    Simple { bind: SimpleBind, password: String },
-    External { cert_file: PathBuf },
-}
-
-impl Credentials {
-    fn load(bind: &Bind, tls: &Tls) -> Result<Arc<Credentials>, DirectoryError> {
-        let bind = match bind {
-            Bind::Simple(bind) => bind,
-            Bind::Anonymous => return Ok(Arc::new(Credentials::Anonymous)),
-            Bind::External => {
-                // Without one the server says what is missing.
-                let cert_file = tls.identity.as_ref().map(|identity| identity.cert_file.clone());
-                return Ok(Arc::new(Credentials::External { cert_file: cert_file.unwrap_or_default() }));
-            }
-        };
-        let path = &bind.password_file;
-        let password = read_password(path)
-            .map_err(|source| DirectoryError::PasswordFile { path: path.clone(), source })?;
-        if password.is_empty() {
-            return Err(DirectoryError::EmptyPassword { path: path.clone() });
-        }
-        Ok(Arc::new(Credentials::Simple { bind: bind.clone(), password }))
-    }
-}
-
-/// The password without the newline that editors add; UTF-8, as RFC 4513 section 5.1.1 wants it.
-fn read_password(path: &Path) -> io::Result<String> {
-    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-    if std::fs::metadata(path)?.len() > MAX_PASSWORD_BYTES {
-        return Err(invalid("it is too long for a password"));
-    }
-    let mut bytes = std::fs::read(path)?;
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8"))
-}

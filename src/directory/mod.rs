@@ -31,6 +31,7 @@ mod ber;
 mod bookmark;
 mod changelog;
 mod contentsync;
+mod credentials;
 mod dirsync;
 mod dirsync_wire;
 mod error;

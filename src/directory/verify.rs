@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use super::credentials::Credentials;
 use super::error::{DirectoryError, LdapResult, ServerError, ServerProblem};
 use super::guard::guarded;
-use super::ldap::{Attempt, Credentials, Session};
+use super::ldap::{Attempt, Session};
 use super::srv;
 use super::tls::Trust;
 use crate::domain::directory::{LdapSource, LdapUrl};
