@@ -1,7 +1,7 @@
 -- Seatkeeper as a passdb of Dovecot: the daemon is asked after every right password. See dovecot-lua.conf.
 --
--- Beside the policy server of dovecot.conf it has one advantage: when the daemon doesn't answer, the person reads
--- that something is unavailable, and not that the password is wrong.
+-- Beside the policy server of dovecot.conf it has one advantage, that nobody gets in and nobody's password is called
+-- wrong while the daemon doesn't answer, and one disadvantage, that the reason of a refusal is in the logs alone.
 
 -- The [[listen.http]] of seatkeeper.toml.
 local url = "http://127.0.0.1:8460/v1/check"
@@ -52,5 +52,6 @@ function auth_passdb_lookup(req)
     return dovecot.auth.PASSDB_RESULT_OK, { nopassword = "y" }
   end
   local message = payload:match('"message":"([^"]*)"') or payload
-  return dovecot.auth.PASSDB_RESULT_USER_DISABLED, "Seatkeeper refuses: " .. message
+  req:log_info("Seatkeeper refuses: " .. message)
+  return dovecot.auth.PASSDB_RESULT_USER_DISABLED, message
 end

@@ -79,6 +79,11 @@ pub enum ClientCommand {
     /// Create accounts that no directory holds, and change them.
     #[command(subcommand)]
     Account(AccountCommand),
+    /// Import users from a file, in CSV or LDIF.
+    ///
+    /// Each takes a seat. All are imported or none, unless --partial says otherwise; importing the same file
+    /// again changes nothing.
+    Import(ImportArgs),
     /// Give seats, take them back, and see who got and lost them.
     #[command(subcommand)]
     Seats(SeatsCommand),
@@ -198,6 +203,26 @@ pub enum AccountCommand {
     },
 }
 
+/// `import …`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct ImportArgs {
+    /// CSV with the columns address, name, aliases (with a header or in this order), or LDIF.
+    ///
+    /// In CSV a user is known by the address; aliases are separated by spaces. In LDIF a user is known by
+    /// entryUUID, nsUniqueId or objectGUID where there is one, and disabled accounts are imported without a
+    /// seat.
+    pub file: PathBuf,
+    /// The mail domain, in which all addresses must be.
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: String,
+    /// Import what can be, and list the rest.
+    #[arg(long)]
+    pub partial: bool,
+    /// Change nothing, and say what would happen.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// `seats …`.
 #[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
 pub enum SeatsCommand {
@@ -220,7 +245,7 @@ pub enum SeatsCommand {
     },
     /// Take back the seats of those who do not use them.
     ///
-    /// They may take one again with their next login, if one is free. Whoever stands in [seats] protected
+    /// They may take one again with their next login, if one is free. Whoever stands in `[seats] protected`
     /// keeps the seat.
     Reclaim {
         /// Nobody who logged in, or was given the seat, within this time: 180d, 12h.
@@ -386,6 +411,13 @@ mod tests {
         };
         let line = "seatkeeper account add ada --name Ada --alias a --alias b";
         check(line, client(ClientCommand::Account(add)));
+        let import = ImportArgs {
+            file: "people.csv".into(),
+            domain: "x.org".to_owned(),
+            partial: false,
+            dry_run: true,
+        };
+        check("seatkeeper import people.csv --domain x.org --dry-run", client(ClientCommand::Import(import)));
         let disable = AccountCommand::Disable { address: "ada".to_owned() };
         check("seatkeeper account disable ada", client(ClientCommand::Account(disable)));
     }
@@ -450,6 +482,7 @@ mod tests {
         check_wrong("seatkeeper users --inactive soon");
         check_wrong("seatkeeper users --inactive 1d --never");
         check_wrong("seatkeeper seats reclaim");
+        check_wrong("seatkeeper import people.csv");
         check_wrong("seatkeeper account");
         check_wrong("seatkeeper account add");
         check_wrong("seatkeeper users --sort age");

@@ -15,6 +15,7 @@
 //!   ├── licensing     signed token -> licence, or why not; asking a licence server; signing
 //!   ├── front         one file a protocol: parse -> Ask -> Verdict -> render
 //!   ├── admin         the API on the control socket, and its client, the command line
+//!   │     ├── import  CSV and LDIF files -> rows of users
 //!   │     └── net     sockets, the accept loop, HTTP; shared by front and admin
 //!   └── service       the handles `Admission` and `Admin`: all that front and admin may call
 //!         └── store   tables, read views, the one writer (the only module that names redb)
@@ -28,7 +29,11 @@
 //! | how an entry becomes a user | [`domain::mapping`] |
 //! | what a sweep may take away | [`domain::sync`] |
 //! | how a seat is granted and made durable | `store::transaction`, `store::writer` |
+//! | how local and imported accounts change | `store::accounts`, `store::import` |
+//! | what is made true after every change | `store::settle` |
 //! | what a login goes through | [`service::Admission::admit`] |
+//! | what a password goes through | [`service::passwords::Authenticator::log_in`], [`directory::Verifier`] |
+//! | how a protocol is spoken | its file in [`front`], over [`net::dialogue`] or [`net::http`] |
 //! | what a change in a directory goes through | `daemon::intake`, `daemon::follow` |
 //! | what a licence means at a moment | [`domain::license`] |
 //! | which tokens are licences | `licensing::token` |
@@ -44,6 +49,11 @@
 //! of the login is collected and written within [`service::FLUSH_EVERY`]. If a seat would be taken, the
 //! writer asks `decide` again, inside its transaction, and the answer is given after the commit. Requests
 //! that wait meanwhile share the next commit.
+//!
+//! Where a server hands us the password, [`service::passwords`] comes before that: a slot of the throttle, a turn of
+//! the user's, then a bind at the directory through [`service::passwords::Verify`], which `daemon::passwords`
+//! implements over [`directory::Verifier`], so that neither side knows the other. Only a right password goes on to the
+//! decision; no answer is an error, which each front end tells by its protocol's own sign.
 //!
 //! # A change in a directory, end to end
 //!
@@ -88,6 +98,7 @@ pub mod daemon;
 pub mod directory;
 pub mod domain;
 pub mod front;
+pub mod import;
 pub mod issuer;
 pub mod licensing;
 pub mod net;

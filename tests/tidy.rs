@@ -18,7 +18,7 @@ const MAX_LINES: usize = 600;
 const OWNED_CRATES: [(&str, &str); 2] = [("redb", "store"), ("ldap3", "directory")];
 
 /// The modules of the crate that a module may name beside itself. One that isn't listed may name all.
-const DIRECTIONS: [(&str, &[&str]); 12] = [
+const DIRECTIONS: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("store", &["domain"]),
@@ -28,7 +28,8 @@ const DIRECTIONS: [(&str, &[&str]); 12] = [
     ("net", &["config"]),
     ("service", &["store", "domain"]),
     ("front", &["service", "net", "domain"]),
-    ("admin", &["service", "net", "domain", "cli"]),
+    ("admin", &["service", "net", "domain", "cli", "import"]),
+    ("import", &["directory", "domain"]),
     ("cli", &[]),
     ("web", &["service", "net", "domain"]),
 ];

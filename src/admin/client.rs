@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{Method, Request, StatusCode, header};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
+use super::upload::Upload;
 use crate::cli::Exit;
 
 /// The longest body that is read: the list of some four million users. It is kept in memory, so that a
@@ -22,6 +24,9 @@ const MAX_BODY: usize = 1 << 30;
 
 /// How long an answer may take. A list of a million users takes some seconds.
 pub(super) const USUAL: Duration = Duration::from_secs(600);
+
+/// How long a file may take to be sent and imported: one that is piped in may be slow to come.
+const UPLOAD: Duration = Duration::from_secs(3600);
 
 /// How long a sync may take that somebody waits for; an interrupt ends the wait before that.
 pub(super) const SYNC: Duration = Duration::from_secs(24 * 3600);
@@ -117,7 +122,7 @@ impl Client {
     ) -> Result<Response, ClientError> {
         let body = serde_json::to_vec(value)
             .map_err(|error| self.broken(format!("the request cannot be written: {error}")))?;
-        self.exchange_within(method, path_and_query, Full::from(body), USUAL).await
+        self.exchange_within(method, path_and_query, whole(body.into()), USUAL).await
     }
 
     /// Sends a request without a body, and reads the whole answer.
@@ -132,7 +137,7 @@ impl Client {
         path_and_query: &str,
         body: Bytes,
     ) -> Result<Response, ClientError> {
-        self.exchange_within(method, path_and_query, Full::new(body), USUAL).await
+        self.exchange_within(method, path_and_query, whole(body), USUAL).await
     }
 
     /// The same, for an answer that may take longer.
@@ -142,14 +147,19 @@ impl Client {
         path_and_query: &str,
         limit: Duration,
     ) -> Result<Response, ClientError> {
-        self.exchange_within(method, path_and_query, Full::default(), limit).await
+        self.exchange_within(method, path_and_query, whole(Bytes::new()), limit).await
+    }
+
+    /// Sends a file, and reads the whole answer.
+    pub(super) async fn upload(&self, path_and_query: &str, upload: Upload) -> Result<Response, ClientError> {
+        self.exchange_within(Method::POST, path_and_query, upload.boxed(), UPLOAD).await
     }
 
     async fn exchange_within(
         &self,
         method: Method,
         path_and_query: &str,
-        body: Full<Bytes>,
+        body: BoxBody<Bytes, io::Error>,
         limit: Duration,
     ) -> Result<Response, ClientError> {
         match tokio::time::timeout(limit, self.exchange(method, path_and_query, body)).await {
@@ -168,7 +178,7 @@ impl Client {
         &self,
         method: Method,
         path_and_query: &str,
-        body: Full<Bytes>,
+        body: BoxBody<Bytes, io::Error>,
     ) -> Result<Response, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(error))?;
         let broken = |error: hyper::Error| self.broken(describe(&error));
@@ -223,6 +233,10 @@ fn describe(error: &(dyn std::error::Error + 'static)) -> String {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     }
+}
+
+fn whole(bytes: Bytes) -> BoxBody<Bytes, io::Error> {
+    Full::new(bytes).map_err(|never| match never {}).boxed()
 }
 
 /// Text as one segment of a path, or one value of a query.

@@ -2,6 +2,9 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use jiff::Timestamp;
@@ -10,11 +13,16 @@ use serde::de::DeserializeOwned;
 use super::accounts::{Description, NewPassword};
 use super::client::{self, Client, ClientError, Response, encode};
 use super::reclaim::Refused;
-use super::{History, Users, output, progress};
+use super::upload::Upload;
+use super::{History, Users, import, output, progress};
 use crate::cli::{
-    AccountCommand, ClientCommand, Exit, LicenseArgs, SeatsCommand, SyncAction, SyncArgs, UsersArgs,
+    AccountCommand, ClientCommand, Exit, ImportArgs, LicenseArgs, SeatsCommand, SyncAction, SyncArgs,
+    UsersArgs,
 };
-use crate::service::answers::{Explanation, ReclaimReport, Status, SyncReport, Verification};
+use crate::service::answers::{Explanation, ImportReport, ReclaimReport, Status, SyncReport, Verification};
+
+/// How often a long import says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs a command against the daemon behind a control socket.
 ///
@@ -38,6 +46,10 @@ pub async fn run(
             error.exit()
         }
         Err(Trouble::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => session.worst,
+        Err(Trouble::File(text)) => {
+            session.complain(&text);
+            Exit::Failed
+        }
         Err(Trouble::Output(error)) => {
             session.complain(&format!("cannot write: {error}"));
             Exit::Failed
@@ -53,6 +65,8 @@ pub async fn run(
 pub(super) enum Trouble {
     Client(ClientError),
     Input(io::Error),
+    /// A file that cannot be sent.
+    File(String),
     Output(io::Error),
 }
 
@@ -95,6 +109,7 @@ impl Session<'_> {
                 self.show(&answer, |explanation: &Explanation| output::explanation(explanation, now))
             }
             ClientCommand::Account(command) => self.account(command).await,
+            ClientCommand::Import(args) => self.import(args).await,
             ClientCommand::Seats(SeatsCommand::Grant { users }) => self.change(Method::PUT, users).await,
             ClientCommand::Seats(SeatsCommand::Release { users }) => self.change(Method::DELETE, users).await,
             ClientCommand::Seats(SeatsCommand::History { user, limit }) => {
@@ -146,6 +161,40 @@ impl Session<'_> {
             }
         };
         self.show(&answer, output::account)
+    }
+
+    /// The file is read here: it may be nobody's business but the administrator's.
+    async fn import(&mut self, args: &ImportArgs) -> Result<(), Trouble> {
+        let unreadable = |error: io::Error| Trouble::File(format!("{}: {error}", args.file.display()));
+        let file = std::fs::File::open(&args.file).map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len();
+        if size > import::MAX_IMPORT_BYTES {
+            return Err(Trouble::File(format!("{}: {}", args.file.display(), import::too_long())));
+        }
+        let ImportArgs { domain, partial, dry_run, .. } = args;
+        let path = format!("/v1/import?domain={}&partial={partial}&dry_run={dry_run}", encode(domain));
+        let sent = Arc::new(AtomicU64::new(0));
+        let client = self.client.clone();
+        let exchange = client.upload(&path, Upload::new(file, Arc::clone(&sent)));
+        tokio::pin!(exchange);
+        let mut told = String::new();
+        let answer = loop {
+            tokio::select! {
+                answer = &mut exchange => break answer?,
+                () = tokio::time::sleep(PROGRESS_EVERY) => {
+                    let text = sent_so_far(sent.load(Ordering::Relaxed), size);
+                    if text != told {
+                        self.complain(&text);
+                        told = text;
+                    }
+                }
+            }
+        };
+        let report: ImportReport = self.client.decode(&answer)?;
+        if report.refused > 0 {
+            self.worst = Exit::Failed;
+        }
+        self.show(&answer, output::imported)
     }
 
     /// Each user by itself: what one is refused does not stop the next.
@@ -254,6 +303,15 @@ impl Session<'_> {
     fn complain(&mut self, text: &str) {
         // There is nowhere else to say that this failed.
         let _ = writeln!(self.err, "seatkeeper: {}", output::clean(text));
+    }
+}
+
+/// How far an import is. What is not a regular file has no size.
+fn sent_so_far(sent: u64, size: u64) -> String {
+    if sent < size {
+        format!("{} of {} kB are sent", sent / 1000, size / 1000)
+    } else {
+        format!("{} kB are sent, and are being imported", sent / 1000)
     }
 }
 

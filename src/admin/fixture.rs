@@ -71,6 +71,7 @@ impl Fixture {
             default_domain: Some(domain.clone()),
             directories: vec![("corp".to_owned(), domain)],
             removal_grace: std::time::Duration::from_secs(7 * 86_400),
+            state_dir: folder.path().to_owned(),
             protected: Vec::new(),
         };
         let board = Board::default();

@@ -5,6 +5,7 @@ pub mod client;
 mod command;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod import;
 mod license;
 mod output;
 mod password;
@@ -12,6 +13,7 @@ mod progress;
 mod reclaim;
 pub mod server;
 mod stream;
+mod upload;
 
 pub use command::run;
 

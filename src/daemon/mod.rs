@@ -356,6 +356,7 @@ fn settings(config: &Config) -> Settings {
         default_domain: config.default_domain.clone(),
         directories: names.collect(),
         removal_grace: config.seats.removal_grace,
+        state_dir: config.state_dir.clone(),
         protected: config.seats.protected.clone(),
     }
 }

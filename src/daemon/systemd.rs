@@ -2,7 +2,6 @@
 //!
 //! Without systemd (`NOTIFY_SOCKET` is not set) each of these does nothing.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -64,14 +63,14 @@ pub async fn watch(store: Store, admin: Admin) {
     }
 }
 
-/// Waits for the writer to answer, however long: a late answer is one, and what is too late systemd decides.
+/// Waits for the writer to answer, however long: a late answer is one, and what is too late systemd decides. A
+/// writer that is seen to import a long file need not answer.
 async fn answer(store: &Store, patience: Duration) -> Result<(), StoreError> {
-    let mut ping = pin!(store.ping());
-    if let Ok(answer) = tokio::time::timeout(patience, &mut ping).await {
-        return answer;
+    if store.shows_life(patience).await? {
+        return Ok(());
     }
     error!("The store's writer does not answer; the watchdog is not fed until it does.");
-    ping.await?;
+    store.ping().await?;
     info!("The store's writer answers again.");
     Ok(())
 }

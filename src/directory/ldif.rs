@@ -103,12 +103,19 @@ pub struct Reader<R> {
     lines: Lines<R>,
     /// The version specification may only come first.
     is_start: bool,
+    /// Where the entry that was read last begins.
+    entry_line: u64,
 }
 
 impl<R: BufRead> Reader<R> {
     /// Reads from the start of the input.
     pub fn new(input: R) -> Reader<R> {
-        Reader { lines: Lines::new(input), is_start: true }
+        Reader { lines: Lines::new(input), is_start: true, entry_line: 0 }
+    }
+
+    /// Where the entry that was read last begins, counted from 1.
+    pub fn entry_line(&self) -> u64 {
+        self.entry_line
     }
 
     /// The next entry; `None` at the end. After an error there is nothing more to read.
@@ -154,6 +161,7 @@ impl<R: BufRead> Reader<R> {
             }
             let value = value.decode().map_err(|mistake| at.error(mistake))?;
             let dn = value.ok_or(at.error(Mistake::DnFromUrl))?;
+            self.entry_line = at.0;
             return Ok(Some(String::from_utf8(dn).map_err(|_| at.error(Mistake::NotText))?));
         }
     }

@@ -120,3 +120,66 @@ pub enum AccountRefusal {
         directory: String,
     },
 }
+
+/// The rows of a file, in its order. An `Err` says why there are no more, and is the last.
+pub type Rows = Box<dyn Iterator<Item = Result<ImportRow, String>> + Send>;
+
+/// One row of a file that is imported.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ImportRow {
+    /// Where it begins, counted from 1.
+    pub line: u64,
+    /// What it says.
+    pub content: RowContent,
+}
+
+/// What a row of a file says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RowContent {
+    /// Somebody to import.
+    Person(ImportedPerson),
+    /// Nobody who could log in: the reason's code.
+    Skipped(&'static str),
+    /// Something that cannot be understood.
+    Wrong(Mistake),
+}
+
+/// Why a row cannot be imported.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mistake {
+    /// Whom it is about, as far as one can tell.
+    pub user: Option<String>,
+    /// The reason's code.
+    pub reason: &'static str,
+    /// What is wrong: a sentence.
+    pub message: String,
+}
+
+/// Somebody whom a file brings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ImportedPerson {
+    /// Identifies the user inside the domain, unless there is an id.
+    pub address: Name,
+    /// `None` where the file says nothing of aliases: they stay as they are.
+    pub aliases: Option<Vec<Name>>,
+    /// The same for the name for people; an empty one takes it away.
+    pub display_name: Option<String>,
+    /// The id that a directory gave; then it identifies the user, and the address may change.
+    pub id: Option<StableId>,
+    /// False keeps the account out, and without a seat.
+    pub enabled: bool,
+}
+
+impl ImportedPerson {
+    /// The account that results, over the one that is there. An import never enables: who was disabled stays so.
+    pub fn into_mapped(self, old: Option<&Mapped>, own_id: StableId) -> Mapped {
+        let ImportedPerson { address, aliases, display_name, id, enabled } = self;
+        let aliases = aliases.unwrap_or_else(|| {
+            old.map(|old| old.addresses.iter().skip(1).cloned().collect()).unwrap_or_default()
+        });
+        let kept = old.and_then(|old| old.display_name.as_deref());
+        let account = NewAccount::new(address, aliases, display_name.as_deref().or(kept));
+        let id = id.or_else(|| old.map(|old| old.id.clone())).unwrap_or(own_id);
+        account.into_mapped(id, enabled && old.is_none_or(|old| old.enabled))
+    }
+}

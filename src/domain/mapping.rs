@@ -136,6 +136,15 @@ const MAX_TEXT_BYTES: usize = 1024;
 pub fn map_entry(entry: &Entry, rules: &Rules) -> Result<Mapped, Skip> {
     let kind = kind_of(entry, rules.preset)?;
     let id = stable_id(entry, rules.preset).ok_or(Skip::NoId)?;
+    map_kind(entry, rules, kind, id)
+}
+
+/// The same for an entry whose id is given from outside.
+pub fn map_entry_under(entry: &Entry, rules: &Rules, id: StableId) -> Result<Mapped, Skip> {
+    map_kind(entry, rules, kind_of(entry, rules.preset)?, id)
+}
+
+fn map_kind(entry: &Entry, rules: &Rules, kind: Kind, id: StableId) -> Result<Mapped, Skip> {
     let addresses = addresses(entry, rules);
     let logins = logins(entry, rules);
     if logins.is_empty() && addresses.is_empty() {

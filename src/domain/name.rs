@@ -72,13 +72,18 @@ impl Name {
     /// of RFC 6531) before the `@`, and a mail domain behind it.
     pub fn parse_address(raw: &str, default_domain: Option<&Domain>) -> Result<Name, NameError> {
         let name = Name::parse(raw, default_domain)?;
+        if name.is_address() { Ok(name) } else { Err(NameError::NotAnAddress) }
+    }
+
+    /// Whether mail can be sent to it.
+    pub fn is_address(&self) -> bool {
         let is_atom = |atom: &str| {
             let is_good = |c: char| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c);
             !atom.is_empty() && atom.chars().all(is_good)
         };
-        let (local, domain) = name.0.rsplit_once('@').ok_or(NameError::NotAnAddress)?;
-        let is_address = local.len() <= 64 && local.split('.').all(is_atom) && Domain::parse(domain).is_ok();
-        if is_address { Ok(name) } else { Err(NameError::NotAnAddress) }
+        self.0.rsplit_once('@').is_some_and(|(local, domain)| {
+            local.len() <= 64 && local.split('.').all(is_atom) && Domain::parse(domain).is_ok()
+        })
     }
 
     /// A name that an earlier [`Name::parse`] made, read back from the store.
@@ -176,6 +181,21 @@ impl StableId {
     /// `None` for an empty or overlong value.
     pub fn new(bytes: &[u8]) -> Option<StableId> {
         (!bytes.is_empty() && bytes.len() <= StableId::MAX_BYTES).then(|| StableId(bytes.into()))
+    }
+
+    /// The id of somebody to whom no directory gave one, made from a number that is never used twice. It begins
+    /// with a NUL, as no text of a directory does, and has another length than a UUID.
+    pub fn own(number: u64) -> StableId {
+        let mut bytes = [0; StableId::OWN_BYTES];
+        bytes[1..].copy_from_slice(&number.to_be_bytes());
+        StableId(Box::from(bytes))
+    }
+
+    const OWN_BYTES: usize = 9;
+
+    /// Whether no directory gave it.
+    pub fn is_own(&self) -> bool {
+        self.0.len() == StableId::OWN_BYTES && self.0.first() == Some(&0)
     }
 
     /// The raw bytes.

@@ -1,5 +1,5 @@
 //! `[[listen.dovecot_auth]]`: the server's side of Dovecot's authentication protocol (version 1.2, "Dovecot
-//! Authentication Protocol"), so that Postfix and Exim let people log in without a Dovecot.
+//! Authentication Protocol"), so that Postfix lets people log in without a Dovecot.
 //!
 //! Lines of fields between tabs. The person reads the reason of a `FAIL`. There is no word for an outage that
 //! clients understand, so the connection ends without an answer, which they do.

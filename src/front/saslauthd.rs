@@ -19,6 +19,7 @@ const FIELDS: usize = 4;
 
 const MAX_REQUEST: usize = FIELDS * (2 + MAX_FIELD);
 
+/// User, password, service and realm.
 type Fields<'a> = [&'a [u8]; FIELDS];
 
 /// The fields of a request, and where it ends; `None` until it is whole.

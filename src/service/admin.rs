@@ -55,6 +55,9 @@ pub enum AdminError {
     /// The internal administrator, of whom nothing is known.
     #[error("{0} is the internal administrator, who always gets in and never counts; no user has this name")]
     OnlyAdministrator(String),
+    /// A file that cannot be imported.
+    #[error("the file is wrong: {0}")]
+    WrongFile(String),
     /// What was begun did not come to its end.
     #[error("this was interrupted: try again")]
     Interrupted,
@@ -135,7 +138,6 @@ impl Admin {
                 used: seats.used,
                 free: seats.free(),
                 over_limit: seats.is_over(),
-                to_release: seats.used.saturating_sub(seats.limit),
             },
             users: UsersStatus {
                 total: census.people,

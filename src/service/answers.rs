@@ -44,6 +44,8 @@ pub struct LicenseStatus {
     pub seats: u64,
     /// So many percent more may be taken.
     pub overage_percent: u64,
+    /// So many seats are taken beyond what it allows: nobody new gets one before they are released.
+    pub to_release: u64,
     /// Optional components bought, with their dates.
     pub components: Vec<ComponentStatus>,
     /// Who bought it.
@@ -147,9 +149,6 @@ pub struct SeatsStatus {
     pub free: u64,
     /// More are taken than bought, since the limit was lowered.
     pub over_limit: bool,
-    /// So many must be released before somebody new gets one.
-    #[serde(default)]
-    pub to_release: u64,
 }
 
 /// Seats taken, by where their users come from.
@@ -459,6 +458,65 @@ pub struct AccountReport {
     pub message: String,
     /// Seats taken after it.
     pub seats_used: u64,
+}
+
+/// `import`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct ImportReport {
+    /// The mail domain.
+    pub domain: String,
+    /// It was only asked what would happen.
+    pub dry_run: bool,
+    /// What could be was asked for, instead of all or nothing.
+    pub partial: bool,
+    /// The import was written. False where a row was refused and not `partial`, and in a dry run.
+    pub applied: bool,
+    /// Rows read.
+    pub rows: u64,
+    /// New users.
+    pub added: u64,
+    /// Users with other names, or disabled now.
+    pub changed: u64,
+    /// Users who are as the file says.
+    pub unchanged: u64,
+    /// Rows that were not imported.
+    pub refused: u64,
+    /// Entries of nobody who could log in, by reason.
+    pub skipped: BTreeMap<String, u64>,
+    /// Seats that all of the file needs beyond those held.
+    pub seats_needed: u64,
+    /// Seats free before it.
+    pub seats_free: u64,
+    /// Seats taken after it; after it would be applied, where it was not.
+    pub seats_used: u64,
+    /// The first 10,000 of the new users.
+    pub added_users: Vec<ImportedLine>,
+    /// The first 10,000 of the changed users.
+    pub changed_users: Vec<ImportedLine>,
+    /// The first refused rows: 10,000 where `partial` or `dry_run`, else 100.
+    pub refusals: Vec<RefusedRow>,
+}
+
+/// A user whom a file brings.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct ImportedLine {
+    /// Where in the file, counted from 1.
+    pub line: u64,
+    /// The address.
+    pub user: String,
+}
+
+/// A row that is not imported.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct RefusedRow {
+    /// Where in the file, counted from 1.
+    pub line: u64,
+    /// Whom it is about, as far as one can tell.
+    pub user: Option<String>,
+    /// `invalid`, `foreign_domain`, `duplicate`, `name_taken`, or the reason why there is no seat.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
 }
 
 /// `seats reclaim`.

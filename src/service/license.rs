@@ -165,6 +165,7 @@ pub(super) fn status(
         declared,
         seats: license.map_or(policy.seat_limit.unwrap_or(0), |license| license.seats),
         overage_percent: license.map_or(0, |license| license.overage_percent),
+        to_release: view.seats_used()?.saturating_sub(policy.seat_limit.unwrap_or(u64::MAX)),
         components: license.map(|license| components(license, policy, view)).transpose()?.unwrap_or_default(),
         licensee: license.and_then(|license| license.customer.name.clone()),
         email: license.and_then(|license| license.customer.email.clone()),

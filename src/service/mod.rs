@@ -7,6 +7,7 @@ mod admin;
 pub mod answers;
 pub mod directories;
 mod hashes;
+mod import;
 pub mod license;
 pub mod listeners;
 mod lookup;
@@ -22,6 +23,7 @@ use tracing::{debug, info, warn};
 
 pub use activity::FLUSH_EVERY;
 pub use admin::{Admin, AdminError};
+pub use import::ImportMode;
 pub use lookup::Resident;
 pub use users::{UserList, UserQuery, UserSort};
 
@@ -53,6 +55,8 @@ pub struct Settings {
     pub directories: Vec<(String, Domain)>,
     /// How long tombstones stay.
     pub removal_grace: std::time::Duration,
+    /// Where a file lies while it is imported.
+    pub state_dir: std::path::PathBuf,
     /// Names of users whose seat is never reclaimed.
     pub protected: Vec<Name>,
 }

@@ -85,7 +85,7 @@ impl Transaction<'_> {
             decision => return Ok(Err(AccountRefusal::NoSeat { name, decision })),
         };
         let directory = self.directory(&format!("{LOCAL}{}", name.domain()))?;
-        let mapped = account.into_mapped(self.own_id()?, true);
+        let mapped = account.into_mapped(self.own_id(), true);
         let key = self.upsert(directory, mapped, now)?.key;
         if let Some(seat) = &seat {
             self.grant(key, seat)?;

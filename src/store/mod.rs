@@ -5,6 +5,7 @@
 
 mod accounts;
 mod codec;
+mod import;
 pub mod issuer;
 mod license;
 mod settle;
@@ -18,13 +19,16 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use redb::{Builder, Database, ReadableTable};
 use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::AccountChanged;
+pub use import::{Import, Imported};
 pub use license::{LicenseRecord, RefreshRecord};
 pub(crate) use settle::log_release;
 pub use verify::Finding;
@@ -270,6 +274,8 @@ pub struct Applied {
 struct Shared {
     view: RwLock<Arc<ReadView>>,
     policy: RwLock<Arc<Policy>>,
+    /// Counts on while the writer is at something long.
+    beats: AtomicU64,
 }
 
 impl Shared {
@@ -330,6 +336,7 @@ impl Store {
         let shared = Arc::new(Shared {
             view: RwLock::new(Arc::new(ReadView::open(&db)?)),
             policy: RwLock::new(Arc::new(policy)),
+            beats: AtomicU64::new(0),
         });
         let (commands, queue) = mpsc::channel(writer::QUEUE);
         let for_writer = Arc::clone(&shared);
@@ -392,6 +399,12 @@ impl Store {
         self.ask(|reply| Command::Account { change, now, reply }).await
     }
 
+    /// Imports a file as a whole, or what of it can be; on disk when this returns. An `Err` inside is a
+    /// sentence about the file.
+    pub async fn import(&self, import: Import) -> Result<Result<Imported, String>, StoreError> {
+        self.ask(|reply| Command::Import { import: Box::new(import), reply }).await
+    }
+
     /// The number of a directory; a name that is new gets one.
     pub async fn directory(&self, name: &str) -> Result<DirectoryId, StoreError> {
         self.ask(|reply| Command::Directory { name: name.to_owned(), reply }).await
@@ -445,6 +458,15 @@ impl Store {
     /// Runs a collected sweep in a transaction that is dropped.
     pub async fn preview(&self, preview: Preview) -> Result<Report, StoreError> {
         self.ask(|reply| Command::Preview { preview: Box::new(preview), reply }).await
+    }
+
+    /// Whether the writer shows within this time that it lives: it answers, or goes on with something long.
+    pub async fn shows_life(&self, patience: Duration) -> Result<bool, StoreError> {
+        let before = self.shared.beats.load(Ordering::Relaxed);
+        match tokio::time::timeout(patience, self.ping()).await {
+            Ok(answer) => answer.map(|()| true),
+            Err(_) => Ok(self.shared.beats.load(Ordering::Relaxed) != before),
+        }
     }
 
     /// Returns when the writer has answered: it lives, and the disk lets it commit.

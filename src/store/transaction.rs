@@ -192,12 +192,17 @@ impl<'t> Transaction<'t> {
         Ok(id)
     }
 
-    /// An id for the next new user, where no directory gives one. It begins with a NUL, as no directory's
-    /// text does, and has another length than a UUID.
-    pub(super) fn own_id(&self) -> Result<StableId, StoreError> {
-        let mut bytes = vec![0];
-        bytes.extend_from_slice(&self.next_user.to_be_bytes());
-        StableId::new(&bytes).ok_or(StoreError::Corrupt("meta"))
+    /// An id for the next new user, where no directory gives one.
+    pub(super) fn own_id(&self) -> StableId {
+        StableId::own(self.next_user)
+    }
+
+    /// Makes a user known by another id, who is then written under it.
+    pub(super) fn change_id(&mut self, key: UserKey, user: &User, id: &StableId) -> Result<(), StoreError> {
+        self.ids.remove((user.directory.0, user.mapped.id.as_bytes()))?;
+        self.ids.insert((user.directory.0, id.as_bytes()), key.0)?;
+        self.is_dirty = true;
+        Ok(())
     }
 
     /// Writes what a directory says of one entry. Whoever is no longer an enabled person loses the seat.
@@ -408,6 +413,7 @@ impl<'t> Transaction<'t> {
     /// Keeps the hash of an account's password in place of the one before.
     pub(super) fn set_password(&mut self, key: UserKey, hash: &PasswordHash) -> Result<(), StoreError> {
         self.passwords.insert(key.0, hash.as_str())?;
+        self.is_dirty = true;
         Ok(())
     }
 

@@ -5,16 +5,18 @@
 //! commit, and no answer is given before its change is on disk (group commit).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use redb::{Database, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
+use super::settle::Settled;
 use super::transaction::Transaction;
 use super::view::{ReadView, unseen};
 use super::{
-    AccountChanged, Admitted, Applied, Changes, Entombed, LicenseRecord, Policy, Released, Shared,
-    StoreError, Upserted,
+    AccountChanged, Admitted, Applied, Changes, Entombed, Import, Imported, LicenseRecord, Policy, Released,
+    Shared, StoreError, Upserted,
 };
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::Request;
@@ -41,6 +43,8 @@ pub(super) enum Command {
     Release { key: UserKey, reason: ReleaseReason, now: Timestamp, reply: Reply<Option<Released>> },
     /// Change a local or imported account.
     Account { change: AccountChange, now: Timestamp, reply: Reply<Result<AccountChanged, AccountRefusal>> },
+    /// Import a file, in a transaction of its own.
+    Import { import: Box<Import>, reply: Reply<Result<Imported, String>> },
     /// Find or make the number of a directory.
     Directory { name: String, reply: Reply<DirectoryId> },
     /// Write a bounded part of a sync.
@@ -91,16 +95,26 @@ pub(super) fn run(
     let mut held_back = None;
     loop {
         let Some(first) = held_back.take().or_else(|| commands.blocking_recv()) else { return Ok(()) };
-        if let Command::Preview { preview, reply } = first {
-            let report = run_preview(db, *preview)?;
-            let _ = reply.send(report);
-            continue;
-        }
+        let first = match first {
+            Command::Preview { preview, reply } => {
+                let report = run_preview(db, *preview)?;
+                let _ = reply.send(report);
+                continue;
+            }
+            // Nobody would learn of it.
+            Command::Import { reply, .. } if reply.is_closed() => continue,
+            Command::Import { import, reply } => {
+                let imported = run_import(db, shared, *import)?;
+                let _ = reply.send(imported);
+                continue;
+            }
+            command => command,
+        };
         let mut batch = vec![first];
         while batch.len() < COMMANDS_A_COMMIT {
             match commands.try_recv() {
-                Ok(preview @ Command::Preview { .. }) => {
-                    held_back = Some(preview);
+                Ok(lengthy @ (Command::Preview { .. } | Command::Import { .. })) => {
+                    held_back = Some(lengthy);
                     break;
                 }
                 Ok(command) => batch.push(command),
@@ -122,16 +136,28 @@ fn commit(db: &Database, shared: &Shared, batch: Vec<Command>) -> Result<(), Sto
         }
     }
     let settled = transaction.settle(&policy)?;
-    if transaction.finish()? {
-        txn.commit()?;
-        shared.publish(ReadView::open(db)?);
-        settled.tell();
-    } else {
-        txn.abort()?;
-    }
+    let is_changed = transaction.finish()?;
+    finish(db, shared, txn, is_changed, &settled)?;
     for answer in answers {
         answer();
     }
+    Ok(())
+}
+
+/// Commits what was changed, publishes it, and tells what was settled.
+fn finish(
+    db: &Database,
+    shared: &Shared,
+    txn: WriteTransaction,
+    is_changed: bool,
+    settled: &Settled,
+) -> Result<(), StoreError> {
+    if !is_changed {
+        return Ok(txn.abort()?);
+    }
+    txn.commit()?;
+    shared.publish(ReadView::open(db)?);
+    settled.tell();
     Ok(())
 }
 
@@ -178,9 +204,32 @@ fn apply(
             answer(reply, ())
         }
         Command::Ping { reply } => answer(reply, ()),
-        // `run` takes previews out before.
-        Command::Preview { .. } => None,
+        // `run` takes these out before.
+        Command::Preview { .. } | Command::Import { .. } => None,
     })
+}
+
+fn run_import(
+    db: &Database,
+    shared: &Shared,
+    import: Import,
+) -> Result<Result<Imported, String>, StoreError> {
+    let policy = shared.policy();
+    let txn = begin(db)?;
+    let mut transaction = Transaction::open(&txn)?;
+    let beat = || {
+        shared.beats.fetch_add(1, Ordering::Relaxed);
+    };
+    let imported = transaction.import(import, &policy, &beat)?;
+    if imported.as_ref().is_ok_and(|imported| imported.applied) {
+        let settled = transaction.settle(&policy)?;
+        let is_changed = transaction.finish()?;
+        finish(db, shared, txn, is_changed, &settled)?;
+    } else {
+        drop(transaction);
+        txn.abort()?;
+    }
+    Ok(imported)
 }
 
 fn run_preview(db: &Database, preview: Preview) -> Result<Report, StoreError> {

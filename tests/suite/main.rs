@@ -18,6 +18,7 @@ mod ds389;
 mod hostile;
 mod hostile_sync;
 mod identity;
+mod import;
 mod ldif;
 mod license;
 mod lifecycle;

@@ -236,14 +236,11 @@ fn nginx_lets_people_through_to_a_dovecot() {
         ),
         ..PostfixOptions::default()
     });
-    let with_backends = |site: &Site| {
-        let table = format!(
-            "[listen.nginx_auth.backends]\nimap = \"127.0.0.1:{}\"\npop3 = \"127.0.0.1:{}\"\nsmtp = \"127.0.0.1:{}\"\n",
-            dovecot.imap_port, dovecot.pop3_port, postfix.submission_port
-        );
-        Settings { listeners: site.settings.listeners.replace(NO_BACKENDS, &table), ..site.settings.clone() }
-    };
-    site.settings = with_backends(&site);
+    let backends = format!(
+        "[listen.nginx_auth.backends]\nimap = \"127.0.0.1:{}\"\npop3 = \"127.0.0.1:{}\"\nsmtp = \"127.0.0.1:{}\"\n",
+        dovecot.imap_port, dovecot.pop3_port, postfix.submission_port
+    );
+    site.settings.listeners = site.settings.listeners.replace(NO_BACKENDS, &backends);
     site.daemon.configure(&site.settings);
     site.daemon.reload().unwrap();
     let snippet = shipped("nginx-mail.conf", &[("127.0.0.1:4005", &format!("127.0.0.1:{}", site.ports[2]))]);

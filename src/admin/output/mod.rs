@@ -1,5 +1,6 @@
 //! Answers as text for people. Nothing here reads a clock or writes: every page is a plain function.
 
+mod import;
 mod license;
 mod people;
 mod reclaim;
@@ -11,6 +12,7 @@ use std::fmt;
 use comfy_table::{CellAlignment, ColumnConstraint, Table, Width, presets};
 use jiff::Timestamp;
 
+pub(super) use import::imported;
 pub(super) use license::license;
 pub(super) use people::{account, change, explanation, history, users};
 pub(super) use reclaim::{reclaimed, refused};

@@ -48,7 +48,7 @@ pub(crate) fn status() -> Status {
             seats: 25,
             ..LicenseStatus::default()
         },
-        seats: SeatsStatus { limit: 25, used: 3, free: 22, over_limit: false, to_release: 0 },
+        seats: SeatsStatus { limit: 25, used: 3, free: 22, over_limit: false },
         users: UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 1, tombstoned: 0 },
         seats_by_origin: SeatsByOrigin { mapped: 3, local: 0, imported: 0 },
         directories: vec![directory("corp")],

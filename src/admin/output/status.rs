@@ -52,11 +52,12 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
 }
 
 fn seats(seats: &SeatsStatus, license: &LicenseStatus) -> String {
-    let SeatsStatus { limit, used, free, over_limit, to_release } = *seats;
+    let SeatsStatus { limit, used, free, over_limit } = *seats;
     if license.state == "missing" {
         return format!("{used} used");
     }
     if over_limit {
+        let to_release = used.saturating_sub(limit);
         return format!(
             "{used} used of {limit}: {to_release} MORE THAN THE LICENCE HAS; holders go on, nobody new gets one \
              before so many are released"
@@ -269,7 +270,7 @@ mod tests {
             claimant: "b@example.org".to_owned(),
         }];
         let seats_by_origin = SeatsByOrigin { mapped: 20, local: 8, imported: 2 };
-        let seats = SeatsStatus { limit: 25, used: 30, free: 0, over_limit: true, to_release: 5 };
+        let seats = SeatsStatus { limit: 25, used: 30, free: 0, over_limit: true };
         let users = UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 0, tombstoned: 4 };
         check(
             &Status { ready: false, seats, seats_by_origin, users, directories, clashes, ..sample() },
@@ -299,7 +300,7 @@ mod tests {
     #[test]
     fn a_new_daemon_without_a_licence() {
         let license = LicenseStatus { state: "missing".to_owned(), ..LicenseStatus::default() };
-        let seats = SeatsStatus { limit: 0, used: 0, free: 0, over_limit: false, to_release: 0 };
+        let seats = SeatsStatus { limit: 0, used: 0, free: 0, over_limit: false };
         let users = UsersStatus { total: 0, mapped: 0, local: 0, imported: 0, disabled: 0, tombstoned: 0 };
         check(
             &Status { started: at(0), license, seats, users, directories: Vec::new(), ..sample() },
@@ -315,7 +316,7 @@ mod tests {
 
     #[test]
     fn the_last_seat_is_told() {
-        let count = SeatsStatus { limit: 25, used: 25, free: 0, over_limit: false, to_release: 0 };
+        let count = SeatsStatus { limit: 25, used: 25, free: 0, over_limit: false };
         assert_eq!(seats(&count, &sample().license), "25 used of 25, NONE FREE: nobody new gets one");
     }
 }

@@ -1,5 +1,6 @@
 //! Licences that come, shrink, lose components and expire, against a model.
 
+use super::model::{Life, MAPPED as USERS, address, entry};
 use super::*;
 use crate::domain::account::NewAccount;
 use crate::domain::license::{ComponentName, ComponentStanding};
