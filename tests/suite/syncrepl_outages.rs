@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use std::time::Duration;
+
 use crate::support::daemon::{Daemon, Settings, directory, ldap_directory, no_brake};
 use crate::support::slapd::{Options, PEOPLE, Slapd, people, person};
 use crate::support::valve::Valve;
@@ -190,7 +192,9 @@ fn a_stale_cookie_reads_everything_whether_the_server_says_so_or_not() {
         wait_until_following(&daemon);
         daemon.expect("u1", "granted");
         daemon.terminate();
-        // Everything was loaded anew, so that nothing is as old as the cookie.
+        // Everything is loaded anew, so that nothing is as old as the cookie: not in the same second either,
+        // which is as exact as the server's index is.
+        std::thread::sleep(Duration::from_millis(1100));
         slapd.restore(&people(1..21));
         daemon.restart();
         wait_until_following(&daemon);
