@@ -1,8 +1,10 @@
 //! Licences that come, shrink, lose components and expire, against a model.
 
+use std::collections::BTreeSet;
+
 use super::model::{Life, MAPPED as USERS, address, entry};
 use super::*;
-use crate::domain::account::NewAccount;
+use crate::domain::account::{ImportedPerson, NewAccount};
 use crate::domain::license::{ComponentName, ComponentStanding};
 use crate::domain::seats::Service;
 
@@ -22,6 +24,8 @@ enum Step {
     Create(u8),
     /// It is disabled, or removed.
     End { account: u8, remove: bool },
+    /// A file brings these people.
+    Import { people: BTreeSet<u8>, partial: bool },
     /// Another licence, or none, or another day.
     License(Terms),
     /// Power fails.
@@ -29,6 +33,7 @@ enum Step {
 }
 
 const ACCOUNTS: u8 = 3;
+const IMPORTED: u8 = 3;
 
 /// A local account of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +76,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => user().prop_map(Step::Disappear),
         2 => (0..ACCOUNTS).prop_map(Step::Create),
         1 => (0..ACCOUNTS, any::<bool>()).prop_map(|(account, remove)| Step::End { account, remove }),
+        2 => (prop::collection::btree_set(0..IMPORTED, 0..4), any::<bool>())
+            .prop_map(|(people, partial)| Step::Import { people, partial }),
         3 => terms().prop_map(Step::License),
         1 => Just(Step::Crash),
     ]
@@ -83,6 +90,7 @@ struct Expected {
     seated: Vec<bool>,
     eas: Vec<bool>,
     locals: Vec<Local>,
+    imported: Vec<bool>,
     terms: Terms,
 }
 
@@ -99,11 +107,20 @@ impl Expected {
         };
         let none = vec![false; USERS.into()];
         let locals = vec![Local::Unknown; ACCOUNTS.into()];
-        Expected { lives: vec![Life::Unknown; USERS.into()], seated: none.clone(), eas: none, locals, terms }
+        let imported = vec![false; IMPORTED.into()];
+        Expected {
+            lives: vec![Life::Unknown; USERS.into()],
+            seated: none.clone(),
+            eas: none,
+            locals,
+            imported,
+            terms,
+        }
     }
 
     fn used(&self) -> u64 {
-        taken(&self.seated) + self.locals.iter().filter(|local| **local == Local::Enabled).count() as u64
+        let accounts = taken(&self.seated) + taken(&self.imported);
+        accounts + self.locals.iter().filter(|local| **local == Local::Enabled).count() as u64
     }
 
     fn create(&mut self, account: u8) -> &'static str {
@@ -111,14 +128,36 @@ impl Expected {
         if self.locals[account] != Local::Unknown {
             return "taken";
         }
+        let answer = self.newcomer();
+        if answer == "granted" {
+            self.locals[account] = Local::Enabled;
+        }
+        answer
+    }
+
+    /// What somebody gets who takes a seat by coming.
+    fn newcomer(&self) -> &'static str {
         let Terms { seats, expired, .. } = self.terms;
         match (expired, seats) {
             (Some(_), _) => "license_expired",
             (None, None) => "license_missing",
             (None, Some(seats)) if self.used() >= seats => "exhausted",
-            (None, Some(_)) => {
-                self.locals[account] = Local::Enabled;
-                "granted"
+            (None, Some(_)) => "granted",
+        }
+    }
+
+    /// All or nobody, or those who fit.
+    fn import(&mut self, people: &BTreeSet<u8>, partial: bool) {
+        let before = self.imported.clone();
+        for person in people.iter().copied().map(usize::from) {
+            if self.imported[person] {
+                continue;
+            }
+            if self.newcomer() == "granted" {
+                self.imported[person] = true;
+            } else if !partial {
+                self.imported = before;
+                return;
             }
         }
     }
@@ -187,6 +226,7 @@ impl Expected {
                     (_, false) => Local::Disabled,
                 };
             }
+            Step::Import { ref people, partial } => self.import(people, partial),
             Step::License(terms) => self.terms = terms,
             Step::Crash => {}
         }
@@ -218,6 +258,21 @@ async fn create(store: &Store, number: u8) -> &'static str {
         Err(AccountRefusal::Taken(_)) => "taken",
         Err(refusal) => panic!("{refusal}"),
     }
+}
+
+fn imported(number: u8) -> Name {
+    name(&format!("imported{number}@y.org"))
+}
+
+async fn import(store: &Store, people: &BTreeSet<u8>, partial: bool) {
+    let rows = people.clone().into_iter().zip(1..).map(|(number, line)| {
+        let address = imported(number);
+        let person = ImportedPerson { address, aliases: None, display_name: None, id: None, enabled: true };
+        Ok(ImportRow { line, content: RowContent::Person(person) })
+    });
+    let domain = Domain::parse("y.org").unwrap();
+    let import = Import { domain, rows: Box::new(rows), partial, dry_run: false, now: at(0) };
+    store.import(import).await.unwrap().unwrap();
 }
 
 fn key_of(store: &Store, directory: DirectoryId, user: u8) -> Option<UserKey> {
@@ -253,6 +308,7 @@ async fn take(store: &Store, directory: DirectoryId, step: &Step) -> Option<&'st
             // One that does not exist is refused, and that is as good.
             let _ = store.account(change, at(0)).await.unwrap();
         }
+        Step::Import { ref people, partial } => import(store, people, partial).await,
         Step::License(_) | Step::Crash => {}
     }
     None
@@ -274,6 +330,10 @@ fn seen(store: &Store, directory: DirectoryId, terms: Terms) -> Expected {
         let is_seated = view.seat_of(key).unwrap().is_some();
         seen.locals[usize::from(number)] = if is_seated { Local::Enabled } else { Local::Disabled };
     }
+    for number in 0..IMPORTED {
+        let Some(key) = view.find(&imported(number)).unwrap() else { continue };
+        seen.imported[usize::from(number)] = view.seat_of(key).unwrap().is_some();
+    }
     assert_eq!(view.seats_used().unwrap(), seen.used());
     assert_eq!(view.verify().unwrap(), []);
     assert_eq!(view.component_seats_used(&activesync()).unwrap(), taken(&seen.eas));
@@ -283,7 +343,7 @@ fn seen(store: &Store, directory: DirectoryId, terms: Terms) -> Expected {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// No sequence of licences, logins, grants, releases, disables and crashes sells a seat too many, of the
+    /// No sequence of licences, logins, grants, releases, disables, imports and crashes sells a seat too many, of the
     /// licence or of a component; and none loses an answered one.
     #[test]
     fn no_sequence_of_licences_oversells(steps in prop::collection::vec(step(), 1..60)) {
