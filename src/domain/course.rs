@@ -248,6 +248,8 @@ pub struct Course {
     phase: Phase,
     run: Run,
     failures: u32,
+    /// Readings of everything whose cookie the server would not take afterwards, in a row.
+    rejected: u32,
     /// The size of what the brake holds back, and the run that finds it again.
     held: Option<(u64, Run)>,
     poll_every: Duration,
@@ -257,7 +259,10 @@ impl Course {
     /// A directory whose sync is about to begin, and the first thing to do.
     pub fn begin(poll_every: Duration) -> (Course, Action) {
         let run = FROM_COOKIE;
-        (Course { phase: Phase::Refreshing, run, failures: 0, held: None, poll_every }, Action::Run(run))
+        (
+            Course { phase: Phase::Refreshing, run, failures: 0, rejected: 0, held: None, poll_every },
+            Action::Run(run),
+        )
     }
 
     /// Where it stands.
@@ -276,6 +281,9 @@ impl Course {
             Happened::Refreshed { follows } => {
                 self.failures = 0;
                 self.held = None;
+                if self.run.start == Start::Cookie {
+                    self.rejected = 0;
+                }
                 self.phase = if follows { Phase::Following } else { Phase::Idle };
                 if follows { Action::Follow } else { Action::Wait(self.poll_every) }
             }
@@ -289,8 +297,13 @@ impl Course {
                 self.phase = Phase::Held(loss);
                 Action::Wait(self.poll_every)
             }
-            // A server that refuses even the refresh from nothing is broken.
-            Happened::RefreshRequired if self.run.start == Start::Everything => self.fail(jitter),
+            // A server that refuses even the refresh from nothing, or what it told in it, is broken: it is asked
+            // less and less often, since each time it has to tell everything.
+            Happened::RefreshRequired if self.run.start == Start::Everything => {
+                self.failures = self.failures.max(self.rejected);
+                self.rejected = self.rejected.saturating_add(1);
+                self.fail(jitter)
+            }
             Happened::RefreshRequired => self.start(Run { start: Start::Everything, ..self.run }),
             // Each mechanism is refused once, so this comes to an end.
             Happened::Refused => self.start(self.run),
@@ -407,6 +420,25 @@ mod tests {
         assert_eq!(compare_every(POLL, 6_099), POLL);
         assert_eq!(compare_every(POLL, 100_000), Duration::from_secs(1000));
         assert_eq!(compare_every(Duration::from_secs(3600), 100_000), Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_server_that_rejects_its_own_cookies_is_asked_less_and_less_often() {
+        use Happened::{Due, RefreshRequired, Refreshed};
+        let followed = Refreshed { follows: true };
+        let again = [RefreshRequired, Due, RefreshRequired, followed];
+        let wait = |seconds| Action::Wait(Duration::from_secs(seconds));
+        let rejected = |times: usize, then: &[Happened]| -> Vec<Happened> {
+            let begin = [RefreshRequired, followed];
+            let times = std::iter::repeat_n(again, times).flatten();
+            begin.into_iter().chain(times).chain(then.iter().copied()).collect()
+        };
+        check(&rejected(0, &[RefreshRequired]), wait(1), Phase::Backoff(1));
+        check(&rejected(1, &[RefreshRequired]), wait(2), Phase::Backoff(2));
+        check(&rejected(2, &[RefreshRequired]), wait(4), Phase::Backoff(3));
+        // One that takes a cookie again begins anew.
+        let taken = [RefreshRequired, Due, followed, RefreshRequired, followed, RefreshRequired];
+        check(&rejected(2, &taken), wait(1), Phase::Backoff(1));
     }
 
     #[test]
