@@ -49,9 +49,6 @@ async fn import(State(admin): State<Admin>, request: Request) -> Answer {
     let ImportQuery { domain, partial, dry_run } = query(request.uri())?;
     let domain = Domain::parse(&domain)
         .map_err(|error| bad_request(format!("the query is wrong: domain={domain:?}: {error}")))?;
-    let cannot_keep = |error| {
-        Problem::new(StatusCode::INSUFFICIENT_STORAGE, format!("cannot keep the file meanwhile: {error}"))
-    };
     let file = admin.spool().map_err(cannot_keep)?;
     let mut file = spool(request.into_body(), file).await?;
     file.rewind().map_err(cannot_keep)?;
@@ -64,9 +61,6 @@ async fn import(State(admin): State<Admin>, request: Request) -> Answer {
 async fn spool(mut body: Body, file: File) -> Result<File, Problem> {
     let mut file = tokio::fs::File::from_std(file);
     let mut size = 0;
-    let cannot_keep = |error| {
-        Problem::new(StatusCode::INSUFFICIENT_STORAGE, format!("cannot keep the file meanwhile: {error}"))
-    };
     loop {
         let frame = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(|_| {
             let detail = format!("nothing was sent for {} s", PATIENCE.as_secs());
@@ -83,6 +77,10 @@ async fn spool(mut body: Body, file: File) -> Result<File, Problem> {
     }
     file.flush().await.map_err(cannot_keep)?;
     Ok(file.into_std().await)
+}
+
+fn cannot_keep(error: std::io::Error) -> Problem {
+    Problem::new(StatusCode::INSUFFICIENT_STORAGE, format!("cannot keep the file meanwhile: {error}"))
 }
 
 /// What to say of a longer file.

@@ -173,8 +173,9 @@ impl Shop {
     pub fn current(&self, token: &str, trusted: &[PublicKey]) -> Result<License, ShopError> {
         let shown = shown(token, trusted)?;
         let sale = self.store.sale(&shown.id)?.ok_or(ShopError::UnknownLicense(shown.id.clone()))?;
-        check_holder(&shown, &license_of(&sale)?, sale.is_revoked)?;
-        Ok(license_of(&sale)?)
+        let license = license_of(&sale)?;
+        check_holder(&shown, &license, sale.is_revoked)?;
+        Ok(license)
     }
 
     /// Takes the activation of the licence that somebody shows back.

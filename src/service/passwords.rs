@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::{hmac, rand};
@@ -294,7 +294,9 @@ impl Drop for InLine<'_> {
 
 /// Right passwords, as keyed hashes under a key that no other process knows.
 struct Cache {
-    key: Option<hmac::Key>,
+    /// Made when it is first used: the library needs some 30 ms to find chance for the first time, which a start
+    /// without a cache need not wait for. Without chance there is no cache.
+    key: LazyLock<Option<hmac::Key>>,
     keep: RwLock<Duration>,
     known: Mutex<Remembered>,
 }
@@ -307,9 +309,11 @@ struct Remembered {
 
 impl Cache {
     fn new() -> Cache {
-        // Without chance there is no cache.
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new()).ok();
-        Cache { key, keep: RwLock::default(), known: Mutex::default() }
+        Cache {
+            key: LazyLock::new(|| hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new()).ok()),
+            keep: RwLock::default(),
+            known: Mutex::default(),
+        }
     }
 
     fn set(&self, keep: Duration) {

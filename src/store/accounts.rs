@@ -8,7 +8,7 @@ use super::{LOCAL, Policy, Released, StoreError};
 use crate::domain::account::{AccountChange, AccountRefusal, NewAccount, Taken};
 use crate::domain::admission::{ComponentView, Decision, Operation, Request, Subject, View, decide};
 use crate::domain::name::Name;
-use crate::domain::seats::{ReleaseReason, Seat, SeatCount};
+use crate::domain::seats::{ReleaseReason, Seat};
 use crate::domain::user::{DirectoryId, Kind, Mapped, Origin, User, UserKey};
 
 /// An account that was changed, or is as it was asked for already.
@@ -168,11 +168,7 @@ impl Transaction<'_> {
         directory: Option<DirectoryId>,
         policy: &Policy,
     ) -> Result<View, StoreError> {
-        let record = directory.and_then(|id| self.directories().get(&id));
-        let domain_seats = record.and_then(|record| {
-            let limit = *policy.directory_limits.get(&record.name)?;
-            Some(SeatCount { used: record.census.seats, limit })
-        });
+        let domain_seats = directory.and_then(|directory| self.domain_seats(directory, policy));
         let seated = match key {
             Some(key) => self.seat(key)?.is_some(),
             None => false,

@@ -2,14 +2,12 @@
 //!
 //! The terms are bytes to the store. Reads and changes are rare and small, so each is one transaction.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::codec::{Decoder, Encoder};
-use super::{CACHE_BYTES, StoreError};
+use super::{StoreError, open_database};
 
 /// Licence id to what was sold.
 const SALES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("sales");
@@ -57,19 +55,7 @@ pub struct IssuerStore {
 impl IssuerStore {
     /// Opens the file, or creates it, readable by its owner alone.
     pub fn open(path: &Path) -> Result<IssuerStore, StoreError> {
-        let open_error = |error: redb::Error| StoreError::Open { path: path.to_owned(), error };
-        // Made here only for its mode: redb itself would leave it to the umask.
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| open_error(redb::Error::Io(error)))?;
-        let db = Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::AlreadyOpen(path.to_owned()),
-            error => open_error(error.into()),
-        })?;
+        let db = open_database(path)?;
         let txn = db.begin_write()?;
         {
             let mut meta = txn.open_table(META)?;

@@ -315,20 +315,7 @@ impl Writer {
 impl Store {
     /// Opens the store, or creates it, readable by its owner alone.
     pub fn open(path: &Path, policy: Policy) -> Result<(Store, Writer), StoreError> {
-        let open_error = |error: redb::Error| StoreError::Open { path: path.to_owned(), error };
-        // Made here only for its mode: redb itself would leave it to the umask.
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| open_error(redb::Error::Io(error)))?;
-        let db = Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::AlreadyOpen(path.to_owned()),
-            error => open_error(error.into()),
-        })?;
-        Store::start(db, policy)
+        Store::start(open_database(path)?, policy)
     }
 
     fn start(db: Database, policy: Policy) -> Result<(Store, Writer), StoreError> {
@@ -473,6 +460,23 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.ask(|reply| Command::Ping { reply }).await
     }
+}
+
+/// Opens a file of redb, or creates it, readable by its owner alone.
+fn open_database(path: &Path) -> Result<Database, StoreError> {
+    let open_error = |error: redb::Error| StoreError::Open { path: path.to_owned(), error };
+    // Made here only for its mode: redb itself would leave it to the umask.
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| open_error(redb::Error::Io(error)))?;
+    Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::AlreadyOpen(path.to_owned()),
+        error => open_error(error.into()),
+    })
 }
 
 /// Makes the tables of a new store, brings those of an earlier program up to date, and refuses those of a

@@ -130,11 +130,7 @@ pub(super) trait Lookup {
         let head = key.map(|key| self.user_head(key)).transpose()?.flatten();
         let subject = match (key, head) {
             (Some(UserKey(key)), Some(head)) => {
-                let record = self.directories().get(&head.directory);
-                let domain_seats = record.and_then(|record| {
-                    let limit = *policy.directory_limits.get(&record.name)?;
-                    Some(SeatCount { used: record.census.seats, limit })
-                });
+                let domain_seats = self.domain_seats(head.directory, policy);
                 Some(Subject {
                     kind: head.kind,
                     enabled: head.enabled,
@@ -161,6 +157,13 @@ pub(super) trait Lookup {
     ) -> Result<bool, StoreError> {
         let Some(administrator) = &policy.administrator else { return Ok(false) };
         Ok(name == administrator || (key.is_some() && key == self.key_by_name(administrator)?))
+    }
+
+    /// Seats of a directory that has a cap of its own.
+    fn domain_seats(&self, directory: DirectoryId, policy: &Policy) -> Option<SeatCount> {
+        let record = self.directories().get(&directory)?;
+        let limit = *policy.directory_limits.get(&record.name)?;
+        Some(SeatCount { used: record.census.seats, limit })
     }
 
     /// Seats taken and bought; `None` without a licence.

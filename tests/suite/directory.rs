@@ -244,8 +244,11 @@ async fn continuation_references_are_skipped_and_a_referral_is_an_error() {
 
 #[tokio::test]
 async fn a_server_that_dies_during_a_sweep_is_an_error() {
+    // More than the kernel buffers of a connection, which hold some 10 MB, so that it can't all have been sent.
+    let name = format!("\nsn: Person\ndisplayName: {}\n", "x".repeat(1000));
+    let data = people(0..20_000).replace("\nsn: Person\n", &name);
     for page_size in [500, 20_000] {
-        let mut slapd = Slapd::start(Options { data: people(0..20_000), ..Options::default() });
+        let mut slapd = Slapd::start(Options { data: data.clone(), ..Options::default() });
         let source = LdapSource { page_size, ..source(&slapd) };
         let mut connection = Connection::open(&source, 0).await.unwrap();
         let told = sweep_on(&mut connection, &source, |count| {
