@@ -30,7 +30,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ldap3::controls::RawControl;
 use ldap3::{Scope, SearchStream};
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc::Sender;
 
 use super::bookmark::Bookmark;
 use super::error::{DirectoryError, LdapResult, ServerProblem};
@@ -403,9 +403,8 @@ impl Job {
         &self,
         session: Session,
         attributes: Arc<[String]>,
-        mut relay: impl FnMut(Event) -> Result<Option<Event>, DirectoryError>,
+        relay: impl FnMut(Event) -> Result<Option<Event>, DirectoryError>,
     ) -> Result<(Session, Swept), DirectoryError> {
-        let (events, mut swept) = mpsc::channel(1);
         let job = sweep::Job {
             url: self.url.clone(),
             base: self.base.clone(),
@@ -413,19 +412,9 @@ impl Job {
             attributes,
             page_size: self.page_size,
             timeouts: self.timeouts,
-            events,
+            events: self.events.clone(),
         };
-        // It owns the receiver, so that the sweep ends when nobody listens any more.
-        let relaying = async move {
-            while let Some(event) = swept.recv().await {
-                if let Some(event) = relay(event)? {
-                    self.send(event).await?;
-                }
-            }
-            Ok(())
-        };
-        let (outcome, relayed) = tokio::join!(job.run(session), relaying);
-        relayed.and(outcome)
+        job.through(session, relay).await
     }
 
     /// One search, without its references; what it ended with.

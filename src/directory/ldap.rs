@@ -176,9 +176,7 @@ impl Connection {
         page_size: Option<u32>,
         events: &Sender<Event>,
     ) -> Result<Swept, DirectoryError> {
-        let Some(session) = self.session.take() else {
-            return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
-        };
+        let session = self.take_session()?;
         let job = Job {
             url: self.url.clone(),
             base: base.clone(),
@@ -188,8 +186,7 @@ impl Connection {
             timeouts: self.timeouts,
             events: events.clone(),
         };
-        let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
-        let (session, swept) = guarded(job.run(session)).await.map_err(panicked)??;
+        let (session, swept) = self.guard(job.run(session)).await?;
         self.session = Some(session);
         Ok(swept)
     }
@@ -210,8 +207,9 @@ impl Connection {
         hinted: Option<Hinted>,
         events: &Sender<Event>,
     ) -> DirectoryError {
-        let Some(session) = self.session.take() else {
-            return DirectoryError::Lost { url: self.url, problem: ServerProblem::Unusable };
+        let session = match self.take_session() {
+            Ok(session) => session,
+            Err(error) => return error,
         };
         let search = SyncSearch {
             url: self.url.clone(),
@@ -223,18 +221,18 @@ impl Connection {
             events: events.clone(),
         };
         let outcome = match hinted {
-            None => guarded(syncrepl::Job { search }.run(session)).await,
+            None => self.guard(syncrepl::Job { search }.run(session)).await,
             Some(hinted) => {
                 let server = LdapSource { urls: vec![self.url.clone()], ..hinted.server };
                 let hinted = Hinted { server, ..hinted };
-                let (preset, coverage) = (self.server.preset, self.coverage.unwrap_or(Coverage::Hidden));
-                guarded(contentsync::Job { search, hinted, preset, coverage }.run(session)).await
+                let (preset, coverage) =
+                    (self.server.preset, self.coverage.take().unwrap_or(Coverage::Hidden));
+                self.guard(contentsync::Job { search, hinted, preset, coverage }.run(session)).await
             }
         };
         match outcome {
-            Ok(Ok(never)) => match never {},
-            Ok(Err(error)) => error,
-            Err(_) => DirectoryError::Panicked { url: self.url },
+            Ok(never) => match never {},
+            Err(error) => error,
         }
     }
 
@@ -249,9 +247,7 @@ impl Connection {
         known: Known,
         events: &Sender<Event>,
     ) -> Result<(), DirectoryError> {
-        let Some(session) = self.session.take() else {
-            return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
-        };
+        let session = self.take_session()?;
         let job = reconcile::Job {
             url: self.url.clone(),
             base: base.clone(),
@@ -262,8 +258,7 @@ impl Connection {
             known,
             events: events.clone(),
         };
-        let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
-        self.session = Some(guarded(job.run(session)).await.map_err(panicked)??);
+        self.session = Some(self.guard(job.run(session)).await?);
         Ok(())
     }
 
@@ -296,9 +291,7 @@ impl Connection {
         attributes: &[&str],
         events: &Sender<Event>,
     ) -> Result<(), DirectoryError> {
-        let Some(session) = self.session.take() else {
-            return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
-        };
+        let session = self.take_session()?;
         let job = adpoll::Job {
             url: self.url.clone(),
             base: base.clone(),
@@ -313,16 +306,13 @@ impl Connection {
             is_known: poll.is_known,
             events: events.clone(),
         };
-        let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
-        self.session = Some(guarded(job.run(session)).await.map_err(panicked)??);
+        self.session = Some(self.guard(job.run(session)).await?);
         Ok(())
     }
 
     /// The members of a group and of the groups in it. After an error the connection can't be used.
     pub async fn members(&mut self, group: &Dn) -> Result<Members, DirectoryError> {
-        let Some(session) = self.session.take() else {
-            return Err(DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable });
-        };
+        let session = self.take_session()?;
         let job = group::Job {
             url: self.url.clone(),
             group: group.clone(),
@@ -330,10 +320,24 @@ impl Connection {
             page_size: self.page_size,
             timeouts: self.timeouts,
         };
-        let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
-        let (session, members) = guarded(job.run(session)).await.map_err(panicked)??;
+        let (session, members) = self.guard(job.run(session)).await?;
         self.session = Some(session);
         Ok(members)
+    }
+
+    /// The session, which comes back only after a success.
+    fn take_session(&mut self) -> Result<Session, DirectoryError> {
+        let unusable = || DirectoryError::Lost { url: self.url.clone(), problem: ServerProblem::Unusable };
+        self.session.take().ok_or_else(unusable)
+    }
+
+    /// Runs what may panic in the library.
+    async fn guard<T: Send + 'static>(
+        &mut self,
+        job: impl Future<Output = Result<T, DirectoryError>> + Send + 'static,
+    ) -> Result<T, DirectoryError> {
+        let panicked = |_| DirectoryError::Panicked { url: self.url.clone() };
+        guarded(job).await.map_err(panicked)?
     }
 
     pub(super) fn into_session(self) -> Option<Session> {

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc::Sender;
 
 use super::error::DirectoryError;
 use super::ldap::Session;
@@ -32,9 +32,6 @@ const MAX_REREAD: usize = 20_000;
 
 /// Ids in one filter: some 5 kB, and an index lookup each.
 const IDS_IN_FILTER: usize = 100;
-
-/// Batches between a search and whoever sorts it.
-const QUEUE: usize = 2;
 
 /// What the mirror is known to hold.
 #[derive(Clone)]
@@ -121,7 +118,6 @@ impl Job {
         attributes: Arc<[String]>,
         mut take: impl FnMut(Vec<Entry>) -> Result<Vec<Event>, DirectoryError>,
     ) -> Result<Session, DirectoryError> {
-        let (events, mut told) = mpsc::channel(QUEUE);
         let job = sweep::Job {
             url: self.url.clone(),
             base: self.base.clone(),
@@ -129,22 +125,13 @@ impl Job {
             attributes,
             page_size: None,
             timeouts: self.timeouts,
-            events,
+            events: self.events.clone(),
         };
-        // It owns the receiver, so that the search ends when nobody listens any more.
-        let taking = async move {
-            while let Some(event) = told.recv().await {
-                let Event::Upserts(entries) = event else { continue };
-                for event in take(entries)? {
-                    self.events.send(event).await.map_err(|_| DirectoryError::Abandoned)?;
-                }
-            }
-            Ok(())
+        let relay = |event| match event {
+            Event::Upserts(entries) => take(entries),
+            _ => Ok(Vec::new()),
         };
-        let (searched, taken): (_, Result<(), DirectoryError>) = tokio::join!(job.run(session), taking);
-        // In this order: a comparison that gave up is why the search could not be told.
-        taken?;
-        Ok(searched?.0)
+        Ok(job.through(session, relay).await?.0)
     }
 
     fn id_attribute(&self) -> &'static str {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ldap3::controls::{Control, RawControl};
 use ldap3::{ResultEntry, Scope, SearchStream};
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{self, Sender};
 
 use super::batch::Batch;
 use super::error::{DirectoryError, LdapResult, ServerProblem, clean};
@@ -22,6 +22,9 @@ const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
 
 /// noSuchObject (RFC 4511 appendix A).
 const NO_SUCH_OBJECT: u32 = 32;
+
+/// Batches between a sweep and whoever takes them apart.
+const QUEUE: usize = 2;
 
 /// What a complete sweep saw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -62,6 +65,29 @@ impl Job {
                 Err(DirectoryError::SweepTimeout { url: self.url.clone(), base: self.base.clone(), limit })
             }
         }
+    }
+
+    /// Runs with `take` between the sweep and whoever listens: what it makes of each event goes on, and its error
+    /// ends the sweep.
+    pub(super) async fn through<E: IntoIterator<Item = Event>>(
+        mut self,
+        session: Session,
+        mut take: impl FnMut(Event) -> Result<E, DirectoryError>,
+    ) -> Result<(Session, Swept), DirectoryError> {
+        let (events, mut told) = mpsc::channel(QUEUE);
+        let onward = std::mem::replace(&mut self.events, events);
+        // It owns the receiver, so that the sweep ends when nobody listens any more.
+        let taking = async move {
+            while let Some(event) = told.recv().await {
+                for event in take(event)? {
+                    onward.send(event).await.map_err(|_| DirectoryError::Abandoned)?;
+                }
+            }
+            Ok(())
+        };
+        let (swept, taken): (_, Result<(), DirectoryError>) = tokio::join!(self.run(session), taking);
+        // In this order: the error of who took is why the sweep could not tell.
+        taken.and(swept)
     }
 
     async fn pages(&self, mut session: Session) -> Result<(Session, Swept), DirectoryError> {
