@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::mistakes::quoted;
 use super::reader::{FileKind, Section, Text};
+use crate::domain::host::is_loopback;
 use crate::domain::license::{ComponentName, PublicKey};
 use crate::domain::refresh;
 use crate::domain::seats::Service;
@@ -130,8 +131,7 @@ fn server_url(text: &Text<'_>) -> Option<String> {
         text.wrong_form("`server` is no URL");
         return None;
     };
-    let host = url.host_str().unwrap_or_default();
-    let is_local = host == "localhost" || host == "[::1]" || host.starts_with("127.");
+    let is_local = is_loopback(url.host_str().unwrap_or_default());
     if url.scheme() != "https" && !(url.scheme() == "http" && is_local) {
         text.wrong("`server` is not encrypted", "write https://; only loopback may do without");
         return None;
@@ -217,7 +217,13 @@ mod tests {
         };
         server("licenses.example.net", "3:10: `server` is no URL");
         server("http://licenses.example.net", "3:10: `server` is not encrypted");
+        server("http://127.licenses.example.net", "3:10: `server` is not encrypted");
         server("ftp://licenses.example.net", "3:10: `server` is not encrypted");
+        for local in ["localhost:1", "127.0.0.1", "[::1]:8080/x"] {
+            let config =
+                decode_good(&format!("[license]\ntrusted_keys = [\"{KEY}\"]\nserver = \"http://{local}\""));
+            assert_eq!(config.license.server, Some(format!("http://{local}")));
+        }
         server("https://a/?x=1", "3:10: `server` has more than a host, a port and a path");
         license("ca_file = \"ca.pem\"", &["1:1: `ca_file` has no effect without a server"]);
         license("refresh_every = \"25h\"", &["2:17: `refresh_every` is too long = write 24h or less"]);

@@ -1,10 +1,10 @@
 //! `[[listen.…]]`: what is listened on, and the settings of each protocol.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::reader::{Section, Text};
-use super::{Bind, Listener, Protocol};
+use super::{BadTcp, Bind, Listener, Protocol};
 use crate::domain::mail_server::{Backends, MailWithoutSeat, MailboxTemplate, RecipientPolicy};
 
 const MAX_CONNECTIONS: usize = 1024;
@@ -229,36 +229,17 @@ fn parse_bind(kind: &Kind, text: &Text<'_>) -> Option<Bind> {
 
 /// `HOST:PORT`, an IPv6 address in brackets.
 fn parse_tcp(text: &Text<'_>) -> Option<Bind> {
-    let wrong = |message: &str, help: &str| {
-        text.wrong(message, help);
-        None
+    let wrong = match Bind::parse_tcp(text.text) {
+        Ok(bind) => return Some(bind),
+        Err(wrong) => wrong,
     };
-    let Some((host, port)) = text.text.rsplit_once(':') else {
-        return wrong("`bind` has no port", &text.like());
+    let help = match wrong {
+        BadTcp::NoBrackets => "write it like bind = \"[::1]:8460\"".to_owned(),
+        BadTcp::NoHost => "write 0.0.0.0 or [::] before the colon for every address".to_owned(),
+        _ => text.like(),
     };
-    let Ok(port) = port.parse::<u16>() else {
-        return wrong("`bind` has no port between 0 and 65535 behind its last colon", &text.like());
-    };
-    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let host = match bracketed {
-        Some(address) if address.parse::<Ipv6Addr>().is_ok() => address,
-        Some(_) => return wrong("`bind` has no IPv6 address between its brackets", &text.like()),
-        None if host.contains(':') => {
-            return wrong(
-                "`bind` has an IPv6 address without brackets",
-                "write it like bind = \"[::1]:8460\"",
-            );
-        }
-        None => host,
-    };
-    if host.is_empty() {
-        return wrong("`bind` has no host", "write 0.0.0.0 or [::] before the colon for every address");
-    }
-    let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-    if host.len() > 255 || !host.chars().all(is_host) {
-        return wrong("`bind` has no host name or address before its last colon", &text.like());
-    }
-    Some(Bind::Tcp { host: host.to_owned(), port })
+    text.wrong(format!("`bind` {wrong}"), help);
+    None
 }
 
 fn check_unique(bind: &Bind, text: &Text<'_>, control_socket: &Path, binds: &mut Vec<(Bind, usize)>) {

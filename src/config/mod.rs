@@ -1,5 +1,6 @@
 //! The configuration: TOML becomes checked values, or errors that say `path:line:column` and what to do.
 
+mod address;
 mod bind;
 mod directories;
 mod files;
@@ -14,10 +15,10 @@ mod tests;
 mod values;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use address::{BadTcp, Bind};
 pub use license::SignedLicense;
 pub use mistakes::{ConfigError, Mistake, Place};
 
@@ -141,20 +142,6 @@ pub enum Protocol {
     NginxAuth(Backends),
 }
 
-/// Where a listener listens.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Bind {
-    /// `HOST:PORT`; port 0 lets the kernel choose.
-    Tcp {
-        /// Host name or address, an IPv6 one without brackets.
-        host: String,
-        /// Port.
-        port: u16,
-    },
-    /// `unix:/path`.
-    Unix(PathBuf),
-}
-
 impl Protocol {
     /// The name of its table.
     pub fn kind(&self) -> &'static str {
@@ -166,16 +153,6 @@ impl Protocol {
             Protocol::DovecotAuth => "dovecot_auth",
             Protocol::Saslauthd => "saslauthd",
             Protocol::NginxAuth(_) => "nginx_auth",
-        }
-    }
-}
-
-impl fmt::Display for Bind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Bind::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Bind::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Bind::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::directory::{Connection, Event, Evidence, file};
 use crate::domain::course::Choice;
 use crate::domain::directory::{Bind, Directory, Source};
 use crate::domain::group::Members;
+use crate::domain::host::is_loopback;
 use crate::domain::ldap_text::Dn;
 use crate::domain::mapping::{Preset, Rules, Skip, map_entry};
 use crate::domain::user::Kind;
@@ -98,8 +99,7 @@ pub async fn check(path: &Path, config: &Config, connect: bool) -> Checked {
 
 fn warnings(directory: &Directory) -> Option<String> {
     let Source::Ldap(ldap) = &directory.source else { return None };
-    let is_local = |host: &str| host == "localhost" || host == "::1" || host.starts_with("127.");
-    let open = ldap.urls.iter().find(|url| !url.is_ldaps && !ldap.tls.starttls && !is_local(&url.host))?;
+    let open = ldap.urls.iter().find(|url| !url.is_ldaps && !ldap.tls.starttls && !is_loopback(&url.host))?;
     matches!(ldap.bind, Bind::Simple(_)).then_some(())?;
     Some(format!("the bind password goes to {open} unencrypted: use ldaps:// or starttls = true"))
 }

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod course;
 pub mod directory;
 pub mod group;
+pub mod host;
 pub mod ldap_text;
 pub mod license;
 pub mod mail_server;

@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 
 use super::shop::{Shop, ShopError, SoldLicense, etag};
 use crate::cli::license::{ServeArgs, TermsArgs};
-use crate::config::Bind;
+use crate::config::{BadTcp, Bind};
 use crate::domain::license::{InstallationId, License, PublicKey};
 use crate::licensing::protocol::{ActivationRequest, LicenseAnswer};
 use crate::licensing::signer::Signer;
@@ -53,8 +53,13 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Where to listen.
-    #[error("{0:?} is no HOST:PORT and no unix:/path")]
-    BadBind(String),
+    #[error("{text:?} is no HOST:PORT and no unix:/path: it {problem}")]
+    BadBind {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        problem: BadTcp,
+    },
     /// `--also-trust`.
     #[error("{0:?} is no Ed25519 public key in SPKI form: copy the line that license keygen printed")]
     BadKey(String),
@@ -105,7 +110,7 @@ pub async fn run(args: &ServeArgs) -> Result<(), ServeError> {
     let bind = parse_bind(&args.bind)?;
     let tls = match (&args.cert, &args.cert_key) {
         (Some(cert), Some(key)) => Some(acceptor(cert, key)?),
-        _ if is_local(&bind) => None,
+        _ if bind.is_local() => None,
         _ => return Err(ServeError::Unencrypted(args.bind.clone())),
     };
     let signer = Signer::load(&args.key).map_err(ShopError::from)?;
@@ -181,20 +186,7 @@ fn parse_bind(text: &str) -> Result<Bind, ServeError> {
     if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
         return Ok(Bind::Unix(path.into()));
     }
-    let parsed = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    let (host, port) =
-        parsed.filter(|(host, _)| !host.is_empty()).ok_or(ServeError::BadBind(text.to_owned()))?;
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    Ok(Bind::Tcp { host: host.to_owned(), port })
-}
-
-fn is_local(bind: &Bind) -> bool {
-    match bind {
-        Bind::Unix(_) => true,
-        Bind::Tcp { host, .. } => {
-            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-        }
-    }
+    Bind::parse_tcp(text).map_err(|problem| ServeError::BadBind { text: text.to_owned(), problem })
 }
 
 fn public_routes(office: &Arc<Office>) -> Router {
@@ -351,10 +343,11 @@ mod tests {
             ("0.0.0.0:80", false),
             ("[::]:80", false),
             ("licenses.example.net:443", false),
+            ("127.example.net:443", false),
         ] {
-            assert_eq!(is_local(&parse_bind(text).unwrap()), local, "{text}");
+            assert_eq!(parse_bind(text).unwrap().is_local(), local, "{text}");
         }
-        for text in ["", "80", ":80", "a:b", "unix:"] {
+        for text in ["", "80", ":80", "a:b", "unix:", "::1:80", "[x]:80", "http://x:80"] {
             assert!(parse_bind(text).is_err(), "{text}");
         }
     }
