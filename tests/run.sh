@@ -6,6 +6,9 @@
 # started nor restarted meanwhile, and those of newly installed servers are disabled, since the tests start
 # servers of their own, on loopback and in scratch directories, and end them. Those that boot a systemd, in
 # namespaces of its own, take root.
+#
+# Exim can't be installed beside Postfix: its packages are unpacked below target/, what libraries they need is
+# installed, and the system user Debian-exim is made, without whom Exim doesn't run, as its package does it.
 set -euo pipefail
 
 packages=(
@@ -32,6 +35,10 @@ packages=(
 )
 # Package and service, for what would be started at the next boot.
 servers=(slapd:slapd dovecot-core:dovecot postfix:postfix sasl2-bin:saslauthd nginx:nginx samba:samba-ad-dc samba:smbd samba:nmbd)
+
+# The mail server that is unpacked, with Debian's settings for it. The light one can't ask by Dovecot's protocol.
+exim_packages=(exim4-daemon-heavy exim4-config)
+exim=target/exim
 
 say() { printf 'tests/run.sh: %s\n' "$*" >&2; }
 
@@ -67,6 +74,33 @@ allow_services() {
     fi
 }
 
+exim_runs() { "$exim/usr/sbin/exim4" -C /dev/null -bV >/dev/null 2>&1; }
+
+# Leaves the libraries to install_missing.
+unpack_exim() {
+    if exim_runs; then
+        return
+    fi
+    say "unpacking ${exim_packages[*]} into $exim"
+    local folder deb libraries
+    folder=$(mktemp -d)
+    as_root apt-get update -qq
+    (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root "${exim_packages[@]}")
+    rm -rf "$exim"
+    mkdir -p "$exim"
+    for deb in "$folder"/*.deb; do
+        dpkg-deb -x "$deb" "$exim"
+        mapfile -t libraries < <(dpkg-deb -f "$deb" Depends | grep -o '\blib[a-z0-9.+-]*')
+        packages+=("${libraries[@]}")
+    done
+    rm -rf "$folder"
+    if ! getent passwd Debian-exim >/dev/null; then
+        say "making the system user Debian-exim"
+        as_root useradd --system --user-group --home-dir /var/spool/exim4 --no-create-home \
+            --shell /usr/sbin/nologin Debian-exim
+    fi
+}
+
 install_missing() {
     local missing=() new_servers=() package server
     for package in "${packages[@]}"; do
@@ -94,8 +128,10 @@ cd "$(dirname "$0")/.."
 # Servers are in the system's directories, which are not in everybody's PATH.
 PATH=$PATH:/usr/sbin:/sbin
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
+    unpack_exim
     install_missing
 else
     say "this is no Debian; have the programs of these packages installed: ${packages[*]}"
+    say "and the files of these below $exim: ${exim_packages[*]}"
 fi
 cargo test --locked "$@"

@@ -1,7 +1,7 @@
 //! `[[listen.dovecot_auth]]`: the server's side of Dovecot's authentication protocol (version 1.2, "Dovecot
-//! Authentication Protocol"), so that Postfix lets people log in without a Dovecot.
+//! Authentication Protocol"), so that Postfix and Exim let people log in without a Dovecot.
 //!
-//! Lines of fields between tabs. The person reads the reason of a `FAIL`. There is no word for an outage that
+//! Lines of fields between tabs. Postfix tells the person the reason of a `FAIL`. There is no word for an outage that
 //! clients understand, so the connection ends without an answer, which they do.
 
 use std::collections::HashMap;
@@ -96,7 +96,8 @@ fn parse(line: &str) -> Result<Line<'_>, Garbled> {
                 match field.split_once('=') {
                     Some(("service", value)) => service = unescape(value),
                     Some(("rip", value)) => client = unescape(value),
-                    Some(("resp", value)) => response = Some(value),
+                    // Exim sends an empty one where its client has sent none; neither mechanism has such a response.
+                    Some(("resp", value)) => response = Some(value).filter(|value| !value.is_empty()),
                     _ => {}
                 }
             }
@@ -293,7 +294,7 @@ mod tests {
         let line = "AUTH\t7\tPLAIN\tservice=smtp\tnologin\tlip=192.0.2.1\trip=192.0.2.7\tsecured\tfuture";
         assert_eq!(parse(line), Ok(begin(None)));
         assert_eq!(parse(&format!("{line}\tresp=AGEAYg==")), Ok(begin(Some("AGEAYg=="))));
-        assert_eq!(parse(&format!("{line}\tresp=")), Ok(begin(Some(""))));
+        assert_eq!(parse(&format!("{line}\tresp=")), Ok(begin(None)));
         assert_eq!(parse("CONT\t7\tAGEAYg=="), Ok(Line::Continue { id: 7, response: "AGEAYg==" }));
         assert_eq!(parse("CANCEL\t7"), Ok(Line::Cancel { id: 7 }));
         assert_eq!(parse("VERSION\t1\t1"), Ok(Line::Greeting));

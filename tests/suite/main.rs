@@ -16,6 +16,7 @@ mod directory;
 mod dirsync;
 mod dovecot;
 mod ds389;
+mod exim;
 mod failover;
 mod group;
 mod hostile;

@@ -27,16 +27,16 @@ const DISABLED: &str = "This account is disabled. Please ask your mail administr
 const NO_BACKENDS: &str = "backends.imap = \"127.0.0.1:1\"\n";
 
 /// Seven people, of whom the last has left; two seats, of which u1 has one.
-struct Site {
-    slapd: Slapd,
-    daemon: Daemon,
+pub(crate) struct Site {
+    pub(crate) slapd: Slapd,
+    pub(crate) daemon: Daemon,
     /// Of http, dovecot_auth and nginx_auth, the same after each start.
     ports: [u16; 3],
-    settings: Settings,
+    pub(crate) settings: Settings,
 }
 
 impl Site {
-    fn start() -> Site {
+    pub(crate) fn start() -> Site {
         let with_password = |number| {
             let person = person(number);
             let locked = if number == 7 { "pwdAccountLockedTime: 000001010000Z\n" } else { "" };
@@ -54,6 +54,8 @@ impl Site {
             "[[listen.http]]\nbind = \"127.0.0.1:{http}\"\n\
              [[listen.dovecot_policy]]\nbind = \"127.0.0.1:0\"\n\
              [[listen.dovecot_auth]]\nbind = \"127.0.0.1:{dovecot_auth}\"\n\
+             [[listen.dovecot_auth]]\nbind = \"unix:auth\"\n\
+             [[listen.postfix_policy]]\nbind = \"unix:policy\"\n\
              [[listen.saslauthd]]\nbind = \"unix:mux\"\nsocket_mode = \"0666\"\n\
              [[listen.nginx_auth]]\nbind = \"127.0.0.1:{nginx_auth}\"\n{NO_BACKENDS}"
         );
@@ -68,7 +70,7 @@ impl Site {
     /// Everything that can become of a login, for a protocol that says so: what `log_in` with a name and a password
     /// shows to a person.
     #[track_caller]
-    fn check(&mut self, service: &str, words: &Words, log_in: &dyn Fn(&str, &str) -> String) {
+    pub(crate) fn check(&mut self, service: &str, words: &Words, log_in: &dyn Fn(&str, &str) -> String) {
         let told = |what: &str, said: String, expected: &str, daemon: &Daemon| {
             assert_eq!(said, expected, "{service}, {what}\n{}", daemon.log());
         };
@@ -127,13 +129,13 @@ impl Site {
 }
 
 /// What a person reads.
-struct Words<'a> {
-    welcome: &'a str,
-    wrong: &'a str,
-    exhausted: &'a str,
-    disabled: &'a str,
-    outage: &'a str,
-    no_daemon: &'a str,
+pub(crate) struct Words<'a> {
+    pub(crate) welcome: &'a str,
+    pub(crate) wrong: &'a str,
+    pub(crate) exhausted: &'a str,
+    pub(crate) disabled: &'a str,
+    pub(crate) outage: &'a str,
+    pub(crate) no_daemon: &'a str,
 }
 
 fn refused(reason: &str) -> String {

@@ -6,9 +6,10 @@ use crate::support::postfix::{Postfix, PostfixOptions};
 use crate::support::slapd::{PEOPLE, entry_uuid, people, person};
 use crate::support::{free_port, wait_for};
 
-const UNSEATED: &str = "This user has no mailbox license, and this request may not take one.";
-const EXHAUSTED: &str = "All mailbox licenses are in use. Please ask your mail administrator for one.";
-const SENDER: &str = "friend@example.com";
+pub(crate) const UNSEATED: &str = "This user has no mailbox license, and this request may not take one.";
+pub(crate) const EXHAUSTED: &str =
+    "All mailbox licenses are in use. Please ask your mail administrator for one.";
+pub(crate) const SENDER: &str = "friend@example.com";
 
 const ACCEPTED: &str = "250 2.1.5 Ok";
 
@@ -25,7 +26,7 @@ fn port(daemon: &Daemon, kind: &str) -> u16 {
 }
 
 /// Four people, one of whom has left, a list and a room.
-fn directory() -> String {
+pub(crate) fn directory() -> String {
     let uuid = entry_uuid;
     people(1..5)
         + &format!(

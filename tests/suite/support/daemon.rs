@@ -20,7 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::http::{Address, Answer, Client};
-use super::slapd::{PEOPLE, Slapd};
+use super::slapd::{PEOPLE, Slapd, wait_until_stopped};
 use super::wait_for;
 
 /// The binary under test.
@@ -236,6 +236,17 @@ impl Daemon {
             let _ = kill_process_group(Pid::from_child(&process), Signal::KILL);
             process.wait().unwrap();
         }
+    }
+
+    /// SIGSTOP: connections open and nothing is answered. Returns when every thread has stopped.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+        wait_until_stopped(self.process.as_ref().expect("the daemon runs"));
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// SIGTERM, without waiting.

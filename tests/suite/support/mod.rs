@@ -7,6 +7,7 @@ pub(crate) mod disk;
 pub(crate) mod dns;
 pub(crate) mod dovecot;
 pub(crate) mod ds389;
+pub(crate) mod exim;
 pub(crate) mod fake_ldap;
 pub(crate) mod http;
 pub(crate) mod issuer;

@@ -198,19 +198,30 @@ impl Smtp {
 
     /// A command; the last line of the reply, without its end.
     pub(crate) fn say(&mut self, command: &str) -> Result<String, String> {
-        let stream = self.reader.get_mut();
-        stream.write_all(format!("{command}\r\n").as_bytes()).map_err(|error| error.to_string())?;
+        self.send(command)?;
         self.reply()
     }
 
+    fn send(&mut self, command: &str) -> Result<(), String> {
+        let stream = self.reader.get_mut();
+        stream.write_all(format!("{command}\r\n").as_bytes()).map_err(|error| error.to_string())
+    }
+
     fn reply(&mut self) -> Result<String, String> {
+        Ok(self.lines()?.pop().unwrap_or_default())
+    }
+
+    /// All lines of a reply, without their ends.
+    fn lines(&mut self) -> Result<Vec<String>, String> {
+        let mut lines = Vec::new();
         loop {
             let mut line = String::new();
             if self.reader.read_line(&mut line).map_err(|error| error.to_string())? == 0 {
                 return Err("the server closed the connection".to_owned());
             }
+            lines.push(line.trim_end().to_owned());
             if line.as_bytes().get(3) != Some(&b'-') {
-                return Ok(line.trim_end().to_owned());
+                return Ok(lines);
             }
         }
     }
@@ -218,10 +229,16 @@ impl Smtp {
     /// The reply to a recipient, after a sender.
     #[track_caller]
     pub(crate) fn recipient(&mut self, sender: &str, recipient: &str) -> String {
+        self.recipient_lines(sender, recipient).pop().unwrap()
+    }
+
+    /// All lines of the reply to a recipient, after a sender.
+    #[track_caller]
+    pub(crate) fn recipient_lines(&mut self, sender: &str, recipient: &str) -> Vec<String> {
         self.say("RSET").unwrap();
         let reply = self.say(&format!("MAIL FROM:<{sender}>")).unwrap();
         assert!(reply.starts_with("250 "), "{reply}");
-        self.say(&format!("RCPT TO:<{recipient}>")).unwrap()
+        self.send(&format!("RCPT TO:<{recipient}>")).and_then(|()| self.lines()).unwrap()
     }
 
     /// Sends a short mail to the recipient who was accepted.
