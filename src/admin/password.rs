@@ -4,14 +4,24 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
-/// The first line, without its end. At a terminal it is asked for on standard error, and not shown.
+/// The first line, without its end. At a terminal it is asked for on standard error, twice, and not shown.
 pub(super) fn read() -> io::Result<String> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
         return read_line();
     }
-    let hidden = Hidden::new(tcgetattr(&stdin)?)?;
-    write!(io::stderr(), "Password: ")?;
+    let before = tcgetattr(&stdin)?;
+    let password = ask("New password: ", before.clone())?;
+    // An empty one is refused in any case.
+    if !password.is_empty() && ask("Again: ", before)? != password {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the two passwords differ"));
+    }
+    Ok(password)
+}
+
+fn ask(prompt: &str, before: Termios) -> io::Result<String> {
+    let hidden = Hidden::new(before)?;
+    write!(io::stderr(), "{prompt}")?;
     let line = read_line();
     drop(hidden);
     // The line break that was typed was not shown either.

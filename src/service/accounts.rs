@@ -13,10 +13,14 @@ use crate::domain::name::Name;
 use crate::domain::password::Password;
 use crate::store::AccountChanged;
 
-/// Which of the words an account's change ends with.
+/// The words for an account's change.
 #[derive(Clone, Copy)]
 struct Words {
+    /// The event in the log, and what it says of the user.
+    event: &'static str,
+    happened: &'static str,
     outcome: &'static str,
+    /// What the administrator reads, and that where nothing was to be done.
     done: &'static str,
     nothing: &'static str,
 }
@@ -34,64 +38,52 @@ impl Admin {
         }
         let aliases = aliases.iter().map(|alias| self.address(alias)).collect::<Result<_, _>>()?;
         let account = NewAccount::new(self.address(address)?, aliases, display_name);
-        let words = Words { outcome: "added", done: "The account was created", nothing: "" };
-        let report = self.change_account(AccountChange::Add(account), words).await?;
-        info!(
-            event = "user_added",
-            user = report.user,
-            origin = report.origin,
-            "{} was created.",
-            report.user
-        );
-        Ok(report)
+        let words = Words {
+            event: "user_added",
+            happened: "was created",
+            outcome: "added",
+            done: "The account was created",
+            nothing: "",
+        };
+        self.change_account(AccountChange::Add(account), words).await
     }
 
     /// Removes a local or imported account. Its seat is free at once, its history stays.
     pub async fn remove_account(&self, name: &str) -> Result<AccountReport, AdminError> {
-        let words = Words { outcome: "removed", done: "The account was removed", nothing: "" };
-        let report = self.change_account(AccountChange::Remove(self.parse(name)?), words).await?;
-        info!(
-            event = "user_removed",
-            user = report.user,
-            origin = report.origin,
-            "{} was removed.",
-            report.user
-        );
-        Ok(report)
+        let words = Words {
+            event: "user_removed",
+            happened: "was removed",
+            outcome: "removed",
+            done: "The account was removed",
+            nothing: "",
+        };
+        self.change_account(AccountChange::Remove(self.parse(name)?), words).await
     }
 
     /// Enables a local or imported account, which takes a seat.
     pub async fn enable_account(&self, name: &str) -> Result<AccountReport, AdminError> {
         let nothing = "The account is enabled already.";
-        let words = Words { outcome: "enabled", done: "The account was enabled", nothing };
-        let report = self.change_account(AccountChange::Enable(self.parse(name)?), words).await?;
-        if report.outcome == words.outcome {
-            info!(
-                event = "user_changed",
-                user = report.user,
-                origin = report.origin,
-                "{} was enabled.",
-                report.user
-            );
-        }
-        Ok(report)
+        let words = Words {
+            event: "user_changed",
+            happened: "was enabled",
+            outcome: "enabled",
+            done: "The account was enabled",
+            nothing,
+        };
+        self.change_account(AccountChange::Enable(self.parse(name)?), words).await
     }
 
     /// Disables a local or imported account. Its seat is free at once.
     pub async fn disable_account(&self, name: &str) -> Result<AccountReport, AdminError> {
         let nothing = "The account is disabled already.";
-        let words = Words { outcome: "disabled", done: "The account was disabled", nothing };
-        let report = self.change_account(AccountChange::Disable(self.parse(name)?), words).await?;
-        if report.outcome == words.outcome {
-            info!(
-                event = "user_disabled",
-                user = report.user,
-                origin = report.origin,
-                "{} was disabled.",
-                report.user
-            );
-        }
-        Ok(report)
+        let words = Words {
+            event: "user_disabled",
+            happened: "was disabled",
+            outcome: "disabled",
+            done: "The account was disabled",
+            nothing,
+        };
+        self.change_account(AccountChange::Disable(self.parse(name)?), words).await
     }
 
     /// Gives a local or imported account another password.
@@ -102,16 +94,14 @@ impl Admin {
     ) -> Result<AccountReport, AdminError> {
         let password = Password::parse(password).map(Arc::new).ok_or(AdminError::BadPassword)?;
         let hash = hashes::hash(password).await.map_err(AdminError::Hash)?;
-        let words = Words { outcome: "password_set", done: "The password was set", nothing: "" };
-        let report = self.change_account(AccountChange::SetPassword(self.parse(name)?, hash), words).await?;
-        info!(
-            event = "user_changed",
-            user = report.user,
-            origin = report.origin,
-            "{} has another password.",
-            report.user
-        );
-        Ok(report)
+        let words = Words {
+            event: "user_changed",
+            happened: "has another password",
+            outcome: "password_set",
+            done: "The password was set",
+            nothing: "",
+        };
+        self.change_account(AccountChange::SetPassword(self.parse(name)?, hash), words).await
     }
 
     fn address(&self, text: &str) -> Result<Name, AdminError> {
@@ -135,9 +125,14 @@ impl Admin {
             (false, None, Some(_)) => format!("{} and the seat released.", words.done),
             (false, None, None) => format!("{}.", words.done),
         };
+        let (user, origin) = (name.to_string(), origin.to_string());
+        if !unchanged {
+            let Words { event, happened, .. } = words;
+            info!(event, user, origin, "{user} {happened}.");
+        }
         Ok(AccountReport {
-            user: name.to_string(),
-            origin: origin.to_string(),
+            user,
+            origin,
             outcome: if unchanged { "unchanged" } else { words.outcome }.to_owned(),
             message,
             seats_used,

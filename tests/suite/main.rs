@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod account_passwords;
 mod accounts;
 mod backpressure;
 mod bind;
 mod brake;
+mod bytes;
 mod changelog;
 mod commands;
 mod contentsync;

@@ -420,7 +420,7 @@ fn without_tls_only_this_machine_is_told_a_password() {
 }
 
 /// `account passwd`, with the password on standard input.
-fn set_password(daemon: &Daemon, user: &str, password: &str) -> (bool, String) {
+pub(crate) fn set_password(daemon: &Daemon, user: &str, password: &str) -> (bool, String) {
     let mut command = Command::new(SEATKEEPER);
     command.arg("--config").arg(daemon.config()).args(["account", "passwd", user]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
