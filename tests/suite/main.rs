@@ -29,6 +29,7 @@ mod ldif;
 mod license;
 mod lifecycle;
 mod mail;
+mod mail_servers;
 mod notification;
 mod outage;
 mod passwords;

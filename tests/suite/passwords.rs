@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -31,7 +32,7 @@ pub(crate) struct Site {
     pub(crate) slapd: Slapd,
     pub(crate) daemon: Daemon,
     /// Of http, dovecot_auth and nginx_auth, the same after each start.
-    ports: [u16; 3],
+    pub(crate) ports: [u16; 3],
     pub(crate) settings: Settings,
 }
 
@@ -126,6 +127,22 @@ impl Site {
         // Nothing of a password is in any log.
         assert!(!self.daemon.log().contains("secret-"), "{}", self.daemon.log());
     }
+
+    /// What the person reads whose login waits for a directory that hangs, when the daemon dies; it is back then.
+    pub(crate) fn dies_meanwhile(&mut self, log_in: impl FnOnce() -> String + Send) -> String {
+        self.slapd.stop();
+        let said = std::thread::scope(|scope| {
+            let login = scope.spawn(log_in);
+            // Nothing tells from outside when the request is there. The directory is waited for much longer.
+            std::thread::sleep(Duration::from_millis(700));
+            assert!(!login.is_finished());
+            self.daemon.kill9();
+            login.join().unwrap()
+        });
+        self.slapd.resume();
+        self.daemon.restart();
+        said
+    }
 }
 
 /// What a person reads.
@@ -144,15 +161,82 @@ fn refused(reason: &str) -> String {
 
 const LOST: &str = "454 4.7.0 Temporary authentication failure: Connection lost to authentication server";
 
+/// A Postfix with the shipped file that asks the daemon for passwords by Dovecot's protocol, and for recipients not at
+/// all.
+pub(crate) fn postfix_by_dovecot(site: &Site) -> Postfix {
+    let settings = format!(
+        "seatkeeper_auth = inet:127.0.0.1:{}\nsmtpd_recipient_restrictions = permit\nvirtual_mailbox_domains =\n\
+         virtual_mailbox_maps =\nvirtual_alias_maps =\n\
+         smtpd_relay_restrictions = permit_sasl_authenticated, reject\ndefault_transport = discard:\n",
+        site.ports[1]
+    );
+    Postfix::start(&PostfixOptions { settings, ..PostfixOptions::default() })
+}
+
+/// A Postfix that asks the daemon for passwords by libsasl2, with the shipped file.
+pub(crate) fn postfix_by_cyrus_sasl(site: &Site) -> Postfix {
+    let path = site.daemon.path("mux").display().to_string();
+    Postfix::start(&PostfixOptions {
+        settings: "smtpd_sasl_type = cyrus\nsmtpd_sasl_path = smtpd\n\
+                   smtpd_relay_restrictions = permit_sasl_authenticated, reject\n"
+            .to_owned(),
+        bare: true,
+        sasl: shipped("cyrus-sasl.conf", &[("/run/seatkeeper/saslauthd.sock", &path)]),
+    })
+}
+
+/// An nginx with the shipped file, before a Dovecot and a Postfix: its ports are those of IMAP, POP3 and SMTP.
+pub(crate) struct MailProxy {
+    pub(crate) nginx: Nginx,
+    pub(crate) dovecot: Dovecot,
+    _postfix: Postfix,
+}
+
+impl MailProxy {
+    /// With more settings for the Dovecot.
+    pub(crate) fn start(site: &mut Site, dovecot: &str) -> MailProxy {
+        let dovecot = Dovecot::start(&DovecotOptions {
+            ldap_url: &site.slapd.url(),
+            base_dn: PEOPLE,
+            policy_port: site.daemon.policy_port(),
+            lua: None,
+            master: None,
+            extra: dovecot,
+        });
+        let postfix = postfix_by_dovecot(site);
+        let backends = format!(
+            "[listen.nginx_auth.backends]\nimap = \"127.0.0.1:{}\"\npop3 = \"127.0.0.1:{}\"\nsmtp = \"127.0.0.1:{}\"\n",
+            dovecot.imap_port, dovecot.pop3_port, postfix.submission_port
+        );
+        site.settings.listeners = site.settings.listeners.replace(NO_BACKENDS, &backends);
+        site.daemon.configure(&site.settings);
+        site.daemon.reload().unwrap();
+        let address = format!("127.0.0.1:{}", site.ports[2]);
+        let snippet = shipped("nginx-mail.conf", &[("127.0.0.1:4005", &address)]);
+        let servers = "mail {\n include SCRATCH/seatkeeper-mail.conf;\n\
+                       server { listen 127.0.0.1:PORT0; protocol imap; }\n\
+                       server { listen 127.0.0.1:PORT1; protocol pop3; }\n\
+                       server { listen 127.0.0.1:PORT2; protocol smtp; server_name mx; }\n}\n";
+        let nginx = Nginx::start(3, servers, &[("seatkeeper-mail.conf", &snippet)]);
+        MailProxy { nginx, dovecot, _postfix: postfix }
+    }
+}
+
+/// An nginx with the shipped file, before a web application of one file, `/mail.txt`.
+pub(crate) fn web_application(site: &Site) -> Nginx {
+    let address = format!("127.0.0.1:{}", site.ports[0]);
+    let snippet = shipped("nginx-forward-auth.conf", &[("127.0.0.1:8460", &address)]);
+    let servers = "http {\n access_log off;\n client_body_temp_path SCRATCH/body;\n proxy_temp_path SCRATCH/proxy;\n\
+                   fastcgi_temp_path SCRATCH/f;\n uwsgi_temp_path SCRATCH/u;\n scgi_temp_path SCRATCH/s;\n\
+                   server { listen 127.0.0.1:PORT0; include SCRATCH/seatkeeper.conf;\n\
+                   add_header X-User $seatkeeper_user;\n root SCRATCH; }\n}\n";
+    Nginx::start(1, servers, &[("seatkeeper.conf", &snippet), ("mail.txt", "Your mail.")])
+}
+
 #[test]
 fn people_send_mail_through_postfix_which_asks_by_dovecots_protocol() {
     let mut site = Site::start();
-    let auth = format!("seatkeeper_auth = inet:127.0.0.1:{}", site.ports[1]);
-    // Nobody asks for recipients here.
-    let settings = format!(
-        "{auth}\nsmtpd_recipient_restrictions = permit\nvirtual_mailbox_domains =\nvirtual_mailbox_maps =\nvirtual_alias_maps =\nsmtpd_relay_restrictions = permit_sasl_authenticated, reject\ndefault_transport = discard:\n"
-    );
-    let postfix = Postfix::start(&PostfixOptions { settings, ..PostfixOptions::default() });
+    let postfix = postfix_by_dovecot(&site);
     let (wrong, exhausted, disabled) = (refused(WRONG), refused(EXHAUSTED), refused(DISABLED));
     let words = Words {
         welcome: "235 2.7.0 Authentication successful",
@@ -198,14 +282,7 @@ fn cyrus_sasl_asks_as_it_asks_saslauthd() {
     assert_eq!(test("u3", "secret-1"), "0: NO \"authentication failed\"");
 
     // A server with the shipped file.
-    let path = mux.display().to_string();
-    let postfix = Postfix::start(&PostfixOptions {
-        settings: "smtpd_sasl_type = cyrus\nsmtpd_sasl_path = smtpd\n\
-                   smtpd_relay_restrictions = permit_sasl_authenticated, reject\n"
-            .to_owned(),
-        bare: true,
-        sasl: shipped("cyrus-sasl.conf", &[("/run/seatkeeper/saslauthd.sock", &path)]),
-    });
+    let postfix = postfix_by_cyrus_sasl(&site);
     let wrong = refused("authentication failure");
     let words = Words {
         welcome: "235 2.7.0 Authentication successful",
@@ -223,34 +300,7 @@ fn cyrus_sasl_asks_as_it_asks_saslauthd() {
 #[test]
 fn nginx_lets_people_through_to_a_dovecot() {
     let mut site = Site::start();
-    let dovecot = Dovecot::start(&DovecotOptions {
-        ldap_url: &site.slapd.url(),
-        base_dn: PEOPLE,
-        policy_port: site.daemon.policy_port(),
-        lua: None,
-        master: None,
-        extra: "",
-    });
-    let auth = format!("seatkeeper_auth = inet:127.0.0.1:{}", site.ports[1]);
-    let postfix = Postfix::start(&PostfixOptions {
-        settings: format!(
-            "{auth}\nsmtpd_recipient_restrictions = permit\nvirtual_mailbox_domains =\nvirtual_mailbox_maps =\nvirtual_alias_maps =\nsmtpd_relay_restrictions = permit_sasl_authenticated, reject\n"
-        ),
-        ..PostfixOptions::default()
-    });
-    let backends = format!(
-        "[listen.nginx_auth.backends]\nimap = \"127.0.0.1:{}\"\npop3 = \"127.0.0.1:{}\"\nsmtp = \"127.0.0.1:{}\"\n",
-        dovecot.imap_port, dovecot.pop3_port, postfix.submission_port
-    );
-    site.settings.listeners = site.settings.listeners.replace(NO_BACKENDS, &backends);
-    site.daemon.configure(&site.settings);
-    site.daemon.reload().unwrap();
-    let snippet = shipped("nginx-mail.conf", &[("127.0.0.1:4005", &format!("127.0.0.1:{}", site.ports[2]))]);
-    let servers = "mail {\n include SCRATCH/seatkeeper-mail.conf;\n\
-                   server { listen 127.0.0.1:PORT0; protocol imap; }\n\
-                   server { listen 127.0.0.1:PORT1; protocol pop3; }\n\
-                   server { listen 127.0.0.1:PORT2; protocol smtp; server_name mx; }\n}\n";
-    let nginx = Nginx::start(3, servers, &[("seatkeeper-mail.conf", &snippet)]);
+    let MailProxy { nginx, .. } = &MailProxy::start(&mut site, "");
     let [imap, pop3, smtp] = nginx.ports[..] else { panic!() };
 
     let outage = "The mail system cannot verify passwords now. Please try again later.";
@@ -294,7 +344,7 @@ fn nginx_lets_people_through_to_a_dovecot() {
 }
 
 /// What a server says to a command, after its greeting: one line, whatever it begins with.
-fn first_words(port: u16, command: &str) -> String {
+pub(crate) fn first_words(port: u16, command: &str) -> String {
     let mut client = Client::connect(&Address::Tcp(format!("127.0.0.1:{port}"))).unwrap();
     client.line().unwrap();
     client.send(format!("{command}\r\n").as_bytes()).unwrap();
@@ -302,7 +352,7 @@ fn first_words(port: u16, command: &str) -> String {
 }
 
 /// A request with Basic credentials: the status, the body, and a header.
-fn get(port: u16, path: &str, credentials: Option<(&str, &str)>) -> (u16, String, Vec<String>) {
+pub(crate) fn get(port: u16, path: &str, credentials: Option<(&str, &str)>) -> (u16, String, Vec<String>) {
     let mut client = Client::connect(&Address::Tcp(format!("127.0.0.1:{port}"))).unwrap();
     let authorization = credentials.map(|(user, password)| {
         format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("{user}:{password}")))
@@ -316,13 +366,7 @@ fn get(port: u16, path: &str, credentials: Option<(&str, &str)>) -> (u16, String
 #[test]
 fn a_web_application_behind_nginx_is_for_those_who_have_a_seat() {
     let mut site = Site::start();
-    let address = format!("127.0.0.1:{}", site.ports[0]);
-    let snippet = shipped("nginx-forward-auth.conf", &[("127.0.0.1:8460", &address)]);
-    let servers = "http {\n access_log off;\n client_body_temp_path SCRATCH/body;\n proxy_temp_path SCRATCH/proxy;\n\
-                   fastcgi_temp_path SCRATCH/f;\n uwsgi_temp_path SCRATCH/u;\n scgi_temp_path SCRATCH/s;\n\
-                   server { listen 127.0.0.1:PORT0; include SCRATCH/seatkeeper.conf;\n\
-                   add_header X-User $seatkeeper_user;\n root SCRATCH; }\n}\n";
-    let nginx = Nginx::start(1, servers, &[("seatkeeper.conf", &snippet), ("mail.txt", "Your mail.")]);
+    let nginx = web_application(&site);
     let port = nginx.ports[0];
     let (status, _, headers) = get(port, "/mail.txt", None);
     assert_eq!(status, 401, "{}", nginx.log());
