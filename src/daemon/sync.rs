@@ -14,7 +14,7 @@ use super::group;
 use super::intake::{Compares, Intake, Mode, SyncError, held};
 use super::source::{Opened, Source};
 use crate::directory::{Authority, DirectoryError, Event};
-use crate::domain::course::{Action, Course, Happened, Pace, Phase, Run, Start, compare_every};
+use crate::domain::course::{Action, Course, Happened, Mechanism, Pace, Phase, Run, Start, compare_every};
 use crate::domain::directory::Directory;
 use crate::domain::sync::{Drift, Loss, Report};
 use crate::service::answers::{DirectoryState, DriftReport, LossReport, SyncReport};
@@ -236,7 +236,7 @@ impl SyncLoop {
         let intake = Intake::begin(&directory, opened.rules.clone(), &store, mode).await?;
         let valid_for = opened.valid_for.clone();
         // It is to bring everything, so that the proof after it finds nothing but drift.
-        opened.precedes_proof = !run.reconciles && self.reconcile_at.is_some_and(|at| at <= Instant::now());
+        opened.precedes_proof = !run.reconciles && self.is_proof_due();
         let mut events = opened.start(&directory, &store, cookie.clone(), proven)?;
         let (intake, authority, bytes) = self.refresh(intake, &mut events, &mut opened).await?;
         if let Some(group) = &opened.group
@@ -274,7 +274,7 @@ impl SyncLoop {
             self.reconcile_at = Some(Instant::now() + self.until_reconcile());
         }
         let follows = mechanism.follows();
-        let is_due = mechanism.keeps_cookies() && self.reconcile_at.is_some_and(|at| at <= Instant::now());
+        let is_due = mechanism.keeps_cookies() && self.is_proof_due();
         if follows && !(is_due && mechanism.needs_comparing()) {
             let _ = self.on(Happened::Refreshed { follows });
             let mut follower = Follower::new(place, valid_for, self.proof.clone());
@@ -284,9 +284,7 @@ impl SyncLoop {
         // proof was due did not: the next one does.
         if is_due && (follows || opened.precedes_proof) {
             let _ = self.on(Happened::Refreshed { follows });
-            let by_ids = mechanism.reconciles_by_ids() && self.proof.is_some();
-            let start = if by_ids { Start::Cookie } else { Start::Everything };
-            return Ok(Happened::ReconcileDue { start });
+            return Ok(self.proof_due(mechanism));
         }
         Ok(Happened::Refreshed { follows })
     }
@@ -299,8 +297,6 @@ impl SyncLoop {
         mut opened: Opened,
     ) -> Result<Happened, SyncError> {
         let reconcile_at = self.reconcile_at.unwrap_or_else(|| Instant::now() + self.until_reconcile());
-        let by_ids = opened.mechanism.reconciles_by_ids() && self.proof.is_some();
-        let start = if by_ids { Start::Cookie } else { Start::Everything };
         let (due, happens) = if opened.mechanism.needs_comparing() {
             let people = follower.people();
             (
@@ -308,7 +304,7 @@ impl SyncLoop {
                 Happened::Due,
             )
         } else {
-            (reconcile_at, Happened::ReconcileDue { start })
+            (reconcile_at, self.proof_due(opened.mechanism))
         };
         let mut group_changed = Box::pin(group::changed(opened.group.clone(), self.directory.poll_every));
         // Never dropped before the end of the run: what it was writing would be missing, and a later cookie
@@ -374,6 +370,16 @@ impl SyncLoop {
         let again = RECONCILE_AGAIN.min(self.directory.full_sync_every);
         self.reconcile_at = Some(Instant::now() + again);
         self.proof.as_ref().filter(|_| goes_on).map(|proof| proof.bytes.clone())
+    }
+
+    fn is_proof_due(&self) -> bool {
+        self.reconcile_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// The next proof: by ids, where that is possible and there is one to begin with.
+    fn proof_due(&self, mechanism: Mechanism) -> Happened {
+        let by_ids = mechanism.reconciles_by_ids() && self.proof.is_some();
+        Happened::ReconcileDue { start: if by_ids { Start::Cookie } else { Start::Everything } }
     }
 
     /// Until the last proof is as old as it may become. A clock that was set must not put it off.
