@@ -12,6 +12,7 @@ pub mod license;
 pub mod listeners;
 mod lookup;
 pub mod passwords;
+mod recent;
 mod reclaim;
 mod throttle;
 mod users;

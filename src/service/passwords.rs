@@ -16,7 +16,8 @@ use tracing::{debug, warn};
 
 use super::answers::Verdict;
 use super::hashes::{self, HashError};
-use super::throttle::{Gate, Tag, Throttle};
+use super::recent::Recent;
+use super::throttle::{Gate, Shut, Tag, Throttle};
 use super::{Admission, AdmitError, Ask, Settings};
 use crate::domain::admission::{Decision, Operation};
 use crate::domain::name::Name;
@@ -26,7 +27,7 @@ use crate::domain::user::{Kind, Origin, User, UserKey};
 /// From the question to the directory's answer, the wait for a connection included. Mail servers wait longer.
 const VERIFY_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Right passwords remembered in each of two generations, where that is switched on: 5 MB in all.
+/// Right passwords remembered, where that is switched on: up to twice as many, 5 MB in all.
 const MAX_REMEMBERED: usize = 20_000;
 
 /// What a person reads who is not let in before a decision.
@@ -147,7 +148,7 @@ enum Proof {
 impl Authenticator {
     /// Without a cache until [`Authenticator::set_cache`].
     pub fn new(admission: Admission, verify: Arc<dyn Verify>) -> Authenticator {
-        let (throttle, turns, cache) = (Throttle::default(), Turns::default(), Cache::new());
+        let (throttle, turns, cache) = (Throttle::new(), Turns::default(), Cache::new());
         Authenticator(Arc::new(Shared { admission, verify, throttle, turns, cache }))
     }
 
@@ -176,12 +177,8 @@ impl Authenticator {
         match self.is_right(place, attempt).await? {
             Some(true) => {}
             Some(false) => {
-                if throttle.failed(tag, attempt.client, Instant::now()) {
-                    warn!(
-                        user = shown,
-                        client = attempt.client.map(tracing::field::display),
-                        "Too many failed logins of {shown}: no password is tried for a while."
-                    );
+                if let Some(shut) = throttle.failed(tag, attempt.client, Instant::now()) {
+                    warn_shut(shut, shown, attempt.client);
                 }
                 debug!(user = shown, "The user is unknown or the password wrong.");
                 return Ok(Login::Wrong);
@@ -189,7 +186,7 @@ impl Authenticator {
             None => return Ok(Login::Throttled),
         }
         let Some(name) = name else { return Ok(Login::Wrong) };
-        throttle.succeeded(tag);
+        throttle.succeeded(tag, attempt.client);
         let operation = Operation::Login;
         let ask = Ask { user: name.as_str(), service: attempt.service, operation, client: attempt.client };
         let decision = admission.decision(&ask).await?;
@@ -200,11 +197,16 @@ impl Authenticator {
     async fn is_right(&self, place: Option<Place>, attempt: &Attempt<'_>) -> Result<Option<bool>, AuthError> {
         let Shared { verify, throttle, turns, cache, .. } = &*self.0;
         let (Some(place), Some(password)) = (place, &attempt.password) else { return Ok(Some(false)) };
+        let is_shut = || throttle.gate(place.tag, attempt.client, Instant::now()) == Gate::Shut;
         let (directory, dn) = match place.proof {
             Proof::Hash(hash) => {
-                let password = Arc::clone(password);
-                let verified = turns.take(place.tag, hashes::verify(hash, password)).await;
-                return verified.map(Some).map_err(AuthError::Hash);
+                let verifying = turns.take(place.tag, async {
+                    if is_shut() {
+                        return Ok(None);
+                    }
+                    hashes::verify(hash, Arc::clone(password)).await.map(Some)
+                });
+                return verifying.await.map_err(AuthError::Hash);
             }
             Proof::Bind { directory, dn } => (directory, dn),
         };
@@ -213,7 +215,7 @@ impl Authenticator {
             return Ok(Some(true));
         }
         let verifying = turns.take(place.tag, async {
-            if throttle.gate(place.tag, attempt.client, Instant::now()) == Gate::Shut {
+            if is_shut() {
                 return Ok(None);
             }
             verify.verify(&directory, dn.as_deref(), password).await.map(Some)
@@ -259,6 +261,18 @@ impl Authenticator {
     }
 }
 
+/// An empty `user` is a name that nobody can have.
+fn warn_shut(shut: Shut, user: &str, client: Option<IpAddr>) {
+    let from = client.map_or_else(|| "an address that is not told".to_owned(), |client| client.to_string());
+    let whose = if user.is_empty() { "a name that nobody can have" } else { user };
+    let told = match shut {
+        Shut::Place => format!("of {whose} from {from}: none of these is tried for a while"),
+        Shut::Client => format!("from {from}: none from there is tried for a while"),
+        Shut::User => format!("of {whose} from many addresses: none from a new one is tried for a while"),
+    };
+    warn!(user, client = client.map(tracing::field::display), "Too many failed logins {told}.");
+}
+
 /// One bind at a time for each user: an attacker who tries in parallel gains nothing by it.
 #[derive(Default)]
 struct Turns(Mutex<HashMap<Tag, Arc<Turn<()>>>>);
@@ -298,13 +312,8 @@ struct Cache {
     /// without a cache need not wait for. Without chance there is no cache.
     key: LazyLock<Option<hmac::Key>>,
     keep: RwLock<Duration>,
-    known: Mutex<Remembered>,
-}
-
-#[derive(Default)]
-struct Remembered {
-    young: HashMap<Vec<u8>, Instant>,
-    old: HashMap<Vec<u8>, Instant>,
+    /// When each of them was right.
+    known: Mutex<Recent<Vec<u8>, Instant>>,
 }
 
 impl Cache {
@@ -312,14 +321,14 @@ impl Cache {
         Cache {
             key: LazyLock::new(|| hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new()).ok()),
             keep: RwLock::default(),
-            known: Mutex::default(),
+            known: Mutex::new(Recent::new(MAX_REMEMBERED)),
         }
     }
 
     fn set(&self, keep: Duration) {
         *self.keep.write().unwrap_or_else(PoisonError::into_inner) = keep;
         // What was remembered under another rule is forgotten.
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Remembered::default();
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn keep(&self) -> Duration {
@@ -342,16 +351,12 @@ impl Cache {
     fn knows(&self, hash: &[u8]) -> bool {
         let keep = self.keep();
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = known.young.get(hash).or_else(|| known.old.get(hash));
-        at.is_some_and(|at| at.elapsed() < keep)
+        known.get(hash).is_some_and(|at| at.elapsed() < keep)
     }
 
     fn remember(&self, hash: Vec<u8>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.young.len() >= MAX_REMEMBERED {
-            known.old = std::mem::take(&mut known.young);
-        }
-        known.young.insert(hash, Instant::now());
+        known.insert(hash, Instant::now());
     }
 }
 

@@ -53,13 +53,21 @@ async fn site() -> Site {
 }
 
 impl Site {
-    async fn try_log_in(&self, user: &str, password: &str) -> Result<Login, AuthError> {
+    async fn try_from(&self, client: Option<IpAddr>, user: &str, password: &str) -> Result<Login, AuthError> {
         let password = Password::parse(password.as_bytes()).map(Arc::new);
-        self.authenticator.log_in(&Attempt { user, password, service: Some("imap"), client: None }).await
+        self.authenticator.log_in(&Attempt { user, password, service: Some("imap"), client }).await
+    }
+
+    async fn try_log_in(&self, user: &str, password: &str) -> Result<Login, AuthError> {
+        self.try_from(None, user, password).await
     }
 
     async fn log_in(&self, user: &str, password: &str) -> String {
         self.try_log_in(user, password).await.unwrap().verdict(user).decision
+    }
+
+    async fn log_in_from(&self, client: &str, user: &str, password: &str) -> String {
+        self.try_from(client.parse().ok(), user, password).await.unwrap().verdict(user).decision
     }
 
     fn binds(&self) -> usize {
@@ -160,6 +168,50 @@ async fn failures_are_slowed_and_then_refused_for_whatever_password() {
     assert_eq!(site.binds(), 20);
     assert_eq!(site.log_in("u2", "right").await, "granted");
     assert!(SHUT_FOR > Duration::from_secs(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_guesses_from_elsewhere_locks_nobody_out() {
+    let site = site().await;
+    for user in ["u1", "nobody"] {
+        for _ in 0..10 {
+            assert_eq!(site.log_in_from("198.51.100.1", user, "wrong").await, "wrong_password");
+        }
+        assert_eq!(site.log_in_from("198.51.100.1", user, "right").await, "throttled");
+    }
+    assert_eq!(site.log_in_from("192.0.2.7", "u1", "right").await, "granted");
+    assert_eq!(site.log_in_from("192.0.2.7", "nobody", "right").await, "wrong_password");
+    // From many addresses: the person still gets in from where they have before, and nobody from anywhere else.
+    for number in 0..91 {
+        site.log_in_from(&format!("203.0.113.{number}"), "u1", "wrong").await;
+    }
+    assert_eq!(site.log_in_from("192.0.2.8", "u1", "right").await, "throttled");
+    assert_eq!(site.log_in_from("192.0.2.7", "u1", "right").await, "held");
+}
+
+#[tokio::test]
+async fn many_tries_at_once_gain_nothing() {
+    let site = Arc::new(site().await);
+    let admin = site.fixture.service.admin();
+    admin.add_account("local@example.net", None, &[]).await.unwrap();
+    admin.set_account_password("local@example.net", b"right").await.unwrap();
+    // At a directory and here.
+    for user in ["u1", "local@example.net"] {
+        let tries: Vec<_> = (0..15)
+            .map(|_| {
+                let site = site.clone();
+                tokio::spawn(async move { site.log_in(user, "wrong").await })
+            })
+            .collect();
+        let mut tried = 0;
+        for attempt in tries {
+            match attempt.await.unwrap().as_str() {
+                "wrong_password" => tried += 1,
+                other => assert_eq!(other, "throttled", "{user}"),
+            }
+        }
+        assert_eq!(tried, 10, "{user}");
+    }
 }
 
 #[tokio::test]
