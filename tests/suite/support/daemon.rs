@@ -238,6 +238,17 @@ impl Daemon {
         }
     }
 
+    /// SIGSTOP: connections open and nothing is answered, until [`resume`](Daemon::resume).
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+        super::slapd::wait_until_stopped(self.process.as_ref().expect("the daemon runs"));
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// SIGTERM, without waiting.
     pub(crate) fn begin_to_terminate(&self) {
         self.signal(Signal::TERM);
