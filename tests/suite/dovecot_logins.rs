@@ -16,7 +16,7 @@ const WELCOME: &str = "welcome";
 
 /// How Dovecot asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
+pub(crate) enum Way {
     /// The shipped policy settings, which let in when nobody answers.
     Policy,
     /// The same with `auth_policy_reject_on_fail = yes`.
@@ -88,10 +88,10 @@ impl Words {
 }
 
 #[derive(Clone, Copy)]
-struct Ports {
-    imap: u16,
-    pop3: u16,
-    submission: u16,
+pub(crate) struct Ports {
+    pub(crate) imap: u16,
+    pub(crate) pop3: u16,
+    pub(crate) submission: u16,
     postfix: u16,
 }
 
@@ -120,28 +120,25 @@ impl Ports {
     }
 }
 
-/// Seven people in the directory, of whom the last has left, and one beside them whom the daemon doesn't know; two
-/// seats, of which u1 has one.
-struct Site {
+pub(crate) struct Site {
     way: Way,
     slapd: Slapd,
-    daemon: Daemon,
+    pub(crate) daemon: Daemon,
     /// Of the daemon's listener that Dovecot asks.
     asked: u16,
-    dovecot: Dovecot,
+    pub(crate) dovecot: Dovecot,
     postfix: Postfix,
-    ports: Ports,
+    pub(crate) ports: Ports,
 }
 
-fn with_password(number: u32) -> String {
-    let locked = if number == 7 { "pwdAccountLockedTime: 000001010000Z\n" } else { "" };
-    format!("{}\nuserPassword: secret-{number}\n{locked}\n", person(number).trim_end())
+/// A person whose password is `secret-NUMBER`.
+pub(crate) fn with_password(number: u32) -> String {
+    format!("{}\nuserPassword: secret-{number}\n\n", person(number).trim_end())
 }
 
 impl Site {
-    fn start(way: Way) -> Site {
-        let stranger = with_password(8).replace(PEOPLE, SUFFIX);
-        let data = (1..8).map(with_password).chain([stranger]).collect();
+    /// `settings` are Dovecot's.
+    pub(crate) fn start(way: Way, seats: u64, data: String, settings: &str) -> Site {
         // Only the schema of the overlay: slapd itself lets everybody in who has the password.
         let slapd =
             Slapd::start(Options { data, global: "moduleload ppolicy".to_owned(), ..Options::default() });
@@ -149,8 +146,7 @@ impl Site {
         let listeners = format!(
             "[[listen.http]]\nbind = \"127.0.0.1:{http}\"\n[[listen.dovecot_policy]]\nbind = \"127.0.0.1:{policy}\"\n"
         );
-        let daemon = Daemon::start(Settings { listeners, ..Settings::ldap(2, &slapd, "") });
-        daemon.expect("u1", "granted");
+        let daemon = Daemon::start(Settings { listeners, ..Settings::ldap(seats, &slapd, "") });
         let postfix = Postfix::start(&PostfixOptions {
             settings: format!(
                 "smtpd_sasl_type = dovecot\nsmtpd_sasl_path = inet:127.0.0.1:{auth}\n\
@@ -161,7 +157,7 @@ impl Site {
         });
         let strict = if way == Way::StrictPolicy { "auth_policy_reject_on_fail = yes\n" } else { "" };
         let extra = format!(
-            "{strict}{}service auth {{\n inet_listener postfix {{\n address = 127.0.0.1\n port = {auth}\n }}\n}}\n",
+            "{strict}{settings}{}service auth {{\n inet_listener postfix {{\n address = 127.0.0.1\n port = {auth}\n }}\n}}\n",
             submission(submission_port, postfix.smtp_port)
         );
         let dovecot = Dovecot::start(&DovecotOptions {
@@ -265,8 +261,14 @@ fn has_unread(port: u16) -> bool {
     })
 }
 
+/// Seven people in the directory, of whom the last has left, and one beside them whom the daemon doesn't know; two
+/// seats, of which u1 has one.
 fn check_all(way: Way) {
-    let mut site = Site::start(way);
+    let gone = with_password(7).replace("\n\n", "\npwdAccountLockedTime: 000001010000Z\n\n");
+    let stranger = with_password(8).replace(PEOPLE, SUFFIX);
+    let data = (1..7).map(with_password).chain([gone, stranger]).collect();
+    let mut site = Site::start(way, 2, data, "");
+    site.daemon.expect("u1", "granted");
     for words in [&IMAP, &POP3, &SUBMISSION, &POSTFIX] {
         site.check(words);
     }

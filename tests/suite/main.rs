@@ -15,6 +15,7 @@ mod crowd;
 mod directory;
 mod dirsync;
 mod dovecot;
+mod dovecot_crowd;
 mod dovecot_logins;
 mod ds389;
 mod failover;
