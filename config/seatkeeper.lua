@@ -1,10 +1,14 @@
 -- Seatkeeper as a passdb of Dovecot: the daemon is asked after every right password. See dovecot-lua.conf.
 --
--- Beside the policy server of dovecot.conf it has one advantage, that nobody gets in and nobody's password is called
--- wrong while the daemon doesn't answer, and one disadvantage, that the reason of a refusal is in the logs alone.
+-- Beside the policy server of dovecot.conf it has two advantages in IMAP, POP3 and submission: while the daemon doesn't
+-- answer nobody gets in and nobody's password is called wrong, and a refusal is told as a matter for the administrator.
 
 -- The [[listen.http]] of seatkeeper.toml.
 local url = "http://127.0.0.1:8460/v1/check"
+
+-- Dovecot's own login services pass a reason on and let nobody in with it (`nologin`). Others that ask Dovecot for
+-- logins, as Postfix does, would take such an answer for a success: they are told a failure, without the reason.
+local tells_reason = { imap = true, pop3 = true, submission = true, sieve = true }
 
 local client
 
@@ -40,6 +44,11 @@ local function ask(req)
 end
 
 function auth_passdb_lookup(req)
+  -- Without a mechanism nobody logs in: LMTP or an administrator looks whether the user exists. That costs no seat, and
+  -- mail has been accepted by then.
+  if req:var_expand("%{mech}") == "" then
+    return dovecot.auth.PASSDB_RESULT_OK, { nopassword = "y" }
+  end
   local ok, response = pcall(ask, req)
   if not ok then
     return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, "Seatkeeper can't be asked: " .. tostring(response)
@@ -53,5 +62,8 @@ function auth_passdb_lookup(req)
   end
   local message = payload:match('"message":"([^"]*)"') or payload
   req:log_info("Seatkeeper refuses: " .. message)
+  if tells_reason[req.service] then
+    return dovecot.auth.PASSDB_RESULT_OK, { nopassword = "y", nologin = "y", reason = message }
+  end
   return dovecot.auth.PASSDB_RESULT_USER_DISABLED, message
 end

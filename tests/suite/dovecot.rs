@@ -1,7 +1,7 @@
 //! A real Dovecot in other ways than `mail.rs`: the Lua passdb, submission, and mail that arrives by LMTP.
 
 use crate::support::daemon::{Daemon, HTTP, Settings, listener};
-use crate::support::dovecot::{Dovecot, DovecotOptions};
+use crate::support::dovecot::{self, Dovecot, DovecotOptions};
 use crate::support::free_port;
 use crate::support::http::{Address, Client};
 use crate::support::postfix::{Postfix, PostfixOptions, Smtp};
@@ -10,74 +10,63 @@ use crate::support::wait_for;
 
 const EXHAUSTED: &str = "All mailbox licenses are in use. Please ask your mail administrator for one.";
 
+/// Six people, of whom the last has left.
 fn people() -> Slapd {
-    let with_password =
-        |number| person(number).trim_end().to_owned() + &format!("\nuserPassword: secret-{number}\n\n");
-    Slapd::start(Options { data: (1..6).map(with_password).collect(), ..Options::default() })
+    let with_password = |number| {
+        let locked = if number == 6 { "pwdAccountLockedTime: 000001010000Z\n" } else { "" };
+        format!("{}\nuserPassword: secret-{number}\n{locked}\n", person(number).trim_end())
+    };
+    let data = (1..7).map(with_password).collect();
+    // Only the schema of the overlay.
+    Slapd::start(Options { data, global: "moduleload ppolicy".to_owned(), ..Options::default() })
 }
 
-/// What the first line says that ends a command, or the server.
-fn last_line(port: u16, command: &str, is_last: &str) -> String {
-    let mut client = Client::connect(&Address::Tcp(format!("127.0.0.1:{port}"))).unwrap();
-    client.line().unwrap();
-    client.send(format!("{command}\r\n").as_bytes()).unwrap();
-    loop {
-        let line = client.line().unwrap();
-        if line.starts_with(is_last) || line.starts_with("-ERR") || line.starts_with("* BYE") {
-            return line;
+/// One after the other on a connection.
+struct Imap(Client);
+
+impl Imap {
+    fn connect(port: u16) -> Imap {
+        let mut client = Client::connect(&Address::Tcp(format!("127.0.0.1:{port}"))).unwrap();
+        client.line().unwrap();
+        Imap(client)
+    }
+
+    /// The line that ends a command.
+    fn say(&mut self, command: &str) -> String {
+        self.0.send(format!("a {command}\r\n").as_bytes()).unwrap();
+        loop {
+            let line = self.0.line().unwrap();
+            if line.starts_with("a ") || line.starts_with("* BYE") {
+                return line;
+            }
         }
     }
 }
 
+/// Dovecot remembers passwords in these tests (`auth_cache_size`); who may come in is asked anew each time.
 #[test]
-fn the_lua_passdb_lets_holders_in_and_says_when_the_daemon_is_away() {
+fn on_one_connection_the_lua_passdb_lets_in_who_has_got_a_seat_meanwhile() {
     let slapd = people();
-    let http = free_port();
-    let listeners = format!("[[listen.http]]\nbind = \"127.0.0.1:{http}\"\n");
-    let mut daemon = Daemon::start(Settings { listeners, ..Settings::ldap(2, &slapd, "") });
+    let daemon = Daemon::start(Settings { listeners: HTTP.to_owned(), ..Settings::ldap(1, &slapd, "") });
     let dovecot = Dovecot::start(&DovecotOptions {
         ldap_url: &slapd.url(),
         base_dn: PEOPLE,
         policy_port: 0,
-        lua: Some(http),
-        master: Some(("chief", "chief-secret")),
+        lua: Some(port(&daemon, "http")),
+        master: None,
         extra: "",
     });
-    let imap = |user: &str, password: &str| {
-        last_line(dovecot.imap_port, &format!("a1 LOGIN {user} {password}"), "a1 ")
-    };
-    let enters = |user: &str, password: &str| {
-        let outcome = dovecot.imap_login(user, password);
-        assert_eq!(outcome, Ok(()), "{}\n{}", dovecot.log(), daemon.log());
-    };
-    // Neither a wrong password nor an administrator takes a seat.
-    let wrong = "a1 NO [AUTHENTICATIONFAILED] Authentication failed.";
-    assert_eq!(imap("u1", "secret-2"), wrong);
-    let (is_let_in, said) = dovecot.auth_test("u1", "secret-1");
-    assert!(is_let_in, "{said}\n{}", dovecot.log());
-    enters("u1*chief", "chief-secret");
-    assert_eq!(daemon.seats_used(), 0, "{}", daemon.log());
-
-    enters("u1", "secret-1");
-    dovecot.pop3_login("u2", "secret-2").unwrap();
-    assert_eq!(daemon.explain("u2")["seat"]["by"], "login (pop3)");
-    enters("u2", "secret-2");
-    assert_eq!(imap("u3", "secret-3"), wrong, "{}", dovecot.log());
-    let refused = dovecot.pop3_login("u3", "secret-3").unwrap_err();
-    assert_eq!(refused, "-ERR [AUTH] Authentication failed.");
-    assert_eq!(imap("u3", "secret-2"), wrong);
+    daemon.expect("u1", "granted");
+    let mut imap = Imap::connect(dovecot.imap_port);
+    for _ in 0..2 {
+        assert_eq!(imap.say("LOGIN u2 secret-2"), format!("a NO [CONTACTADMIN] {EXHAUSTED}"));
+    }
     wait_for("the reason in Dovecot's log", || dovecot.log().contains(EXHAUSTED).then_some(()));
+    daemon.release("u1");
+    let said = imap.say("LOGIN u2 secret-2");
+    assert!(said.starts_with("a OK "), "{said}\n{}", dovecot.log());
+    assert_eq!(daemon.explain("u2")["seat"]["by"], "login (imap)");
     daemon.verify();
-
-    daemon.kill9();
-    let outage = "[UNAVAILABLE] Temporary authentication failure.";
-    let said = imap("u1", "secret-1");
-    assert!(said.starts_with(&format!("a1 NO {outage}")), "{said}");
-    let said = dovecot.pop3_login("u1", "secret-1").unwrap_err();
-    assert!(said.starts_with("-ERR [SYS/TEMP] Temporary authentication failure."), "{said}");
-    daemon.restart();
-    assert_eq!(dovecot.imap_login("u1", "secret-1"), Ok(()), "{}", dovecot.log());
-    assert_eq!(daemon.seats_used(), 2);
 }
 
 fn port(daemon: &Daemon, kind: &str) -> u16 {
@@ -108,13 +97,10 @@ fn mail_goes_from_submission_to_a_mailbox_for_those_who_hold_a_seat() {
         ..PostfixOptions::default()
     });
     let extra = format!(
-        "protocols = imap pop3 lmtp submission\nhostname = mail.example.net\n\
-         submission_relay_host = 127.0.0.1\nsubmission_relay_port = {}\n\
-         service submission-login {{\n chroot =\n inet_listener submission {{\n port = {submission}\n }}\n}}\n\
-         service lmtp {{\n inet_listener lmtp {{\n address = 127.0.0.1\n port = {lmtp}\n }}\n}}\n\
+        "{}service lmtp {{\n inet_listener lmtp {{\n address = 127.0.0.1\n port = {lmtp}\n }}\n}}\n\
          userdb {{\n driver = static\n args = uid=nobody gid=nogroup home=/nonexistent allow_all_users=yes\n}}\n\
          auth_username_format = %Lu\n",
-        postfix.smtp_port
+        dovecot::submission(submission, postfix.smtp_port)
     );
     let dovecot = Dovecot::start(&DovecotOptions {
         ldap_url: &slapd.url(),
@@ -143,21 +129,11 @@ fn mail_goes_from_submission_to_a_mailbox_for_those_who_hold_a_seat() {
     let mut outside = postfix.smtp();
     assert_eq!(outside.recipient("friend@example.com", "u1@example.org"), "250 2.1.5 Ok");
     assert!(outside.data("From a friend").starts_with("250 2.0.0 "));
-    let count = || {
-        let mut client = Client::connect(&Address::Tcp(format!("127.0.0.1:{}", dovecot.imap_port))).unwrap();
-        client.send(b"a1 LOGIN u1@example.org secret-1\r\na2 STATUS INBOX (MESSAGES)\r\n").unwrap();
-        loop {
-            let line = client.line().unwrap();
-            if let Some(status) = line.strip_prefix("* STATUS INBOX ") {
-                return status.to_owned();
-            }
-            assert!(!line.starts_with("a2"), "{line}");
-        }
-    };
-    let mut last = String::new();
     wait_for("both mails in the mailbox", || {
-        last = count();
-        (last == "(MESSAGES 2)").then_some(())
+        let mut imap = Imap::connect(dovecot.imap_port);
+        assert!(imap.say("LOGIN u1@example.org secret-1").starts_with("a OK "));
+        imap.0.send(b"a STATUS INBOX (MESSAGES)\r\n").unwrap();
+        (imap.0.line().unwrap() == "* STATUS INBOX (MESSAGES 2)").then_some(())
     });
 
     let (_, said) = log_in("u2@example.org", "secret-2");
@@ -165,5 +141,70 @@ fn mail_goes_from_submission_to_a_mailbox_for_those_who_hold_a_seat() {
     let (_, said) = log_in("u3@example.org", "secret-3");
     assert_eq!(said, format!("535 5.7.8 {EXHAUSTED}"));
     assert_eq!(daemon.seats_used(), 2);
+    daemon.verify();
+}
+
+/// Dovecot asks the Lua passdb whether a recipient exists, where its userdb doesn't know: no login, and no seat.
+#[test]
+fn mail_by_lmtp_takes_no_seat_at_dovecot_and_is_refused_at_postfix() {
+    let slapd = people();
+    let listeners = format!(
+        "{HTTP}[[listen.postfix_policy]]\nbind = \"127.0.0.1:0\"\n[[listen.socketmap]]\nbind = \"127.0.0.1:0\"\n"
+    );
+    let base = Settings::ldap(1, &slapd, "");
+    let tables = format!("[seats]\ntake_on = [\"login\", \"delivery\"]\n{}", base.tables);
+    let daemon = Daemon::start(Settings { listeners, tables, ..base });
+    let lmtp = free_port();
+    let dovecot = Dovecot::start(&DovecotOptions {
+        ldap_url: &slapd.url(),
+        base_dn: PEOPLE,
+        policy_port: 0,
+        lua: Some(port(&daemon, "http")),
+        master: None,
+        extra: &format!(
+            "protocols = imap pop3 lmtp\nhostname = mail.example.net\n\
+             service lmtp {{\n inet_listener lmtp {{\n address = 127.0.0.1\n port = {lmtp}\n }}\n}}\n"
+        ),
+    });
+    let mut straight = Smtp::connect_lmtp(lmtp).unwrap();
+    let friend = "friend@example.com";
+    for user in ["u1@example.org", "u2@example.org"] {
+        let said = straight.recipient(friend, user);
+        assert_eq!(said, "250 2.1.5 OK", "{}", dovecot.log());
+        assert!(straight.data("Straight").starts_with("250 2.0.0 "), "{}", dovecot.log());
+    }
+    let said = straight.recipient(friend, "nobody@example.org");
+    assert_eq!(said, "550 5.1.1 <nobody@example.org> User doesn't exist: nobody@example.org");
+    assert_eq!(daemon.seats_used(), 0, "{}", daemon.log());
+
+    let postfix = Postfix::start(&PostfixOptions {
+        settings: format!(
+            "seatkeeper_policy = inet:127.0.0.1:{}\nseatkeeper_maps = socketmap:inet:127.0.0.1:{}\n\
+             virtual_transport = lmtp:inet:127.0.0.1:{lmtp}\n",
+            port(&daemon, "postfix_policy"),
+            port(&daemon, "socketmap")
+        ),
+        ..PostfixOptions::default()
+    });
+    let mut outside = postfix.smtp();
+    assert_eq!(outside.recipient(friend, "u1@example.org"), "250 2.1.5 Ok", "{}", postfix.log());
+    assert!(outside.data("Through Postfix").starts_with("250 2.0.0 "));
+    assert_eq!(daemon.explain("u1")["seat"]["by"], "delivery (smtp)");
+    for (user, code, reason) in [
+        ("u2@example.org", "450 4.2.1", EXHAUSTED),
+        ("u6@example.org", "550 5.2.1", "This account is disabled. Please ask your mail administrator."),
+        ("nobody@example.org", "550 5.1.1", "There is no mail user by this name."),
+    ] {
+        let refused = format!("{code} <{user}>: Recipient address rejected: {reason}");
+        assert_eq!(outside.recipient(friend, user), refused);
+    }
+    wait_for("both mails in the mailbox", || {
+        let mut imap = Imap::connect(dovecot.imap_port);
+        let said = imap.say("LOGIN u1@example.org secret-1");
+        assert!(said.starts_with("a OK "), "{said}");
+        imap.0.send(b"a STATUS INBOX (MESSAGES)\r\n").unwrap();
+        (imap.0.line().unwrap() == "* STATUS INBOX (MESSAGES 2)").then_some(())
+    });
+    assert_eq!(daemon.seats_used(), 1);
     daemon.verify();
 }

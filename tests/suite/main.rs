@@ -17,6 +17,8 @@ mod crowd;
 mod directory;
 mod dirsync;
 mod dovecot;
+mod dovecot_crowd;
+mod dovecot_logins;
 mod ds389;
 mod exim;
 mod failover;

@@ -341,6 +341,16 @@ pub(crate) fn pop3_login(port: u16, user: &str, password: &str) -> Result<(), St
     Ok(())
 }
 
+/// Settings of a submission service on a port, which hands mail to a server on another.
+pub(crate) fn submission(port: u16, relay_port: u16) -> String {
+    format!(
+        "protocols = imap pop3 lmtp submission\nhostname = mail.example.net\n\
+         submission_relay_host = 127.0.0.1\nsubmission_relay_port = {relay_port}\n\
+         service submission-login {{\n service_count = 0\n chroot =\n\
+         inet_listener submission {{\n port = {port}\n }}\n}}\n"
+    )
+}
+
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }

@@ -185,6 +185,15 @@ pub(crate) struct Smtp {
 impl Smtp {
     /// Connects, and says hello.
     pub(crate) fn connect(port: u16) -> Result<Smtp, String> {
+        Smtp::greet(port, "EHLO")
+    }
+
+    /// The same for LMTP (RFC 2033), with one recipient a mail.
+    pub(crate) fn connect_lmtp(port: u16) -> Result<Smtp, String> {
+        Smtp::greet(port, "LHLO")
+    }
+
+    fn greet(port: u16, hello: &str) -> Result<Smtp, String> {
         let stream = TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
         let mut smtp = Smtp { reader: BufReader::new(stream) };
@@ -192,7 +201,7 @@ impl Smtp {
         if !greeting.starts_with("220 ") {
             return Err(greeting);
         }
-        smtp.say("EHLO client.example.net")?;
+        smtp.say(&format!("{hello} client.example.net"))?;
         Ok(smtp)
     }
 
