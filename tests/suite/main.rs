@@ -28,6 +28,7 @@ mod lifecycle;
 mod mail;
 mod notification;
 mod outage;
+mod own_passwords;
 mod passwords;
 mod postfix;
 mod progress;
