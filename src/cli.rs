@@ -181,7 +181,7 @@ pub enum AccountCommand {
     },
     /// Set the password of a local or imported account.
     ///
-    /// It is read from standard input, up to the end of the first line; at a terminal it is asked for, and not
+    /// It is read from standard input, up to the end of the first line; at a terminal it is asked for twice, and not
     /// shown. Users of a directory have their password there.
     Passwd {
         /// An address of the account.

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::accounts::{Description, NewPassword};
 use super::client::{self, Client, ClientError, Response, encode};
+use super::password::{self, ReadError};
 use super::reclaim::Refused;
 use super::upload::Upload;
 use super::{History, Users, import, output, progress};
@@ -54,8 +55,8 @@ pub async fn run(
             session.complain(&format!("cannot write: {error}"));
             Exit::Failed
         }
-        Err(Trouble::Input(error)) => {
-            session.complain(&format!("cannot read the password: {error}"));
+        Err(Trouble::Password(error)) => {
+            session.complain(&error.to_string());
             Exit::Failed
         }
     }
@@ -64,7 +65,7 @@ pub async fn run(
 /// Why a command stops.
 pub(super) enum Trouble {
     Client(ClientError),
-    Input(io::Error),
+    Password(ReadError),
     /// A file that cannot be sent.
     File(String),
     Output(io::Error),
@@ -147,7 +148,7 @@ impl Session<'_> {
                 self.client.send(Method::PUT, &path(address, ""), &description).await?
             }
             AccountCommand::Passwd { address } => {
-                let password = super::password::read().map_err(Trouble::Input)?;
+                let password = password::read().map_err(Trouble::Password)?.expose().to_owned();
                 self.client.send(Method::PUT, &path(address, "/password"), &NewPassword { password }).await?
             }
             AccountCommand::Remove { address } => {

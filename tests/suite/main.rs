@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-mod account_passwords;
 mod accounts;
 mod backpressure;
 mod bind;
@@ -34,6 +33,7 @@ mod mail;
 mod mail_servers;
 mod notification;
 mod outage;
+mod own_passwords;
 mod passwords;
 mod postfix;
 mod progress;

@@ -3,16 +3,15 @@
 //! The passwords are in a real OpenLDAP, which is asked over TLS.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::support::daemon::{Daemon, SEATKEEPER, Settings, ldap_directory};
+use crate::support::daemon::{Daemon, Settings, ldap_directory};
 use crate::support::dovecot::{Dovecot, DovecotOptions, imap_login, pop3_login};
 use crate::support::http::{Address, Client};
 use crate::support::nginx::Nginx;
@@ -461,67 +460,4 @@ fn without_tls_only_this_machine_is_told_a_password() {
         "{problem}"
     );
     site.slapd.resume();
-}
-
-/// `account passwd`, with the password on standard input.
-pub(crate) fn set_password(daemon: &Daemon, user: &str, password: &str) -> (bool, String) {
-    let mut command = Command::new(SEATKEEPER);
-    command.arg("--config").arg(daemon.config()).args(["account", "passwd", user]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
-}
-
-#[test]
-fn local_accounts_have_passwords_of_their_own() {
-    let mut daemon =
-        Daemon::start(Settings { top: "default_domain = \"example.net\"".to_owned(), ..Settings::default() });
-    let log_in = |daemon: &Daemon, user: &str, password: &str| {
-        let body = json!({ "user": user, "password": password }).to_string();
-        daemon.http().ask("POST", "/v1/authenticate", &body).unwrap().json()["decision"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
-    for user in ["ann", "ben"] {
-        let added = daemon.command(&["account", "add", &format!("{user}@example.net")]);
-        assert!(added.status.success(), "{added:?}");
-    }
-    // Without a password nobody gets in.
-    assert_eq!(log_in(&daemon, "ann", "secret"), "wrong_password");
-    let (is_set, said) = set_password(&daemon, "ann", "first secret\n");
-    assert!(is_set && said.contains("The password was set."), "{said}");
-    assert_eq!(log_in(&daemon, "ann", "first secret"), "held");
-    assert_eq!(log_in(&daemon, "Ann@Example.NET", "first secret"), "held");
-    for (user, password) in
-        [("ann", "first secret\n"), ("ann", "x"), ("ben", "first secret"), ("nobody", "x")]
-    {
-        assert_eq!(log_in(&daemon, user, password), "wrong_password", "{user}");
-    }
-    set_password(&daemon, "ann", "second secret\n");
-    daemon.kill9();
-    daemon.restart();
-    assert_eq!(log_in(&daemon, "ann", "first secret"), "wrong_password");
-    assert_eq!(log_in(&daemon, "ann", "second secret"), "held");
-    assert!(daemon.command(&["account", "disable", "ann"]).status.success());
-    assert_eq!(log_in(&daemon, "ann", "second secret"), "disabled");
-    assert!(daemon.command(&["account", "remove", "ann"]).status.success());
-    assert_eq!(log_in(&daemon, "ann", "second secret"), "wrong_password");
-    // Whoever gets the address later doesn't get the password with it.
-    assert!(daemon.command(&["account", "add", "ann@example.net"]).status.success());
-    assert_eq!(log_in(&daemon, "ann", "second secret"), "wrong_password");
-
-    for (user, password, expected) in [
-        ("nobody", "x\n", "there is no user nobody@example.net"),
-        ("ben", "", "a password is 1 to 1024 bytes of UTF-8 text without NUL"),
-        ("ben", "\n", "a password is 1 to 1024 bytes of UTF-8 text without NUL"),
-    ] {
-        let (is_set, said) = set_password(&daemon, user, password);
-        assert!(!is_set && said.contains(expected), "{said}");
-    }
-    assert!(!daemon.log().contains("secret\""), "{}", daemon.log());
-    daemon.verify();
 }

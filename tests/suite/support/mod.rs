@@ -17,6 +17,7 @@ pub(crate) mod postfix;
 pub(crate) mod relay;
 pub(crate) mod samba;
 pub(crate) mod slapd;
+pub(crate) mod terminal;
 pub(crate) mod valve;
 
 use std::time::{Duration, Instant};
