@@ -229,6 +229,11 @@ impl Daemon {
         kill_process_group(Pid::from_child(self.process.as_ref().expect("the daemon runs")), signal).unwrap();
     }
 
+    /// It hangs, until it is killed.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
     /// A crash.
     pub(crate) fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
