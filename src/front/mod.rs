@@ -12,10 +12,14 @@ pub mod socketmap;
 
 use axum::http::StatusCode;
 
+use crate::net::http::REQUEST_DEADLINE;
 use crate::net::problem::Problem;
 use crate::service::answers::Verdict;
-use crate::service::passwords::AuthError;
+use crate::service::passwords::{AuthError, LONGEST_LOGIN};
 use crate::service::{Admission, AdmitError, Ask};
+
+// Else a login that found no directory would end in HTTP's own words, which no mail server passes on.
+const _: () = assert!(LONGEST_LOGIN.as_millis() < REQUEST_DEADLINE.as_millis());
 
 /// Asks for an admission. When there is no decision, the answer is an error and never looks like a refusal.
 async fn admit(admission: &Admission, ask: &Ask<'_>) -> Result<Verdict, Problem> {

@@ -16,7 +16,8 @@ use super::socket::{Socket, Stream};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long connections may finish what they are doing when the listener ends. Longer than any request
-/// takes, and short enough that the daemon is gone within its ten seconds.
+/// takes, but for a login that is held up after failures at a directory that hangs, and short enough that the daemon
+/// is gone within its ten seconds.
 const DRAIN: Duration = Duration::from_secs(6);
 
 /// Counts a connection as long as it lives.

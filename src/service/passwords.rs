@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use super::answers::Verdict;
 use super::hashes::{self, HashError};
 use super::recent::Recent;
-use super::throttle::{Gate, Shut, Tag, Throttle};
+use super::throttle::{Gate, SLOWER, Shut, Tag, Throttle};
 use super::{Admission, AdmitError, Ask, Settings};
 use crate::domain::admission::{Decision, Operation};
 use crate::domain::name::Name;
@@ -26,6 +26,9 @@ use crate::domain::user::{Kind, Origin, User, UserKey};
 
 /// From the question to the directory's answer, the wait for a connection included. Mail servers wait longer.
 const VERIFY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// From a try to the answer of the directory, or to the word that there is none.
+pub const LONGEST_LOGIN: Duration = SLOWER.saturating_add(VERIFY_DEADLINE);
 
 /// Right passwords remembered, where that is switched on: up to twice as many, 5 MB in all.
 const MAX_REMEMBERED: usize = 20_000;

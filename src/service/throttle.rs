@@ -32,7 +32,7 @@ const USER: Limits = Limits { slow: 30, slower: 60, shut: 100 };
 
 /// Mail servers wait for us, so no try is held up for long.
 const SLOW: Duration = Duration::from_secs(1);
-const SLOWER: Duration = Duration::from_secs(2);
+pub(super) const SLOWER: Duration = Duration::from_secs(2);
 
 /// How long nothing is looked at. Each failure after it begins another such while.
 pub(super) const SHUT_FOR: Duration = Duration::from_secs(60);

@@ -30,7 +30,7 @@ mod ldif;
 mod license;
 mod lifecycle;
 mod mail;
-mod mail_servers;
+
 mod notification;
 mod outage;
 mod own_passwords;
@@ -42,6 +42,7 @@ mod reconcile;
 mod reload;
 mod samba;
 mod seats;
+mod server_crowds;
 mod srv;
 mod support;
 mod syncrepl;

@@ -4,8 +4,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Mutex;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,10 +15,11 @@ use serde_json::{Value, json};
 use crate::support::daemon::{Daemon, Settings, ldap_directory};
 use crate::support::dovecot::{Dovecot, DovecotOptions, imap_login, pop3_login};
 use crate::support::http::{Address, Client};
+use crate::support::network::connections_to;
 use crate::support::nginx::Nginx;
 use crate::support::postfix::{Postfix, PostfixOptions, Smtp};
 use crate::support::slapd::{Options, PEOPLE, Slapd, installed, person};
-use crate::support::{free_port, shipped};
+use crate::support::{free_port, shipped, wait_for};
 
 const WRONG: &str = "The user name or the password is wrong.";
 const EXHAUSTED: &str = "All mailbox licenses are in use. Please ask your mail administrator for one.";
@@ -70,7 +72,12 @@ impl Site {
     /// Everything that can become of a login, for a protocol that says so: what `log_in` with a name and a password
     /// shows to a person.
     #[track_caller]
-    pub(crate) fn check(&mut self, service: &str, words: &Words, log_in: &dyn Fn(&str, &str) -> String) {
+    pub(crate) fn check(
+        &mut self,
+        service: &str,
+        words: &Words,
+        log_in: &(dyn Fn(&str, &str) -> String + Sync),
+    ) {
         let told = |what: &str, said: String, expected: &str, daemon: &Daemon| {
             assert_eq!(said, expected, "{service}, {what}\n{}", daemon.log());
         };
@@ -101,21 +108,17 @@ impl Site {
         self.slapd.stop();
         try_it("a directory that hangs", "u1", "secret-1", words.outage, daemon);
 
-        // The daemon dies while it waits for the directory.
-        let asking = std::thread::scope(|scope| {
-            let asking = scope.spawn(|| {
-                // Threads can't share what is not Sync: this one asks by itself, raw.
-                let body = json!({ "user": "u1", "password": "secret-1" }).to_string();
-                Address::Tcp(format!("127.0.0.1:{}", self.ports[0])).ask("POST", "/v1/authenticate", &body)
-            });
-            self.daemon.wait_for("the request", |status| {
-                let listeners = status["listeners"].as_array().unwrap();
-                listeners.iter().any(|listener| listener["kind"] == "http" && listener["connections"] != 0)
-            });
+        // The daemon dies while a login waits for the directory. A connection to a directory that hangs is never
+        // used again, so one that is there is the login's.
+        let is_asked = || connections_to(self.slapd.tls_port()) > 0;
+        wait_for("the login before to end", || (!is_asked()).then_some(()));
+        let said = std::thread::scope(|scope| {
+            let person = scope.spawn(|| log_in("u1", "secret-1"));
+            wait_for("a login to be under way", || is_asked().then_some(()));
             self.daemon.kill9();
-            asking.join().unwrap()
+            person.join().unwrap()
         });
-        assert!(asking.is_err(), "{asking:?}");
+        told("the daemon dies", said, words.no_daemon, &self.daemon);
         told("no daemon", log_in("u1", "secret-1"), words.no_daemon, &self.daemon);
         self.slapd.resume();
         self.daemon.configure(&self.settings);
@@ -126,22 +129,6 @@ impl Site {
         // Nothing of a password is in any log.
         assert!(!self.daemon.log().contains("secret-"), "{}", self.daemon.log());
     }
-
-    /// What the person reads whose login waits for a directory that hangs, when the daemon dies; it is back then.
-    pub(crate) fn dies_meanwhile(&mut self, log_in: impl FnOnce() -> String + Send) -> String {
-        self.slapd.stop();
-        let said = std::thread::scope(|scope| {
-            let login = scope.spawn(log_in);
-            // Nothing tells from outside when the request is there. The directory is waited for much longer.
-            std::thread::sleep(Duration::from_millis(700));
-            assert!(!login.is_finished());
-            self.daemon.kill9();
-            login.join().unwrap()
-        });
-        self.slapd.resume();
-        self.daemon.restart();
-        said
-    }
 }
 
 /// What a person reads.
@@ -151,6 +138,7 @@ pub(crate) struct Words<'a> {
     pub(crate) exhausted: &'a str,
     pub(crate) disabled: &'a str,
     pub(crate) outage: &'a str,
+    /// While the daemon is down, and also where it dies before it has answered.
     pub(crate) no_daemon: &'a str,
 }
 
@@ -246,16 +234,15 @@ fn people_send_mail_through_postfix_which_asks_by_dovecots_protocol() {
         no_daemon: "454 4.7.0 Temporary authentication failure: Connection lost to authentication server",
     };
     // One connection is open before all, since Postfix greets nobody on this port while the daemon is down.
-    let spare = std::cell::RefCell::new(vec![postfix.submission()]);
+    let spare = Mutex::new(postfix.submission());
     let log_in = |user: &str, password: &str| {
-        let mut smtp = spare.borrow_mut().pop().unwrap();
+        let mut smtp = spare.lock().unwrap();
         let said = smtp.auth_plain(user, password);
         if said.starts_with("235 ") {
             // Who has logged in sends mail; the next one is somebody else.
             assert_eq!(smtp.recipient("u1@example.org", "friend@example.com"), "250 2.1.5 Ok");
-            smtp = postfix.submission();
+            *smtp = postfix.submission();
         }
-        spare.borrow_mut().push(smtp);
         said
     };
     site.check("smtp", &words, &log_in);
@@ -268,18 +255,28 @@ fn people_send_mail_through_postfix_which_asks_by_dovecots_protocol() {
 }
 
 #[test]
-fn cyrus_sasl_asks_as_it_asks_saslauthd() {
+fn testsaslauthd_asks_as_it_asks_saslauthd() {
     let mut site = Site::start();
     let mux = site.daemon.path("mux");
-    let test = |user: &str, password: &str| {
-        let mut command = installed("testsaslauthd", "sasl2-bin");
-        command.args(["-u", user, "-p", password, "-s", "imap", "-f"]).arg(&mux);
-        let output = command.output().unwrap();
-        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned()
+    let words = Words {
+        welcome: "0: OK \"Success.\"",
+        wrong: "0: NO \"authentication failed\"",
+        // It knows no reasons.
+        exhausted: "0: NO \"authentication failed\"",
+        disabled: "0: NO \"authentication failed\"",
+        outage: "0: size read failed",
+        no_daemon: "0: size read failed",
     };
-    assert_eq!(test("u1", "secret-1"), "0: OK \"Success.\"");
-    assert_eq!(test("u3", "secret-1"), "0: NO \"authentication failed\"");
+    let log_in = |user: &str, password: &str| {
+        // It has two words for a daemon that is gone.
+        test_saslauthd(&mux, user, password).replace("connect() : Connection refused", "size read failed")
+    };
+    site.check("imap", &words, &log_in);
+}
 
+#[test]
+fn a_server_with_cyrus_sasl_asks_as_it_asks_saslauthd() {
+    let mut site = Site::start();
     // A server with the shipped file.
     let postfix = postfix_by_cyrus_sasl(&site);
     let wrong = refused("authentication failure");
@@ -340,6 +337,14 @@ fn nginx_lets_people_through_to_a_dovecot() {
     assert_eq!(auth("u1", "secret-1"), format!("454 4.7.0 {outage}"));
     assert_eq!(pop3_login(pop3, "u1", "secret-1").unwrap_err(), format!("-ERR [SYS/TEMP] {outage}"));
     assert!(!nginx.log().contains("[emerg]"), "{}", nginx.log());
+}
+
+/// What Cyrus SASL's own client of the protocol prints.
+pub(crate) fn test_saslauthd(mux: &Path, user: &str, password: &str) -> String {
+    let mut command = installed("testsaslauthd", "sasl2-bin");
+    command.args(["-u", user, "-p", password, "-s", "imap", "-f"]).arg(mux);
+    let output = command.output().unwrap();
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned()
 }
 
 /// What a server says to a command, after its greeting: one line, whatever it begins with.
@@ -408,17 +413,18 @@ fn passwords_over_http_are_answered_like_checks() {
         wrong: &words[0],
         exhausted: &words[1],
         disabled: &words[2],
-        outage: "503",
-        no_daemon: "refused",
+        outage: "503 a password cannot be verified",
+        no_daemon: "no answer",
     };
     let log_in = |user: &str, password: &str| {
         let body = json!({ "user": user, "password": password, "service": "imap", "client_ip": "192.0.2.7" });
         let Ok(answer) = http.ask("POST", "/v1/authenticate", &body.to_string()) else {
-            return "refused".to_owned();
+            return "no answer".to_owned();
         };
         if answer.status != 200 {
-            answer.problem(answer.status);
-            return answer.status.to_string();
+            // What follows is each server's trouble.
+            let problem = answer.problem(503);
+            return format!("503 {}", problem.split(':').next().unwrap());
         }
         let verdict: Value = answer.json();
         assert_eq!(verdict["allow"], matches!(verdict["decision"].as_str(), Some("held" | "granted")));
@@ -436,6 +442,48 @@ fn passwords_over_http_are_answered_like_checks() {
     assert_eq!(log_in("u5", "secret-5"), throttled);
     assert_eq!(log_in("u1", "secret-1"), "200 welcome");
     site.daemon.wait_for_log(&[" WARN ", "Too many failed logins of u5@example.org"]);
+}
+
+/// The longest that a login takes: one that is held up after failures, at a directory whose servers all hang. It ends
+/// in the words of who asks, and not in those of the HTTP listener, which has a deadline too.
+#[test]
+fn the_slowest_login_over_http_still_ends_in_its_own_words() {
+    let mut site = Site::start();
+    let same = site.slapd.ldaps_url().replace("127.0.0.1", "localhost");
+    let urls = [site.slapd.ldaps_url(), same, site.slapd.url()];
+    let tls = format!("[directory.ldap.tls]\nca_file = {:?}\n", site.slapd.ca_file());
+    site.settings.tables = ldap_directory(&site.slapd, &urls.each_ref().map(String::as_str), &tls);
+    site.daemon.configure(&site.settings);
+    site.daemon.reload().unwrap();
+    let [http, _, nginx] = site.ports;
+    let authenticate = |user: &str, password: &str| {
+        let body = json!({ "user": user, "password": password }).to_string();
+        let http = Address::Tcp(format!("127.0.0.1:{http}"));
+        http.ask("POST", "/v1/authenticate", &body).unwrap()
+    };
+    for user in ["u1", "u2", "u3"] {
+        for _ in 0..3 {
+            assert_eq!(authenticate(user, "x").json()["decision"], "wrong_password");
+        }
+    }
+    site.slapd.stop();
+    let silent = "a password cannot be verified: the directory corp has not answered within 5s";
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(authenticate("u1", "secret-1").problem(503), silent));
+        scope.spawn(|| {
+            let (status, body, _) = get(http, "/v1/forward-auth", Some(("u2", "secret-2")));
+            let problem: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!((status, &problem["detail"]), (503, &json!(silent)));
+        });
+        let mut client = Client::connect(&Address::Tcp(format!("127.0.0.1:{nginx}"))).unwrap();
+        let request = "GET / HTTP/1.0\r\nAuth-Method: plain\r\nAuth-User: u3\r\nAuth-Pass: secret-3\r\n\
+                       Auth-Protocol: imap\r\n\r\n";
+        client.send(request.as_bytes()).unwrap();
+        let outage = "[UNAVAILABLE] The mail system cannot verify passwords now. Please try again later.";
+        assert_eq!(client.answer().unwrap().header("auth-status"), Some(outage));
+    });
+    site.slapd.resume();
+    assert_eq!(authenticate("u1", "secret-1").json()["decision"], "held");
 }
 
 /// A password goes over the network encrypted or not at all.

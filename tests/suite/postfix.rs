@@ -1,9 +1,10 @@
 //! A real Postfix asks for whom it may accept mail, where it goes, and who may send it.
 
-use crate::support::daemon::{Daemon, HTTP, Settings, listener};
+use crate::support::daemon::{Daemon, HTTP, Settings, ldap_directory, listener};
 use crate::support::http::Address;
+use crate::support::network::is_unread_at;
 use crate::support::postfix::{Postfix, PostfixOptions};
-use crate::support::slapd::{PEOPLE, entry_uuid, people, person};
+use crate::support::slapd::{Options, PEOPLE, Slapd, entry_uuid, people, person};
 use crate::support::{free_port, wait_for};
 
 pub(crate) const UNSEATED: &str = "This user has no mailbox license, and this request may not take one.";
@@ -181,11 +182,11 @@ fn postmap_finds_mailboxes_aliases_domains_and_holders() {
     assert!(outage.contains("Connection refused"), "{outage}");
 }
 
-/// What the person reads while the daemon, or its knowledge, is away; and what a client that asks for everybody at
-/// once gets.
+const OUTAGE: &str = "The mail system cannot look up its users now. Please try again later.";
+
+/// What the person reads while the daemon is away.
 #[test]
 fn an_outage_is_temporary_and_over_when_the_daemon_is_back() {
-    const OUTAGE: &str = "The mail system cannot look up its users now. Please try again later.";
     let (policy, maps) = (free_port(), free_port());
     let base = Settings::ldif(2, &directory());
     let mut daemon = Daemon::start(Settings { listeners: listeners(policy, maps, ""), ..base });
@@ -228,4 +229,108 @@ fn an_outage_is_temporary_and_over_when_the_daemon_is_back() {
     }
     daemon.restart();
     assert_eq!(smtp.recipient(SENDER, "u1@example.org"), ACCEPTED, "{}", postfix.log());
+}
+
+/// Holds the daemon until a question of `ask` has come in at a port, and kills it then: what the person reads.
+fn killed_under<T: Send>(daemon: &mut Daemon, port: u16, ask: impl FnOnce() -> T + Send) -> T {
+    daemon.stop();
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(ask);
+        wait_for("the question", || is_unread_at(port).then_some(()));
+        daemon.kill9();
+        asking.join().unwrap()
+    })
+}
+
+#[test]
+fn a_question_under_way_when_the_daemon_dies_is_answered_when_it_is_back() {
+    let (policy, maps) = (free_port(), free_port());
+    let base = Settings::ldif(2, &directory());
+    let mut daemon = Daemon::start(Settings { listeners: listeners(policy, maps, ""), ..base });
+    daemon.expect("u1", "granted");
+    daemon.expect("u9", "granted");
+    let table = format!("socketmap:inet:127.0.0.1:{maps}");
+    let start = |maps: &str| {
+        let settings = format!(
+            "seatkeeper_policy = inet:127.0.0.1:{policy}\nseatkeeper_maps = {maps}\n\
+             smtpd_policy_service_retry_delay = 1s\n"
+        );
+        Postfix::start(&PostfixOptions { settings, ..PostfixOptions::default() })
+    };
+    let whole = start(&table);
+    // One that knows its users by itself: the policy is the first question.
+    let alone = start("static");
+    let (mut through_maps, mut through_policy) = (whole.smtp(), alone.smtp());
+    assert_eq!(through_maps.recipient(SENDER, "u1@example.org"), ACCEPTED);
+    assert_eq!(through_policy.recipient(SENDER, "u1@example.org"), ACCEPTED);
+
+    // Postfix knows for a while where the address before is: this one is new to it.
+    let said = killed_under(&mut daemon, maps, || through_maps.recipient(SENDER, "nina@example.org"));
+    assert_eq!(said, "451 4.3.0 <nina@example.org>: Temporary lookup failure", "{}", whole.log());
+    daemon.restart();
+    // A process of Postfix remembers for half a minute what could not be looked up; this is another one.
+    assert_eq!(whole.smtp().recipient(SENDER, "nina@example.org"), ACCEPTED, "{}", whole.log());
+
+    let said = killed_under(&mut daemon, policy, || through_policy.recipient(SENDER, "u1@example.org"));
+    assert_eq!(said, refused("450 4.3.0", "u1@example.org", OUTAGE), "{}", alone.log());
+    daemon.restart();
+    assert_eq!(through_policy.recipient(SENDER, "u1@example.org"), ACCEPTED, "{}", alone.log());
+
+    let ask = || whole.postmap("u1@example.org", &format!("{table}:mailboxes"));
+    let said = killed_under(&mut daemon, maps, ask);
+    let gone = format!(
+        "postmap: warning: connect to 127.0.0.1:{maps}: Connection refused\n\
+         postmap: warning: table {table}:mailboxes lookup error: Connection refused\n\
+         postmap: fatal: table {table}:mailboxes: query error: Connection refused"
+    );
+    assert_eq!(said, Err(gone));
+    daemon.restart();
+    assert_eq!(ask().as_deref(), Ok("example.org/u1/"));
+    assert_eq!(daemon.seats_used(), 2);
+    daemon.verify();
+}
+
+/// With everything that is shipped: who has logged in is asked about, and their recipients are not.
+#[test]
+fn a_mail_of_somebody_who_logged_in_is_their_login() {
+    let with_password = |number| format!("{}\nuserPassword: secret\n\n", person(number).trim_end());
+    let slapd = Slapd::start(Options { data: (1..4).map(with_password).collect(), ..Options::default() });
+    let daemon = Daemon::start(Settings {
+        seats: 1,
+        tables: ldap_directory(&slapd, &[&slapd.url()], ""),
+        listeners: listeners(0, 0, "") + "[[listen.dovecot_auth]]\nbind = \"127.0.0.1:0\"\n",
+        ..Settings::default()
+    });
+    let postfix = Postfix::start(&PostfixOptions {
+        settings: format!(
+            "seatkeeper_policy = inet:127.0.0.1:{}\nseatkeeper_maps = socketmap:inet:127.0.0.1:{}\n\
+             seatkeeper_auth = inet:127.0.0.1:{}\n\
+             smtpd_relay_restrictions = permit_sasl_authenticated, reject_unauth_destination\n",
+            port(&daemon, "postfix_policy"),
+            port(&daemon, "socketmap"),
+            port(&daemon, "dovecot_auth")
+        ),
+        ..PostfixOptions::default()
+    });
+    let mut smtp = postfix.submission();
+    assert_eq!(smtp.auth_plain("u1", "secret"), "235 2.7.0 Authentication successful");
+    let mut send = |recipient: &str| smtp.recipient("u1@example.org", recipient);
+    for recipient in ["friend@example.com", "u1@example.org", "u2@example.org"] {
+        assert_eq!(send(recipient), ACCEPTED, "{recipient}\n{}", postfix.log());
+    }
+    // From outside nobody sends mail to this colleague.
+    let said = postfix.smtp().recipient(SENDER, "u2@example.org");
+    assert_eq!(said, refused("450 4.2.1", "u2@example.org", UNSEATED));
+    assert_eq!(
+        send("nobody@example.org"),
+        "550 5.1.1 <nobody@example.org>: Recipient address rejected: User unknown in virtual mailbox table"
+    );
+    // Somebody else takes the seat while the connection stays open.
+    daemon.release("u1");
+    daemon.expect("u2", "granted");
+    assert_eq!(send("friend@example.com"), refused("550 5.7.1", "friend@example.com", EXHAUSTED));
+    daemon.release("u2");
+    assert_eq!(send("friend@example.com"), ACCEPTED);
+    assert_eq!(daemon.explain("u1")["seat"]["by"], "login (submission)");
+    daemon.verify();
 }

@@ -229,6 +229,12 @@ impl Daemon {
         kill_process_group(Pid::from_child(self.process.as_ref().expect("the daemon runs")), signal).unwrap();
     }
 
+    /// SIGSTOP: connections open and nothing is answered. Returns when every thread has stopped.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+        wait_until_stopped(self.process.as_ref().expect("the daemon runs"));
+    }
+
     /// A crash.
     pub(crate) fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -236,12 +242,6 @@ impl Daemon {
             let _ = kill_process_group(Pid::from_child(&process), Signal::KILL);
             process.wait().unwrap();
         }
-    }
-
-    /// SIGSTOP: connections open and nothing is answered. Returns when every thread has stopped.
-    pub(crate) fn stop(&self) {
-        self.signal(Signal::STOP);
-        wait_until_stopped(self.process.as_ref().expect("the daemon runs"));
     }
 
     /// SIGCONT.

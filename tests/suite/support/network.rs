@@ -2,6 +2,8 @@
 //! root.
 //!
 //! The thread that enters it stays in it, and so does everything that it starts: servers and the daemon.
+//!
+//! Also what can be seen from outside of the connections of whichever network a thread is in.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -54,4 +56,35 @@ impl Drop for Network {
 
 fn ip(arguments: &[&str]) {
     run(installed("ip", "iproute2").args(arguments), "");
+}
+
+/// An IPv4 connection that both sides have made and neither has closed, as one of them sees it.
+struct Established {
+    local_port: u16,
+    remote_port: u16,
+    /// Bytes that came in and were not read.
+    unread: u64,
+}
+
+/// All of them: `/proc/net/tcp` of proc(5), whose numbers are hexadecimal.
+fn established() -> Vec<Established> {
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let parse = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let port = |at: usize| u16::from_str_radix(fields.get(at)?.rsplit(':').next()?, 16).ok();
+        let unread = u64::from_str_radix(fields.get(4)?.rsplit(':').next()?, 16).ok()?;
+        let is_established = *fields.get(3)? == "01";
+        is_established.then_some(Established { local_port: port(1)?, remote_port: port(2)?, unread })
+    };
+    table.lines().skip(1).filter_map(parse).collect()
+}
+
+/// How many connections to a port there are.
+pub(crate) fn connections_to(port: u16) -> usize {
+    established().iter().filter(|connection| connection.remote_port == port).count()
+}
+
+/// Whether something came in at a port that nobody has read.
+pub(crate) fn is_unread_at(port: u16) -> bool {
+    established().iter().any(|connection| connection.local_port == port && connection.unread > 0)
 }

@@ -143,6 +143,11 @@ impl Slapd {
         self.ports.ldap
     }
 
+    /// Where it listens with TLS.
+    pub(crate) fn tls_port(&self) -> u16 {
+        self.ports.ldaps
+    }
+
     /// `ldaps://127.0.0.1:PORT`.
     pub(crate) fn ldaps_url(&self) -> String {
         format!("ldaps://127.0.0.1:{}", self.ports.ldaps)

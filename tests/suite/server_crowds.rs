@@ -1,16 +1,12 @@
-//! What mail servers and their clients can do to the daemon, and the daemon to them: crowds, slow clients, those that
-//! never read, and a daemon that is killed while somebody waits for it. Exim is in `exim.rs`, Dovecot in
-//! `dovecot_crowd.rs`.
+//! Five hundred clients at once through real servers, beside slow ones and those that never read. Exim is in
+//! `exim.rs`, Dovecot in `dovecot_crowd.rs`; `crowd.rs` speaks to the daemon itself.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Barrier, Mutex};
 use std::thread;
-use std::time::Duration;
 
-use crate::passwords::{
-    MailProxy, Site, first_words, get, postfix_by_cyrus_sasl, postfix_by_dovecot, web_application,
-};
+use crate::passwords::{MailProxy, Site, get, postfix_by_cyrus_sasl, postfix_by_dovecot, web_application};
 use crate::postfix::{SENDER, directory};
 use crate::support::daemon::{Daemon, HTTP, Settings};
 use crate::support::dovecot::imap_login;
@@ -22,7 +18,6 @@ const CLIENTS: usize = 500;
 
 const ACCEPTED: &str = "250 2.1.5 Ok";
 const WELCOME: &str = "235 2.7.0 Authentication successful";
-const OUTAGE: &str = "The mail system cannot look up its users now. Please try again later.";
 
 /// Right passwords are remembered, so that the crowd meets in the mail server and the daemon, not at the directory.
 fn site() -> Site {
@@ -73,10 +68,9 @@ fn is_quiet(daemon: &Daemon, kinds: &[&str]) {
     daemon.verify();
 }
 
-/// Postfix asks both for recipients and for domains here.
-fn incoming() -> (Daemon, Postfix, [u16; 2]) {
-    let ports = [(); 2].map(|()| free_port());
-    let [policy, maps] = ports;
+#[test]
+fn five_hundred_servers_bring_mail_beside_slow_ones_and_those_who_never_read() {
+    let [policy, maps] = [(); 2].map(|()| free_port());
     let listeners = format!(
         "{HTTP}[[listen.postfix_policy]]\nbind = \"127.0.0.1:{policy}\"\n\
          [[listen.socketmap]]\nbind = \"127.0.0.1:{maps}\"\n"
@@ -84,15 +78,9 @@ fn incoming() -> (Daemon, Postfix, [u16; 2]) {
     let daemon = Daemon::start(Settings { listeners, ..Settings::ldif(2, &directory()) });
     daemon.expect("u1", "granted");
     let settings = format!(
-        "seatkeeper_policy = inet:127.0.0.1:{policy}\nseatkeeper_maps = socketmap:inet:127.0.0.1:{maps}\n\
-         smtpd_policy_service_retry_delay = 1s\n"
+        "seatkeeper_policy = inet:127.0.0.1:{policy}\nseatkeeper_maps = socketmap:inet:127.0.0.1:{maps}\n"
     );
-    (daemon, Postfix::start(&PostfixOptions { settings, ..PostfixOptions::default() }), ports)
-}
-
-#[test]
-fn five_hundred_servers_bring_mail_beside_slow_ones_and_those_who_never_read() {
-    let (daemon, postfix, _) = incoming();
+    let postfix = Postfix::start(&PostfixOptions { settings, ..PostfixOptions::default() });
     let mut slow = postfix.smtp();
     assert!(slow.say(&format!("MAIL FROM:<{SENDER}>")).unwrap().starts_with("250 "));
     let rude = rude(
@@ -222,100 +210,4 @@ fn five_hundred_people_use_a_web_application_beside_slow_ones_and_those_who_neve
     assert_eq!(site.daemon.seats_used(), 1);
     drop(nginx);
     site.daemon.verify();
-}
-
-#[test]
-fn a_daemon_that_dies_meanwhile_is_an_outage_to_whoever_logs_in() {
-    let mut site = Site::start();
-    let proxy = MailProxy::start(&mut site, "");
-    let (by_dovecot, by_cyrus) = (postfix_by_dovecot(&site), postfix_by_cyrus_sasl(&site));
-    let web = web_application(&site);
-
-    let mut smtp = by_dovecot.submission();
-    let lost = "454 4.7.0 Temporary authentication failure: Connection lost to authentication server";
-    assert_eq!(site.dies_meanwhile(|| smtp.auth_plain("u1", "secret-1")), lost);
-    assert_eq!(by_dovecot.submission().auth_plain("u1", "secret-1"), WELCOME);
-
-    let mut smtp = by_cyrus.submission();
-    let failed = "454 4.7.0 Temporary authentication failure: generic failure";
-    assert_eq!(site.dies_meanwhile(|| smtp.auth_plain("u1", "secret-1")), failed);
-    assert_eq!(by_cyrus.submission().auth_plain("u1", "secret-1"), WELCOME);
-
-    let port = proxy.nginx.ports[0];
-    let said = site.dies_meanwhile(|| first_words(port, "a1 LOGIN u1 secret-1"));
-    assert_eq!(said, "* BAD internal server error");
-    imap_login(port, "u1", "secret-1").unwrap();
-
-    let port = web.ports[0];
-    let said = site.dies_meanwhile(|| get(port, "/mail.txt", Some(("u1", "secret-1"))).0.to_string());
-    assert_eq!(said, "500");
-    assert_eq!(get(port, "/mail.txt", Some(("u1", "secret-1"))).0, 200);
-
-    let mux = site.daemon.path("mux");
-    let test = || {
-        let mut command = installed("testsaslauthd", "sasl2-bin");
-        let output = command.args(["-u", "u1", "-p", "secret-1", "-f"]).arg(&mux).output().unwrap();
-        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned()
-    };
-    assert_eq!(site.dies_meanwhile(test), "0: size read failed");
-    assert_eq!(test(), "0: OK \"Success.\"");
-    assert_eq!(site.daemon.seats_used(), 1);
-    site.daemon.verify();
-}
-
-#[test]
-fn a_daemon_that_dies_meanwhile_is_an_outage_to_whoever_brings_mail() {
-    let (mut daemon, postfix, [_, maps]) = incoming();
-    let mut smtp = postfix.smtp();
-    assert_eq!(smtp.recipient(SENDER, "u1@example.org"), ACCEPTED);
-    // It has taken the question, and gives no answer.
-    let dies_meanwhile = |daemon: &mut Daemon, ask: &mut (dyn FnMut() -> String + Send)| {
-        daemon.stop();
-        let said = thread::scope(|scope| {
-            let asking = scope.spawn(ask);
-            thread::sleep(Duration::from_millis(700));
-            assert!(!asking.is_finished());
-            daemon.kill9();
-            asking.join().unwrap()
-        });
-        daemon.restart();
-        said
-    };
-    let said = dies_meanwhile(&mut daemon, &mut || smtp.recipient(SENDER, "u1@example.org"));
-    // Whether it has to look the domain up again, Postfix decides.
-    let words = [
-        format!("450 4.3.0 <u1@example.org>: Recipient address rejected: {OUTAGE}"),
-        "451 4.3.0 <u1@example.org>: Temporary lookup failure".to_owned(),
-    ];
-    assert!(words.contains(&said), "{said}");
-    wait_for("the next mail to be accepted", || {
-        (postfix.smtp().recipient(SENDER, "u1@example.org") == ACCEPTED).then_some(())
-    });
-
-    let table = format!("socketmap:inet:127.0.0.1:{maps}:mailboxes");
-    let said = dies_meanwhile(&mut daemon, &mut || postfix.postmap("u1@example.org", &table).unwrap_err());
-    assert!(said.contains("lookup error"), "{said}");
-    assert_eq!(postfix.postmap("u1@example.org", &table).unwrap(), "example.org/u1/");
-
-    // A Postfix that knows its domains by itself: the policy's own sign.
-    let policy = postfix_of_the_policy_alone(&daemon);
-    let mut smtp = policy.smtp();
-    assert_eq!(smtp.recipient(SENDER, "u1@example.org"), ACCEPTED);
-    let said = dies_meanwhile(&mut daemon, &mut || smtp.recipient(SENDER, "u1@example.org"));
-    assert_eq!(said, words[0]);
-    assert_eq!(smtp.recipient(SENDER, "u1@example.org"), ACCEPTED);
-    assert_eq!(daemon.seats_used(), 1);
-    daemon.verify();
-}
-
-fn postfix_of_the_policy_alone(daemon: &Daemon) -> Postfix {
-    let status = daemon.status();
-    let listeners = status["listeners"].as_array().unwrap();
-    let policy = listeners.iter().find(|listener| listener["kind"] == "postfix_policy").unwrap();
-    let settings = format!(
-        "seatkeeper_policy = inet:{}\nvirtual_mailbox_domains = example.org\nvirtual_mailbox_maps =\n\
-         virtual_alias_maps =\nsmtpd_policy_service_retry_delay = 1s\n",
-        policy["bind"].as_str().unwrap()
-    );
-    Postfix::start(&PostfixOptions { settings, ..PostfixOptions::default() })
 }
