@@ -1,7 +1,6 @@
 //! However large the directory and however slow the disk, the daemon takes in no more than it can put down.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::support::daemon::{Daemon, Settings, directory, ldap_directory};
@@ -21,14 +20,6 @@ const MAX_READ: usize = 90 << 20;
 
 /// More than the store's cache, two writes and some batches take, and less than the directory.
 const MAX_GROWTH: usize = 64 << 20;
-
-/// Kilobytes of a line in /proc/PID/status.
-fn memory(daemon: &Daemon, line: &str) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status.lines().find(|found| found.starts_with(line)).unwrap();
-    let kilobytes: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kilobytes << 10
-}
 
 /// Waits until no byte has passed for a while.
 fn wait_until_held_up(valve: &Valve) -> usize {
@@ -60,14 +51,14 @@ fn a_disk_that_hangs_holds_up_the_server_and_fills_no_memory() {
             Settings { tables: ldap_directory(&slapd, &[&valve.url()], &keys), ..Settings::default() }
         };
         let mut daemon = Daemon::start(settings("(uid=u0)"));
-        let before = memory(&daemon, "VmRSS");
+        let before = daemon.memory("VmRSS");
         let disk = HungDisk::under(daemon.pid());
         let passed = valve.passed();
         daemon.configure(&settings("(objectClass=inetOrgPerson)"));
         daemon.reload().unwrap();
         wait_at_most(PATIENCE, "it to begin", || (valve.passed() > passed + (1 << 20)).then_some(()));
         let read = wait_until_held_up(&valve) - passed;
-        let grown = memory(&daemon, "VmHWM").saturating_sub(before);
+        let grown = daemon.memory("VmHWM").saturating_sub(before);
         assert!(read < MAX_READ, "{mechanism}: {read} bytes were read");
         assert!(grown < MAX_GROWTH, "{mechanism}: it takes {grown} bytes more");
         disk.recover();
@@ -75,7 +66,7 @@ fn a_disk_that_hangs_holds_up_the_server_and_fills_no_memory() {
             (daemon.status()["users"]["total"] == PEOPLE).then_some(())
         });
         assert_eq!(directory(&daemon.status(), "corp")["mechanism"], mechanism);
-        let grown = memory(&daemon, "VmHWM").saturating_sub(before);
+        let grown = daemon.memory("VmHWM").saturating_sub(before);
         assert!(grown < MAX_GROWTH, "{mechanism}: it took {grown} bytes more");
     }
 }

@@ -37,6 +37,7 @@ mod own_passwords;
 mod passwords;
 mod postfix;
 mod progress;
+mod raw;
 mod reclaim;
 mod reconcile;
 mod reload;

@@ -225,6 +225,14 @@ impl Daemon {
         self.process.as_ref().expect("the daemon runs").id()
     }
 
+    /// Bytes of memory, by a line of proc_pid_status(5): `VmRSS` now, `VmHWM` at most until now.
+    pub(crate) fn memory(&self, line: &str) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|found| found.starts_with(line)).unwrap();
+        let kilobytes: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kilobytes << 10
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process_group(Pid::from_child(self.process.as_ref().expect("the daemon runs")), signal).unwrap();
     }
