@@ -6,7 +6,6 @@ mod accounts;
 mod backpressure;
 mod bind;
 mod brake;
-mod bytes;
 mod changelog;
 mod commands;
 mod contentsync;
