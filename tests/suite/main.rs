@@ -12,6 +12,7 @@ mod contentsync;
 mod controller;
 mod crash;
 mod crowd;
+mod crowd_servers;
 mod directory;
 mod dirsync;
 mod dovecot;

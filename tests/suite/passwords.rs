@@ -5,7 +5,6 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
@@ -19,8 +18,8 @@ use crate::support::http::{Address, Client};
 use crate::support::network::connections_to;
 use crate::support::nginx::Nginx;
 use crate::support::postfix::{Postfix, PostfixOptions, Smtp};
-use crate::support::slapd::{Options, PEOPLE, Slapd, installed, person};
-use crate::support::{free_port, shipped, wait_for};
+use crate::support::slapd::{Options, PEOPLE, Slapd, person};
+use crate::support::{free_port, shipped, test_saslauthd, wait_for};
 
 const WRONG: &str = "The user name or the password is wrong.";
 const EXHAUSTED: &str = "All mailbox licenses are in use. Please ask your mail administrator for one.";
@@ -299,14 +298,6 @@ fn nginx_lets_people_through_to_a_dovecot() {
     assert_eq!(auth("u1", "secret-1"), format!("454 4.7.0 {outage}"));
     assert_eq!(pop3_login(pop3, "u1", "secret-1").unwrap_err(), format!("-ERR [SYS/TEMP] {outage}"));
     assert!(!nginx.log().contains("[emerg]"), "{}", nginx.log());
-}
-
-/// What Cyrus SASL's own client of the protocol prints.
-pub(crate) fn test_saslauthd(mux: &Path, user: &str, password: &str) -> String {
-    let mut command = installed("testsaslauthd", "sasl2-bin");
-    command.args(["-u", user, "-p", password, "-s", "imap", "-f"]).arg(mux);
-    let output = command.output().unwrap();
-    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned()
 }
 
 /// What a server says to a command, after its greeting: one line, whatever it begins with.
