@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// takes, but for a login that is held up after failures at a directory that hangs, and short enough that the daemon
 /// is gone within its ten seconds.
 const DRAIN: Duration = Duration::from_secs(6);
+
+/// How often the log says that a listener has all the connections it may have: those who wait see nothing but that
+/// nobody answers.
+const TELL_FULL_EVERY: Duration = Duration::from_secs(60);
 
 /// Counts a connection as long as it lives.
 struct Counted {
@@ -56,8 +60,15 @@ pub async fn serve<F>(
     let tracker = TaskTracker::new();
     let closed = Arc::new(Notify::new());
     let abort = CancellationToken::new();
+    let mut told_full: Option<Instant> = None;
     loop {
-        let is_full = connections.load(Ordering::Relaxed) >= *max_connections.borrow_and_update();
+        let limit = *max_connections.borrow_and_update();
+        let is_full = connections.load(Ordering::Relaxed) >= limit;
+        if is_full && told_full.is_none_or(|told| told.elapsed() >= TELL_FULL_EVERY) {
+            let listener = socket.shown();
+            warn!(listener, "{listener} has {limit} connections, which are its max_connections: more wait.");
+            told_full = Some(Instant::now());
+        }
         tokio::select! {
             () = stop.cancelled() => break,
             () = closed.notified(), if is_full => {}

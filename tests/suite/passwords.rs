@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
@@ -18,8 +17,8 @@ use crate::support::http::{Address, Client};
 use crate::support::network::connections_to;
 use crate::support::nginx::Nginx;
 use crate::support::postfix::{Postfix, PostfixOptions, Smtp};
-use crate::support::slapd::{Options, PEOPLE, Slapd, installed, person};
-use crate::support::{free_port, shipped, wait_for};
+use crate::support::slapd::{Options, PEOPLE, Slapd, person};
+use crate::support::{free_port, shipped, test_saslauthd, wait_for};
 
 const WRONG: &str = "The user name or the password is wrong.";
 const EXHAUSTED: &str = "All mailbox licenses are in use. Please ask your mail administrator for one.";
@@ -33,7 +32,7 @@ pub(crate) struct Site {
     pub(crate) slapd: Slapd,
     pub(crate) daemon: Daemon,
     /// Of http, dovecot_auth and nginx_auth, the same after each start.
-    pub(crate) ports: [u16; 3],
+    ports: [u16; 3],
     pub(crate) settings: Settings,
 }
 
@@ -150,7 +149,7 @@ const LOST: &str = "454 4.7.0 Temporary authentication failure: Connection lost 
 
 /// A Postfix with the shipped file that asks the daemon for passwords by Dovecot's protocol, and for recipients not at
 /// all.
-pub(crate) fn postfix_by_dovecot(site: &Site) -> Postfix {
+fn postfix_by_dovecot(site: &Site) -> Postfix {
     let settings = format!(
         "seatkeeper_auth = inet:127.0.0.1:{}\nsmtpd_recipient_restrictions = permit\nvirtual_mailbox_domains =\n\
          virtual_mailbox_maps =\nvirtual_alias_maps =\n\
@@ -161,7 +160,7 @@ pub(crate) fn postfix_by_dovecot(site: &Site) -> Postfix {
 }
 
 /// A Postfix that asks the daemon for passwords by libsasl2, with the shipped file.
-pub(crate) fn postfix_by_cyrus_sasl(site: &Site) -> Postfix {
+fn postfix_by_cyrus_sasl(site: &Site) -> Postfix {
     let path = site.daemon.path("mux").display().to_string();
     Postfix::start(&PostfixOptions {
         settings: "smtpd_sasl_type = cyrus\nsmtpd_sasl_path = smtpd\n\
@@ -173,22 +172,21 @@ pub(crate) fn postfix_by_cyrus_sasl(site: &Site) -> Postfix {
 }
 
 /// An nginx with the shipped file, before a Dovecot and a Postfix: its ports are those of IMAP, POP3 and SMTP.
-pub(crate) struct MailProxy {
-    pub(crate) nginx: Nginx,
-    pub(crate) dovecot: Dovecot,
+struct MailProxy {
+    nginx: Nginx,
+    _dovecot: Dovecot,
     _postfix: Postfix,
 }
 
 impl MailProxy {
-    /// With more settings for the Dovecot.
-    pub(crate) fn start(site: &mut Site, dovecot: &str) -> MailProxy {
+    fn start(site: &mut Site) -> MailProxy {
         let dovecot = Dovecot::start(&DovecotOptions {
             ldap_url: &site.slapd.url(),
             base_dn: PEOPLE,
             policy_port: site.daemon.policy_port(),
             lua: None,
             master: None,
-            extra: dovecot,
+            extra: "",
         });
         let postfix = postfix_by_dovecot(site);
         let backends = format!(
@@ -205,12 +203,12 @@ impl MailProxy {
                        server { listen 127.0.0.1:PORT1; protocol pop3; }\n\
                        server { listen 127.0.0.1:PORT2; protocol smtp; server_name mx; }\n}\n";
         let nginx = Nginx::start(3, servers, &[("seatkeeper-mail.conf", &snippet)]);
-        MailProxy { nginx, dovecot, _postfix: postfix }
+        MailProxy { nginx, _dovecot: dovecot, _postfix: postfix }
     }
 }
 
 /// An nginx with the shipped file, before a web application of one file, `/mail.txt`.
-pub(crate) fn web_application(site: &Site) -> Nginx {
+fn web_application(site: &Site) -> Nginx {
     let address = format!("127.0.0.1:{}", site.ports[0]);
     let snippet = shipped("nginx-forward-auth.conf", &[("127.0.0.1:8460", &address)]);
     let servers = "http {\n access_log off;\n client_body_temp_path SCRATCH/body;\n proxy_temp_path SCRATCH/proxy;\n\
@@ -296,7 +294,7 @@ fn a_server_with_cyrus_sasl_asks_as_it_asks_saslauthd() {
 #[test]
 fn nginx_lets_people_through_to_a_dovecot() {
     let mut site = Site::start();
-    let MailProxy { nginx, .. } = &MailProxy::start(&mut site, "");
+    let MailProxy { nginx, .. } = &MailProxy::start(&mut site);
     let [imap, pop3, smtp] = nginx.ports[..] else { panic!() };
 
     let outage = "The mail system cannot verify passwords now. Please try again later.";
@@ -339,16 +337,8 @@ fn nginx_lets_people_through_to_a_dovecot() {
     assert!(!nginx.log().contains("[emerg]"), "{}", nginx.log());
 }
 
-/// What Cyrus SASL's own client of the protocol prints.
-pub(crate) fn test_saslauthd(mux: &Path, user: &str, password: &str) -> String {
-    let mut command = installed("testsaslauthd", "sasl2-bin");
-    command.args(["-u", user, "-p", password, "-s", "imap", "-f"]).arg(mux);
-    let output = command.output().unwrap();
-    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned()
-}
-
 /// What a server says to a command, after its greeting: one line, whatever it begins with.
-pub(crate) fn first_words(port: u16, command: &str) -> String {
+fn first_words(port: u16, command: &str) -> String {
     let mut client = Client::connect(&Address::Tcp(format!("127.0.0.1:{port}"))).unwrap();
     client.line().unwrap();
     client.send(format!("{command}\r\n").as_bytes()).unwrap();
@@ -356,7 +346,7 @@ pub(crate) fn first_words(port: u16, command: &str) -> String {
 }
 
 /// A request with Basic credentials: the status, the body, and a header.
-pub(crate) fn get(port: u16, path: &str, credentials: Option<(&str, &str)>) -> (u16, String, Vec<String>) {
+fn get(port: u16, path: &str, credentials: Option<(&str, &str)>) -> (u16, String, Vec<String>) {
     let mut client = Client::connect(&Address::Tcp(format!("127.0.0.1:{port}"))).unwrap();
     let authorization = credentials.map(|(user, password)| {
         format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("{user}:{password}")))

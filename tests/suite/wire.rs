@@ -189,6 +189,8 @@ fn further_clients_wait_until_a_connection_is_free() {
     assert_eq!(third.peek(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     let status = daemon.status();
     assert_eq!((&status["listeners"][0]["connections"], &status["seats"]["used"]), (&2.into(), &2.into()));
+    let full = "has 2 connections, which are its max_connections: more wait.";
+    assert_eq!(daemon.log().matches(full).count(), 1, "{}", daemon.log());
     // The limit is this listener's own.
     let policy = Address::parse(&format!("127.0.0.1:{}", daemon.policy_port()));
     let allowed = policy.ask("POST", "/?command=allow", "{\"user\": \"u1\"}").unwrap();

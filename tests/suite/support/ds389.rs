@@ -301,6 +301,8 @@ impl Ds389 {
         let log = fs::File::create(self.path("log")).unwrap();
         let mut command = installed("ns-slapd", PACKAGE);
         command.arg("-D").arg(self.config()).args(["-d", LOG_LEVEL]);
+        // Else it takes /dev/null for the file of its process id, and takes everybody's right to write there away.
+        command.arg("-i").arg(self.config().join("pid"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         let ports = self.ports;
         let log = self.path("log");

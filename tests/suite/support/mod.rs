@@ -59,3 +59,11 @@ pub(crate) fn wait_at_most<T>(patience: Duration, what: &str, mut look: impl FnM
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// What Cyrus SASL's own client of the protocol prints.
+pub(crate) fn test_saslauthd(mux: &std::path::Path, user: &str, password: &str) -> String {
+    let mut command = slapd::installed("testsaslauthd", "sasl2-bin");
+    command.args(["-u", user, "-p", password, "-s", "imap", "-f"]).arg(mux);
+    let output = command.output().unwrap();
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned()
+}
