@@ -24,6 +24,7 @@ packages=(
     postfix                                  # the other mail server
     sasl2-bin libsasl2-modules               # testsaslauthd, and the mechanisms of libsasl2
     nginx libnginx-mod-mail                  # the proxy before mail servers and web applications
+    caddy                                    # another before web applications
     systemd                                  # judges the unit, and runs it
     util-linux mount                         # unshare, nsenter: systemd in namespaces of its own
     strace                                   # holds up a write, as a disk that hangs
@@ -34,7 +35,7 @@ packages=(
     wrk                                      # load, for the benches
 )
 # Package and service, for what would be started at the next boot.
-servers=(slapd:slapd dovecot-core:dovecot postfix:postfix sasl2-bin:saslauthd nginx:nginx samba:samba-ad-dc samba:smbd samba:nmbd)
+servers=(slapd:slapd dovecot-core:dovecot postfix:postfix sasl2-bin:saslauthd nginx:nginx caddy:caddy samba:samba-ad-dc samba:smbd samba:nmbd)
 
 # The mail server that is unpacked, with Debian's settings for it. The light one can't ask by Dovecot's protocol.
 exim_packages=(exim4-daemon-heavy exim4-config)

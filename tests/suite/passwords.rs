@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::support::caddy::Caddy;
 use crate::support::daemon::{Daemon, Settings, ldap_directory};
 use crate::support::dovecot::{Dovecot, DovecotOptions, imap_login, pop3_login};
 use crate::support::http::{Address, Client};
@@ -384,6 +385,42 @@ fn a_web_application_behind_nginx_is_for_those_who_have_a_seat() {
             format!("{status} ")
         } else {
             format!("{status} {}", body.trim_end())
+        }
+    };
+    site.check("web", &words, &log_in);
+}
+
+/// Caddy hands on what the daemon says to whom it doesn't let in.
+#[test]
+fn a_web_application_behind_caddy_is_for_those_who_have_a_seat() {
+    let mut site = Site::start();
+    let caddy = Caddy::start(&format!(
+        "forward_auth 127.0.0.1:{} {{\n uri /v1/forward-auth\n copy_headers Remote-User\n }}\n \
+         respond \"The mail of {{http.request.header.Remote-User}}.\"",
+        site.ports[0]
+    ));
+    let (status, _, headers) = get(caddy.port, "/", None);
+    assert_eq!(status, 401, "{}", caddy.log());
+    let challenge = "www-authenticate: Basic realm=\"Mail\", charset=\"UTF-8\"".to_owned();
+    assert!(headers.contains(&challenge), "{headers:?}");
+    let reasons = [EXHAUSTED, DISABLED].map(|reason| format!("403 {reason}"));
+    let words = Words {
+        welcome: "200 welcome",
+        wrong: "401",
+        exhausted: &reasons[0],
+        disabled: &reasons[1],
+        outage: "503",
+        no_daemon: "502",
+    };
+    let log_in = |user: &str, password: &str| {
+        let (status, body, _) = get(caddy.port, "/", Some((user, password)));
+        match status {
+            200 => {
+                assert_eq!(body, format!("The mail of {}@example.org.", user[..2].to_lowercase()));
+                "200 welcome".to_owned()
+            }
+            401 | 502 | 503 => status.to_string(),
+            _ => format!("{status} {}", body.trim_end()),
         }
     };
     site.check("web", &words, &log_in);

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses the part that it needs")]
 
+pub(crate) mod caddy;
 pub(crate) mod daemon;
 pub(crate) mod disk;
 pub(crate) mod dns;
