@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
 use base64::Engine;
@@ -291,5 +292,40 @@ fn five_hundred_log_in_through_nginx_and_by_saslauthds_protocol() {
         test_saslauthd(&mux, &format!("u{number}"), &format!("secret-{number}"))
     });
     all_read(&said, "0: OK \"Success.\"", &daemon.log());
+    check_seats(&daemon);
+}
+
+#[test]
+fn five_hundred_log_in_to_a_postfix_that_asks_by_libsasl2() {
+    let slapd = directory();
+    let listeners = "[[listen.http]]\nbind = \"127.0.0.1:0\"\n\
+                     [[listen.saslauthd]]\nbind = \"unix:mux\"\nsocket_mode = \"0666\"\n";
+    let daemon = Daemon::start(settings(&slapd, listeners.to_owned()));
+    // Postfix is not root when it asks.
+    std::fs::set_permissions(daemon.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mux = daemon.path("mux").display().to_string();
+    let postfix = Postfix::start(&PostfixOptions {
+        settings: "smtpd_sasl_type = cyrus\nsmtpd_sasl_path = smtpd\n\
+                   smtpd_relay_restrictions = permit_sasl_authenticated, reject\n"
+            .to_owned(),
+        bare: true,
+        sasl: shipped("cyrus-sasl.conf", &[("/run/seatkeeper/saslauthd.sock", &mux)]),
+    });
+    let port = postfix.submission_port;
+    let begin = || {
+        let mut line = Line::open(port, true);
+        line.say("HELO client.example.net", "250 ");
+        line
+    };
+    let mut slow = begin();
+    slow.send(&format!("AUTH PLAIN {}", &plain(1)[..4]));
+    let rude = begin().never_read(&format!("AUTH PLAIN {}", plain(1)));
+    let clients = at_once(1..=CLIENTS, |number| (number, postfix.submission()));
+    let said = at_once(clients, |(number, mut smtp): (u32, Smtp)| {
+        smtp.auth_plain(&format!("u{number}"), &format!("secret-{number}"))
+    });
+    all_read(&said, WELCOME, &postfix.log());
+    slow.say(&plain(1)[4..], WELCOME);
+    drop(rude);
     check_seats(&daemon);
 }
