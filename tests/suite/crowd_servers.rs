@@ -11,9 +11,8 @@ use std::thread;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::daemon::{Daemon, Settings, ldap_directory, listener};
+use crate::support::daemon::{Daemon, Settings, ldap_directory};
 use crate::support::dovecot::{Dovecot, DovecotOptions};
-use crate::support::http::Address;
 use crate::support::nginx::Nginx;
 use crate::support::postfix::{Postfix, PostfixOptions, Smtp};
 use crate::support::slapd::{Options, PEOPLE, Slapd, person};
@@ -39,13 +38,6 @@ fn settings(slapd: &Slapd, listeners: String) -> Settings {
             + &ldap_directory(slapd, &[&slapd.url()], ""),
         listeners,
         ..Settings::default()
-    }
-}
-
-fn port(daemon: &Daemon, kind: &str) -> u16 {
-    match listener(&daemon.status(), kind) {
-        Some(Address::Tcp(bind)) => bind.rsplit(':').next().unwrap().parse().unwrap(),
-        other => panic!("{other:?}"),
     }
 }
 
@@ -148,9 +140,9 @@ fn five_hundred_get_mail_and_send_it_through_postfix() {
              seatkeeper_auth = inet:127.0.0.1:{}\n\
              smtpd_sasl_auth_enable = yes\n\
              smtpd_relay_restrictions = permit_sasl_authenticated, reject_unauth_destination\n",
-            port(&daemon, "postfix_policy"),
-            port(&daemon, "socketmap"),
-            port(&daemon, "dovecot_auth")
+            daemon.port("postfix_policy"),
+            daemon.port("socketmap"),
+            daemon.port("dovecot_auth")
         ),
         ..PostfixOptions::default()
     });
@@ -215,7 +207,7 @@ fn five_hundred_log_in_through_nginx_and_by_saslauthds_protocol() {
     let dovecot = Dovecot::start(&DovecotOptions {
         ldap_url: &slapd.url(),
         base_dn: PEOPLE,
-        policy_port: daemon.policy_port(),
+        policy_port: daemon.port("dovecot_policy"),
         lua: None,
         master: None,
         // Some processes for all, instead of one for each.
@@ -227,11 +219,11 @@ fn five_hundred_log_in_through_nginx_and_by_saslauthds_protocol() {
     daemon.reload().unwrap();
     let mail = shipped(
         "nginx-mail.conf",
-        &[("127.0.0.1:4005", &format!("127.0.0.1:{}", port(&daemon, "nginx_auth")))],
+        &[("127.0.0.1:4005", &format!("127.0.0.1:{}", daemon.port("nginx_auth")))],
     );
     let web = shipped(
         "nginx-forward-auth.conf",
-        &[("127.0.0.1:8460", &format!("127.0.0.1:{}", port(&daemon, "http")))],
+        &[("127.0.0.1:8460", &format!("127.0.0.1:{}", daemon.port("http")))],
     );
     let servers = "mail {\n include SCRATCH/mail.conf;\n server { listen 127.0.0.1:PORT0; protocol imap; }\n}\n\
                    http {\n access_log off;\n client_body_temp_path SCRATCH/body;\n\

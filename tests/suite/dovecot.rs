@@ -1,6 +1,6 @@
 //! A real Dovecot in other ways than `mail.rs`: the Lua passdb, submission, and mail that arrives by LMTP.
 
-use crate::support::daemon::{Daemon, HTTP, Settings, listener};
+use crate::support::daemon::{Daemon, HTTP, Settings};
 use crate::support::dovecot::{self, Dovecot, DovecotOptions};
 use crate::support::free_port;
 use crate::support::http::{Address, Client};
@@ -52,7 +52,7 @@ fn on_one_connection_the_lua_passdb_lets_in_who_has_got_a_seat_meanwhile() {
         ldap_url: &slapd.url(),
         base_dn: PEOPLE,
         policy_port: 0,
-        lua: Some(port(&daemon, "http")),
+        lua: Some(daemon.port("http")),
         master: None,
         extra: "",
     });
@@ -67,13 +67,6 @@ fn on_one_connection_the_lua_passdb_lets_in_who_has_got_a_seat_meanwhile() {
     assert!(said.starts_with("a OK "), "{said}\n{}", dovecot.log());
     assert_eq!(daemon.explain("u2")["seat"]["by"], "login (imap)");
     daemon.verify();
-}
-
-fn port(daemon: &Daemon, kind: &str) -> u16 {
-    match listener(&daemon.status(), kind) {
-        Some(Address::Tcp(bind)) => bind.rsplit(':').next().unwrap().parse().unwrap(),
-        other => panic!("{other:?}"),
-    }
 }
 
 /// Mail comes in at Postfix, which asks for the recipient, goes to Dovecot by LMTP, and is read by IMAP; it is sent
@@ -91,8 +84,8 @@ fn mail_goes_from_submission_to_a_mailbox_for_those_who_hold_a_seat() {
         settings: format!(
             "seatkeeper_policy = inet:127.0.0.1:{}\nseatkeeper_maps = socketmap:inet:127.0.0.1:{}\n\
              virtual_transport = lmtp:inet:127.0.0.1:{lmtp}\nmynetworks = 127.0.0.1\n",
-            port(&daemon, "postfix_policy"),
-            port(&daemon, "socketmap")
+            daemon.port("postfix_policy"),
+            daemon.port("socketmap")
         ),
         ..PostfixOptions::default()
     });
@@ -105,7 +98,7 @@ fn mail_goes_from_submission_to_a_mailbox_for_those_who_hold_a_seat() {
     let dovecot = Dovecot::start(&DovecotOptions {
         ldap_url: &slapd.url(),
         base_dn: PEOPLE,
-        policy_port: daemon.policy_port(),
+        policy_port: daemon.port("dovecot_policy"),
         lua: None,
         master: None,
         extra: &extra,
@@ -159,7 +152,7 @@ fn mail_by_lmtp_takes_no_seat_at_dovecot_and_is_refused_at_postfix() {
         ldap_url: &slapd.url(),
         base_dn: PEOPLE,
         policy_port: 0,
-        lua: Some(port(&daemon, "http")),
+        lua: Some(daemon.port("http")),
         master: None,
         extra: &format!(
             "protocols = imap pop3 lmtp\nhostname = mail.example.net\n\
@@ -181,8 +174,8 @@ fn mail_by_lmtp_takes_no_seat_at_dovecot_and_is_refused_at_postfix() {
         settings: format!(
             "seatkeeper_policy = inet:127.0.0.1:{}\nseatkeeper_maps = socketmap:inet:127.0.0.1:{}\n\
              virtual_transport = lmtp:inet:127.0.0.1:{lmtp}\n",
-            port(&daemon, "postfix_policy"),
-            port(&daemon, "socketmap")
+            daemon.port("postfix_policy"),
+            daemon.port("socketmap")
         ),
         ..PostfixOptions::default()
     });

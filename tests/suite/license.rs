@@ -410,7 +410,7 @@ fn components_are_sold_apart() {
     daemon.configure(&settings);
     daemon.reload().unwrap();
     let body = json!({"user": "u3", "login": "u3", "protocol": "pop3", "remote": "127.0.0.1"}).to_string();
-    let policy = crate::support::http::Address::Tcp(format!("127.0.0.1:{}", daemon.policy_port()));
+    let policy = crate::support::http::Address::Tcp(format!("127.0.0.1:{}", daemon.port("dovecot_policy")));
     let answer = policy.ask("POST", "/?command=allow", &body).unwrap().json();
     assert_eq!(answer["status"], -1, "{answer}");
     assert!(answer["msg"].as_str().unwrap().contains("of this service are in use"), "{answer}");

@@ -24,7 +24,7 @@ impl Site {
         let dovecot = Dovecot::start(&DovecotOptions {
             ldap_url: &slapd.url(),
             base_dn: PEOPLE,
-            policy_port: daemon.policy_port(),
+            policy_port: daemon.port("dovecot_policy"),
             lua: None,
             master: Some(("chief", "chief-secret")),
             extra,

@@ -184,7 +184,7 @@ impl MailProxy {
         let dovecot = Dovecot::start(&DovecotOptions {
             ldap_url: &site.slapd.url(),
             base_dn: PEOPLE,
-            policy_port: site.daemon.policy_port(),
+            policy_port: site.daemon.port("dovecot_policy"),
             lua: None,
             master: None,
             extra: "",

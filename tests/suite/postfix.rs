@@ -1,7 +1,6 @@
 //! A real Postfix asks for whom it may accept mail, where it goes, and who may send it.
 
-use crate::support::daemon::{Daemon, HTTP, Settings, ldap_directory, listener};
-use crate::support::http::Address;
+use crate::support::daemon::{Daemon, HTTP, Settings, ldap_directory};
 use crate::support::network::is_unread_at;
 use crate::support::postfix::{Postfix, PostfixOptions};
 use crate::support::slapd::{Options, PEOPLE, Slapd, entry_uuid, people, person};
@@ -17,13 +16,6 @@ const ACCEPTED: &str = "250 2.1.5 Ok";
 /// How Postfix passes a reason on.
 fn refused(code: &str, recipient: &str, reason: &str) -> String {
     format!("{code} <{recipient}>: Recipient address rejected: {reason}")
-}
-
-fn port(daemon: &Daemon, kind: &str) -> u16 {
-    match listener(&daemon.status(), kind) {
-        Some(Address::Tcp(bind)) => bind.rsplit(':').next().unwrap().parse().unwrap(),
-        other => panic!("{other:?}"),
-    }
 }
 
 /// Four people, one of whom has left, a list and a room.
@@ -69,8 +61,8 @@ fn start(settings: Settings) -> Site {
     let postfix = Postfix::start(&PostfixOptions {
         settings: format!(
             "seatkeeper_policy = inet:127.0.0.1:{}\nseatkeeper_maps = socketmap:inet:127.0.0.1:{}\n",
-            port(&daemon, "postfix_policy"),
-            port(&daemon, "socketmap")
+            daemon.port("postfix_policy"),
+            daemon.port("socketmap")
         ),
         ..PostfixOptions::default()
     });
@@ -133,14 +125,14 @@ fn a_delivery_takes_a_seat_where_it_may_and_a_question_does_not() {
         ("accept", ACCEPTED.to_owned()),
         ("defer", deferred),
     ] {
-        let ports = (port(&site.daemon, "postfix_policy"), port(&site.daemon, "socketmap"));
+        let ports = (site.daemon.port("postfix_policy"), site.daemon.port("socketmap"));
         let key = format!("exhausted = \"{exhausted}\"");
         let mut changed = settings(2, "[seats]\ntake_on = [\"delivery\"]\n", "");
         // Port 0 is what the listeners were configured with, and stays so.
         changed.listeners = listeners(0, 0, &key);
         site.daemon.configure(&changed);
         site.daemon.reload().unwrap();
-        assert_eq!(ports, (port(&site.daemon, "postfix_policy"), port(&site.daemon, "socketmap")));
+        assert_eq!(ports, (site.daemon.port("postfix_policy"), site.daemon.port("socketmap")));
         assert_eq!(smtp.recipient(SENDER, "u2@example.org"), expected);
     }
     site.daemon.verify();
@@ -151,7 +143,7 @@ fn a_delivery_takes_a_seat_where_it_may_and_a_question_does_not() {
 fn postmap_finds_mailboxes_aliases_domains_and_holders() {
     let Site { mut daemon, postfix } = start(settings(2, "", ""));
     daemon.expect("u9", "granted");
-    let table = format!("socketmap:inet:127.0.0.1:{}", port(&daemon, "socketmap"));
+    let table = format!("socketmap:inet:127.0.0.1:{}", daemon.port("socketmap"));
     let ask = |map: &str, key: &str| postfix.postmap(key, &format!("{table}:{map}"));
     let nothing = Err(String::new());
     for (map, key, expected) in [
@@ -306,9 +298,9 @@ fn a_mail_of_somebody_who_logged_in_is_their_login() {
             "seatkeeper_policy = inet:127.0.0.1:{}\nseatkeeper_maps = socketmap:inet:127.0.0.1:{}\n\
              seatkeeper_auth = inet:127.0.0.1:{}\n\
              smtpd_relay_restrictions = permit_sasl_authenticated, reject_unauth_destination\n",
-            port(&daemon, "postfix_policy"),
-            port(&daemon, "socketmap"),
-            port(&daemon, "dovecot_auth")
+            daemon.port("postfix_policy"),
+            daemon.port("socketmap"),
+            daemon.port("dovecot_auth")
         ),
         ..PostfixOptions::default()
     });

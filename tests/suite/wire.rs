@@ -56,7 +56,7 @@ fn wrong_requests_are_problems_that_say_what_is_wrong() {
 #[test]
 fn the_policy_listener_says_what_is_wrong_too() {
     let daemon = daemon();
-    let policy = Address::parse(&format!("127.0.0.1:{}", daemon.policy_port()));
+    let policy = Address::parse(&format!("127.0.0.1:{}", daemon.port("dovecot_policy")));
     for (path, body, status) in [
         ("/?command=allow", "{\"user\": ", 400),
         ("/?command=allow", "{}", 400),
@@ -192,7 +192,7 @@ fn further_clients_wait_until_a_connection_is_free() {
     let full = "has 2 connections, which are its max_connections: more wait.";
     assert_eq!(daemon.log().matches(full).count(), 1, "{}", daemon.log());
     // The limit is this listener's own.
-    let policy = Address::parse(&format!("127.0.0.1:{}", daemon.policy_port()));
+    let policy = Address::parse(&format!("127.0.0.1:{}", daemon.port("dovecot_policy")));
     let allowed = policy.ask("POST", "/?command=allow", "{\"user\": \"u1\"}").unwrap();
     assert_eq!(allowed.json()["status"], 0);
 

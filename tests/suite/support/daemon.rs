@@ -327,10 +327,10 @@ impl Daemon {
         Client::connect(&self.http()).unwrap()
     }
 
-    /// The port of the first dovecot_policy listener.
+    /// The port of the first listener of this kind, which is on TCP.
     #[track_caller]
-    pub(crate) fn policy_port(&self) -> u16 {
-        match listener(&self.status(), "dovecot_policy") {
+    pub(crate) fn port(&self, kind: &str) -> u16 {
+        match listener(&self.status(), kind) {
             Some(Address::Tcp(bind)) => bind.rsplit(':').next().unwrap().parse().unwrap(),
             other => panic!("{other:?}"),
         }
