@@ -63,7 +63,7 @@ impl Fixture {
         let all = Name::parse("all@example.org", None).unwrap();
         entries.push(Mapped { kind: Kind::List, addresses: vec![all], ..person(u32::MAX) });
         let checkpoint = Some(Checkpoint { cookie: None, skipped: Some([].into()) });
-        let changes = Changes { upserts: entries, removals: Vec::new(), checkpoint };
+        let changes = Changes { upserts: entries, checkpoint, ..Changes::default() };
         store.apply(directory, changes, Timestamp::now()).await.unwrap();
 
         let domain = Domain::parse("example.org").unwrap();
@@ -100,7 +100,7 @@ impl Fixture {
                     SyncCommand::Sync { dry_run, reply, .. } => (dry_run, reply),
                     SyncCommand::Approve { reply } => (false, reply),
                 };
-                let loss = LossReport { removed: 9, disabled: 0, people: 9, empty: true };
+                let loss = LossReport { removed: 9, people: 9, empty: true, ..LossReport::default() };
                 let report = SyncReport {
                     directory: directory.clone(),
                     dry_run,

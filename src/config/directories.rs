@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::ldap;
 use super::reader::{Section, Text};
 use super::values::Unique;
+use crate::domain::brake::Brake;
 use crate::domain::directory::{Attributes, Directory, LdifSource, Source};
 use crate::domain::name::Domain;
-use crate::domain::sync::Brake;
 
 const LDAP_POLL: Duration = Duration::from_secs(60);
 

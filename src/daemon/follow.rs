@@ -8,26 +8,24 @@ use tokio::sync::mpsc;
 
 use super::intake::{Place, SyncError, WRITE_BATCH};
 use super::tell;
-use crate::directory::Event;
+use crate::directory::{Authority, Event};
+use crate::domain::brake::{Counts, Held};
 use crate::domain::mapping::{Entry, Skip, map_entry, stable_id};
 use crate::domain::name::StableId;
-use crate::domain::sync::{Change, Loss, compare};
-use crate::domain::user::{Kind, Mapped};
+use crate::domain::sync::{Step, Sweep};
+use crate::domain::user::Mapped;
 use crate::store::{Changes, Checkpoint, Cookie, Proof};
 
 /// How long a change waits for the cookie that covers it. A server that sends none with its changes has them
 /// written all the same, and tells them again after a restart.
 const COOKIE_PATIENCE: Duration = Duration::from_millis(200);
 
-/// Names of lost users that the log of a tripped brake shows.
-const LOSSES_SHOWN: usize = 5;
-
 /// Why following ended.
 pub(super) enum Ended {
     /// The driver has nothing more to tell: its error says why.
     Driver,
     /// The brake tripped; the cookie stands where it stood.
-    Held(Loss),
+    Held(Held),
     /// Somebody seems to have left the required group, which has to be looked at again.
     Group,
 }
@@ -64,7 +62,7 @@ impl<'a> Follower<'a> {
                 match tokio::time::timeout(COOKIE_PATIENCE, events.recv()).await {
                     Ok(event) => event,
                     Err(_) => match self.write(None).await? {
-                        Some(loss) => return Ok(Ended::Held(loss)),
+                        Some(held) => return Ok(Ended::Held(held)),
                         None => continue,
                     },
                 }
@@ -87,9 +85,9 @@ impl<'a> Follower<'a> {
             // A burst shares transactions: what has been told already joins this one.
             let is_whole = cookie.is_some() && events.is_empty();
             if (is_whole || self.pending.len() >= WRITE_BATCH)
-                && let Some(loss) = self.write(cookie).await?
+                && let Some(held) = self.write(cookie).await?
             {
-                return Ok(Ended::Held(loss));
+                return Ok(Ended::Held(held));
             }
         }
     }
@@ -113,52 +111,39 @@ impl<'a> Follower<'a> {
         Ok(false)
     }
 
-    /// Asks the brake, then writes; the loss where it trips.
-    async fn write(&mut self, cookie: Option<Vec<u8>>) -> Result<Option<Loss>, SyncError> {
+    /// Asks the brake, then writes; what it holds back, where it trips.
+    async fn write(&mut self, cookie: Option<Vec<u8>>) -> Result<Option<Held>, SyncError> {
         let now = Timestamp::now();
         let Place { directory, id, store, .. } = &self.place;
         let view = store.view();
         let record = view.directories().find(|record| record.id == *id);
-        let before = record.map_or(0, |record| record.losses.lost(now));
-        let mut loss = Loss { people: record.map_or(0, |record| record.census.people), ..Loss::default() };
-        let checkpoint = cookie.map(|bytes| {
-            let cookie = Cookie { valid_for: self.valid_for.clone(), bytes, proof: self.proof.clone() };
-            Checkpoint { cookie: Some(cookie), skipped: None }
-        });
-        let mut changes = Changes { checkpoint, ..Changes::default() };
-        let mut examples = Vec::new();
+        let (people, hour) =
+            record.map(|record| (record.census.people, record.hour.clone())).unwrap_or_default();
+        let mut sweep = Sweep::new(directory.brake, people, &hour, Counts::default(), now);
+        let mut upserts = Vec::new();
         for (stable_id, mapped) in std::mem::take(&mut self.pending) {
             let stored = view.user_by_id(*id, &stable_id)?;
             let stored = stored.as_ref().map(|(key, user)| (*key, user));
-            let lost = match mapped {
-                Some(mapped) => {
-                    let change = compare(stored.map(|(_, user)| user), &mapped);
-                    if change != Change::Unchanged {
-                        changes.upserts.push(mapped);
-                    }
-                    loss.disabled += u64::from(change == Change::Disabled);
-                    change == Change::Disabled
-                }
-                None => match stored.filter(|(_, user)| user.is_living()) {
-                    Some((key, user)) => {
-                        changes.removals.push(key);
-                        let is_person = user.mapped.kind == Kind::Person;
-                        loss.removed += u64::from(is_person);
-                        is_person
-                    }
-                    None => false,
+            match (mapped, stored) {
+                (Some(mapped), stored) => match sweep.observe(stored, mapped) {
+                    Step::Write(mapped) => upserts.push(mapped),
+                    Step::Nothing => {}
                 },
-            };
-            if let (true, Some((key, _))) = (lost && examples.len() < LOSSES_SHOWN, stored) {
-                examples.extend(view.name_of(key)?.map(|name| name.to_string()));
+                (None, Some((key, user))) if user.is_living() => sweep.name_gone(key),
+                (None, _) => {}
             }
         }
-        if loss.total() > 0 && before + loss.total() > directory.brake.allowance(loss.people + before) {
-            tell::brake_tripped(&directory.name, loss, &examples.join(" "));
-            return Ok(Some(loss));
-        }
+        let verdict = view.conclude(&sweep, *id, Authority::Named)?;
+        let deferred = sweep.take_deferred(&verdict);
+        upserts.extend(deferred.free.into_iter().map(|(_, mapped)| mapped));
+        upserts.extend(view.held_back(&sweep, deferred.held)?);
+        let checkpoint = cookie.filter(|_| verdict.held.is_none()).map(|bytes| {
+            let cookie = Cookie { valid_for: self.valid_for.clone(), bytes, proof: self.proof.clone() };
+            Checkpoint { cookie: Some(cookie), skipped: None }
+        });
+        let changes = Changes { upserts, removals: verdict.removed, checkpoint, ..Changes::default() };
         let applied = store.apply(*id, changes, now).await?;
         tell::applied(&directory.name, &store.view(), &applied, false);
-        Ok(None)
+        Ok(verdict.held)
     }
 }

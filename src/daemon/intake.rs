@@ -8,11 +8,12 @@ use tracing::debug;
 
 use super::tell;
 use crate::directory::{Authority, DirectoryError, Event};
+use crate::domain::brake::{Counts, Hour, toll};
 use crate::domain::directory::Directory;
 use crate::domain::mapping::{Entry, Rules, Skip, map_entry, stable_id};
 use crate::domain::name::StableId;
-use crate::domain::sync::{Change, Loss, Report, Step, Sweep, Verdict, compare};
-use crate::domain::user::{DirectoryId, Kind, Mapped, UserKey};
+use crate::domain::sync::{Change, Report, Step, Sweep, Verdict, compare};
+use crate::domain::user::{DirectoryId, Kind, Mapped, User, UserKey};
 use crate::store::{Applied, Changes, Checkpoint, Cookie, Preview, ReadView, Store, StoreError};
 
 /// Entries in one write: a transaction of some ten milliseconds, which a first login waits for without
@@ -25,9 +26,6 @@ const WRITE_NAMES: usize = 20_000;
 /// Changed entries that a dry run collects before it gives up: some 20 MB, and a transaction of half a
 /// second that logins have to wait for.
 const MAX_PREVIEW: usize = 50_000;
-
-/// Names of lost users that the log of a tripped brake shows.
-const LOSSES_SHOWN: usize = 5;
 
 /// Why a sync did not come to its end. Nobody was removed or disabled by it.
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +58,8 @@ pub enum SyncError {
 pub(super) struct Mode {
     /// Write nothing.
     pub(super) dry_run: bool,
-    /// The size of a loss that an administrator approved.
-    pub(super) approved: Option<u64>,
-    /// The brake counts over the hour, and not only what this refresh takes away.
-    pub(super) by_the_hour: bool,
+    /// What was held and an administrator approved.
+    pub(super) approved: Counts,
     /// What of it is drift.
     pub(super) compares: Compares,
 }
@@ -95,6 +91,7 @@ pub(super) struct Intake<'a> {
     place: Place<'a>,
     dry_run: bool,
     compares: Compares,
+    approved: Counts,
     sweep: Sweep,
     report: Report,
     /// Differences among the entries that are held back.
@@ -129,12 +126,17 @@ impl<'a> Intake<'a> {
         };
         let now = Timestamp::now();
         let people = known.as_ref().map_or(0, |record| record.census.people);
-        let lost = known.as_ref().filter(|_| mode.by_the_hour).map_or(0, |record| record.losses.lost(now));
+        let hour = known.as_ref().map_or_else(Hour::default, |record| record.hour.clone());
+        if hour.is_ahead(now) && !mode.dry_run {
+            // Where nothing else is written for long, it would count for as long.
+            store.apply(id, Changes::default(), now).await?;
+        }
         Ok(Intake {
             place: Place { directory, id, rules, store },
             dry_run: mode.dry_run,
             compares: mode.compares,
-            sweep: Sweep::new(&directory.brake, people, lost, mode.approved),
+            approved: mode.approved,
+            sweep: Sweep::new(directory.brake, people, &hour, mode.approved, now),
             report: Report::default(),
             drift_held_back: 0,
             writes: Vec::new(),
@@ -197,7 +199,7 @@ impl<'a> Intake<'a> {
                     let stored = view.user_by_id(self.place.id, &mapped.id)?;
                     let stored = stored.as_ref().map(|(key, user)| (*key, user));
                     if is_compared && mapped.kind == Kind::Person {
-                        self.count_drift(compare(stored.map(|(_, user)| user), &mapped));
+                        self.count_drift(stored.map(|(_, user)| user), &mapped);
                     }
                     if let Step::Write(mapped) = self.sweep.observe(stored, mapped) {
                         self.write_names += mapped.names().count();
@@ -227,11 +229,14 @@ impl<'a> Intake<'a> {
         }
     }
 
-    fn count_drift(&mut self, change: Change) {
-        match change {
+    fn count_drift(&mut self, stored: Option<&User>, mapped: &Mapped) {
+        if stored.is_some_and(|user| toll(user, mapped, self.now).is_some()) {
+            self.drift_held_back += 1;
+            return;
+        }
+        match compare(stored, mapped) {
             Change::Added | Change::Returned => self.report.drift.missing += 1,
-            Change::Changed => self.report.drift.stale += 1,
-            Change::Disabled => self.drift_held_back += 1,
+            Change::Changed | Change::Disabled => self.report.drift.stale += 1,
             Change::Unchanged => {}
         }
     }
@@ -313,22 +318,16 @@ impl<'a> Intake<'a> {
         }
         self.write().await?;
         self.written().await?;
-        match self.judge(authority).await? {
-            Verdict::Held(loss) => {
-                let examples = self.examples(authority)?;
-                tell::brake_tripped(&self.place.directory.name, loss, &examples);
-                self.report.held = Some(loss);
-            }
-            Verdict::Proceed { removed } => {
-                if self.compares != Compares::Nothing {
-                    self.report.drift.stale += self.drift_held_back;
-                    self.report.drift.surplus = self.surplus(&removed)?;
-                }
-                let is_whole = authority == Authority::Everything && !self.told_present;
-                let skipped = is_whole.then(|| self.report.skipped.clone());
-                self.take_away(removed, Checkpoint { cookie, skipped }).await?;
-            }
+        let verdict = self.judge(authority).await?;
+        if self.compares != Compares::Nothing && verdict.held.is_none() {
+            self.report.drift.stale += self.drift_held_back;
+            self.report.drift.surplus = self.surplus(&verdict.removed)?;
         }
+        let is_whole = authority == Authority::Everything && !self.told_present;
+        let skipped = is_whole.then(|| self.report.skipped.clone());
+        let checkpoint = verdict.held.is_none().then_some(Checkpoint { cookie, skipped });
+        self.take_away(&verdict, checkpoint).await?;
+        self.report.held = verdict.held;
         Ok((self.report, self.place))
     }
 
@@ -336,10 +335,7 @@ impl<'a> Intake<'a> {
         let (view, id) = (self.place.store.view(), self.place.id);
         let sweep = Arc::new(std::mem::take(&mut self.sweep));
         let judged = Arc::clone(&sweep);
-        let verdict = tokio::task::spawn_blocking(move || match authority {
-            Authority::Everything => judged.conclude(authority, view.unseen(id, |key| judged.has_seen(key))?),
-            Authority::Named => judged.conclude(authority, view.living(judged.named_gone())),
-        });
+        let verdict = tokio::task::spawn_blocking(move || view.conclude(&judged, id, authority));
         let verdict = verdict.await.map_err(|_| SyncError::Interrupted)??;
         // The other owner ended with the task above.
         self.sweep = Arc::try_unwrap(sweep).map_err(|_| SyncError::Interrupted)?;
@@ -364,46 +360,46 @@ impl<'a> Intake<'a> {
         })
     }
 
-    /// The checkpoint is in the transaction of the last batch.
-    async fn take_away(&mut self, removed: Vec<UserKey>, checkpoint: Checkpoint) -> Result<(), SyncError> {
-        let deferred = self.sweep.take_deferred();
-        let is_empty = deferred.is_empty() && removed.is_empty();
-        if self.compares == Compares::Ids && is_empty && self.is_known(&checkpoint)? {
+    /// Writes what the brake lets through, and of the rest what takes nothing away. The checkpoint is in the
+    /// transaction of the last batch.
+    async fn take_away(
+        &mut self,
+        verdict: &Verdict,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<(), SyncError> {
+        let deferred = self.sweep.take_deferred(verdict);
+        let mut upserts = self.place.store.view().held_back(&self.sweep, deferred.held)?;
+        upserts.extend(deferred.free.into_iter().map(|(_, mapped)| mapped));
+        let is_empty = upserts.is_empty() && verdict.removed.is_empty();
+        let is_known = match &checkpoint {
             // The proof is written with the next change.
+            Some(checkpoint) => self.compares == Compares::Ids && self.is_known(checkpoint)?,
+            None => true,
+        };
+        if is_empty && is_known {
             return Ok(());
         }
         let mut batches: Vec<Changes> = Vec::new();
-        for upserts in deferred.chunks(WRITE_BATCH) {
+        for upserts in upserts.chunks(WRITE_BATCH) {
             batches.push(Changes { upserts: upserts.to_vec(), ..Changes::default() });
         }
-        for removals in removed.chunks(WRITE_BATCH) {
+        for removals in verdict.removed.chunks(WRITE_BATCH) {
             batches.push(Changes { removals: removals.to_vec(), ..Changes::default() });
         }
         if batches.is_empty() {
             batches.push(Changes::default());
         }
         if let Some(last) = batches.last_mut() {
-            last.checkpoint = Some(checkpoint);
+            last.checkpoint = checkpoint;
         }
+        let mut approved = self.approved;
         for changes in batches {
+            let changes = Changes { approved, ..changes };
             let applied = self.place.store.apply(self.place.id, changes, Timestamp::now()).await?;
+            approved = approved.less(applied.happened);
             self.count(&applied);
         }
         Ok(())
-    }
-
-    fn examples(&self, authority: Authority) -> Result<String, StoreError> {
-        let view = self.place.store.view();
-        let mut names = Vec::new();
-        let has_seen = |key| self.sweep.has_seen(key);
-        let gone: Box<dyn Iterator<Item = _>> = match authority {
-            Authority::Everything => Box::new(view.unseen(self.place.id, has_seen)?),
-            Authority::Named => Box::new(view.living(self.sweep.named_gone())),
-        };
-        for gone in gone.take(LOSSES_SHOWN) {
-            names.extend(view.name_of(gone?.0)?.map(|name| name.to_string()));
-        }
-        Ok(names.join(" "))
     }
 }
 
@@ -413,9 +409,4 @@ impl Place<'_> {
         let Some(id) = stable_id(entry, self.rules.preset) else { return Ok(None) };
         Ok(view.living_by_id(self.id, &id)?.map(|(key, _)| key))
     }
-}
-
-/// The size of a loss for the course of the sync.
-pub(super) fn held(report: &Report) -> Option<u64> {
-    report.held.map(Loss::total)
 }

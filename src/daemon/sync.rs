@@ -11,12 +11,14 @@ use tracing::{debug, info, warn};
 
 use super::follow::{Ended, Follower};
 use super::group;
-use super::intake::{Compares, Intake, Mode, SyncError, held};
+use super::intake::{Compares, Intake, Mode, SyncError};
 use super::source::{Opened, Source};
+use super::tell;
 use crate::directory::{Authority, DirectoryError, Event};
+use crate::domain::brake::Held;
 use crate::domain::course::{Action, Course, Happened, Mechanism, Pace, Phase, Run, Start, compare_every};
 use crate::domain::directory::Directory;
-use crate::domain::sync::{Drift, Loss, Report};
+use crate::domain::sync::{Drift, Report};
 use crate::service::answers::{DirectoryState, DriftReport, LossReport, SyncReport};
 use crate::service::directories::{Board, DirectoryHandle, Progress, SyncCommand, per_second};
 use crate::store::{Cookie, Proof, Store};
@@ -48,6 +50,8 @@ pub struct SyncLoop {
     pace: Pace,
     /// and whether one led to this one.
     was_woken: bool,
+    /// What the brake holds back, as it was logged.
+    held: Option<Held>,
     /// Who waits for the end of the refresh.
     reply: Option<Reply>,
 }
@@ -76,6 +80,7 @@ impl SyncLoop {
             reconcile_at: None,
             pace,
             was_woken: false,
+            held: None,
             reply: None,
         }
     }
@@ -229,8 +234,7 @@ impl SyncLoop {
             (true, Some(_)) => Compares::Ids,
             (true, None) => Compares::Everything,
         };
-        let by_the_hour = mechanism.keeps_cookies();
-        let mode = Mode { dry_run: false, approved: run.approved, by_the_hour, compares };
+        let mode = Mode { dry_run: false, approved: run.approved, compares };
         let directory = self.directory.clone();
         let store = self.store.clone();
         let intake = Intake::begin(&directory, opened.rules.clone(), &store, mode).await?;
@@ -260,9 +264,10 @@ impl SyncLoop {
         if run.reconciles {
             self.tell_reconciled(report.drift);
         }
-        if let Some(loss) = held(&report) {
-            self.tell_held(&report);
-            return Ok(Happened::Held(loss));
+        if let Some(held) = &report.held {
+            self.tell_held(held);
+            self.answer(Ok(SyncReport::new(&directory.name, false, &report)));
+            return Ok(Happened::Held(held.shown()));
         }
         if std::mem::take(&mut self.was_woken) {
             self.pace.led_to(report.has_changes());
@@ -313,9 +318,9 @@ impl SyncLoop {
         loop {
             tokio::select! {
                 ended = &mut following => match ended {
-                    Ok(Ended::Held(loss)) => {
-                        self.tell_loss(loss);
-                        break Ok(Happened::Held(loss.total()));
+                    Ok(Ended::Held(held)) => {
+                        self.tell_held(&held);
+                        break Ok(Happened::Held(held.shown()));
                     }
                     Ok(Ended::Group) => break Ok(Happened::Due),
                     Ok(Ended::Driver) => break Err(opened.error().await),
@@ -431,6 +436,7 @@ impl SyncLoop {
     }
 
     fn tell_completed(&mut self, report: &Report) {
+        self.held = None;
         let directory = &self.directory.name;
         let Report { added, changed, returned, disabled, removed, seen, skipped, .. } = report;
         let skipped: u64 = skipped.values().sum();
@@ -500,16 +506,16 @@ impl SyncLoop {
         });
     }
 
-    fn tell_held(&mut self, report: &Report) {
+    /// Each attempt finds it again, until it is over; the log has it when it is news.
+    fn tell_held(&mut self, held: &Held) {
+        if held.is_news(self.held.as_ref()) {
+            tell::brake_tripped(&self.directory.name, held);
+        }
+        self.held = Some(held.clone());
         self.progress.send_modify(|progress| {
-            progress.held = report.held.map(LossReport::from);
+            progress.held = Some(LossReport::from(held));
             progress.last_error = None;
         });
-        self.answer(Ok(SyncReport::new(&self.directory.name, false, report)));
-    }
-
-    fn tell_loss(&mut self, loss: Loss) {
-        self.progress.send_modify(|progress| progress.held = Some(LossReport::from(loss)));
     }
 
     fn tell_failure(&mut self, error: &str) {

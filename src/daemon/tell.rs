@@ -2,7 +2,8 @@
 
 use tracing::{debug, error, info, warn};
 
-use crate::domain::sync::{Change, Loss};
+use crate::domain::brake::{Held, Loss, sums};
+use crate::domain::sync::Change;
 use crate::domain::user::Kind;
 use crate::service::log_release;
 use crate::store::{Applied, Entombed, ReadView, Upserted};
@@ -50,18 +51,24 @@ fn upserted(directory: &str, view: &ReadView, upserted: &Upserted, is_first_map:
     }
 }
 
-/// Says what would have gone. Repeated by every attempt until it is over: somebody must act.
-pub(super) fn brake_tripped(directory: &str, loss: Loss, examples: &str) {
-    let Loss { removed, disabled, people, empty } = loss;
+/// Says what the brake holds back. The caller logs it once, and again when it affects others.
+pub(super) fn brake_tripped(directory: &str, held: &Held) {
+    let Loss { removed, disabled, names, enabled, people, empty } = held.loss;
+    let (seats, examples) = (held.affected.seats, held.affected.to_string());
+    let sums = sums(held.losses, held.enablings).collect::<Vec<String>>().join("; ");
     error!(
         event = "brake_tripped",
         directory,
         removed,
         disabled,
+        names,
+        enabled,
         people,
         empty,
+        seats,
         examples,
-        "The directory would lose {removed} of {people} users and disable {disabled}: nothing was taken \
-         away. If that is right, say: seatkeeper sync approve {directory}"
+        "The directory would lose {removed} of {people} users, disable {disabled}, take names from {names} and \
+         enable {enabled} again; {seats} of them hold a seat. The brake holds this back ({sums}). If it is right, \
+         run: seatkeeper sync approve {directory}"
     );
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::brake::Counts;
 use super::sync::backoff;
 
 /// `[[directory.ldap]] sync`.
@@ -175,12 +176,15 @@ pub struct Run {
     /// It proves the mirror equal to the directory, all of whose changes were told before. What differs is
     /// drift.
     pub reconciles: bool,
-    /// The size of a held loss that an administrator let through.
-    pub approved: Option<u64>,
+    /// What was held and an administrator let through.
+    pub approved: Counts,
 }
 
+/// No approval.
+const NOTHING: Counts = Counts { lost: 0, enabled: 0 };
+
 /// An ordinary run.
-const FROM_COOKIE: Run = Run { start: Start::Cookie, reconciles: false, approved: None };
+const FROM_COOKIE: Run = Run { start: Start::Cookie, reconciles: false, approved: NOTHING };
 
 /// What the shell has to do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -203,8 +207,8 @@ pub enum Happened {
         /// Changes come by themselves from now on.
         follows: bool,
     },
-    /// The brake tripped, with a loss of this size. Nothing was taken away, and no cookie was kept.
-    Held(u64),
+    /// The brake tripped, and holds this much back. No cookie was kept.
+    Held(Counts),
     /// The server wants the refresh to begin without a cookie.
     RefreshRequired,
     /// The server refuses to work with the mechanism, and another one is tried at once.
@@ -236,8 +240,8 @@ pub enum Phase {
     Following,
     /// Between two runs.
     Idle,
-    /// The brake holds back a loss of this size.
-    Held(u64),
+    /// The brake holds this much back.
+    Held(Counts),
     /// The last run failed, as did so many before it in a row.
     Backoff(u32),
 }
@@ -251,7 +255,7 @@ pub struct Course {
     /// Readings of everything whose cookie the server would not take afterwards, in a row.
     rejected: u32,
     /// The size of what the brake holds back, and the run that finds it again.
-    held: Option<(u64, Run)>,
+    held: Option<(Counts, Run)>,
     poll_every: Duration,
 }
 
@@ -291,7 +295,7 @@ impl Course {
                 // What is told while following is told again from the cookie, which stands before it. What a
                 // comparison found is only found by another one.
                 let is_told = self.phase == Phase::Following;
-                let run = if is_told { FROM_COOKIE } else { Run { approved: None, ..self.run } };
+                let run = if is_told { FROM_COOKIE } else { Run { approved: NOTHING, ..self.run } };
                 self.failures = 0;
                 self.held = Some((loss, run));
                 self.phase = Phase::Held(loss);
@@ -312,9 +316,11 @@ impl Course {
             Happened::Due | Happened::Asked { full: false } => {
                 self.start(self.held.map_or(FROM_COOKIE, |(_, run)| run))
             }
-            Happened::ReconcileDue { start } => self.start(Run { start, reconciles: true, approved: None }),
+            Happened::ReconcileDue { start } => {
+                self.start(Run { start, reconciles: true, approved: NOTHING })
+            }
             Happened::Approved => match self.held {
-                Some((loss, run)) => self.start(Run { approved: Some(loss), ..run }),
+                Some((loss, run)) => self.start(Run { approved: loss, ..run }),
                 None => Action::Nothing,
             },
         }
@@ -338,6 +344,7 @@ mod tests {
     use super::*;
 
     const POLL: Duration = Duration::from_secs(60);
+    const NINE: Counts = Counts { lost: 9, enabled: 0 };
     const COOKIE: Action = Action::Run(super::FROM_COOKIE);
     const EVERYTHING: Action = Action::Run(Run { start: Start::Everything, ..super::FROM_COOKIE });
 
@@ -378,7 +385,7 @@ mod tests {
 
         let (by_ids, by_all) =
             (ReconcileDue { start: Start::Cookie }, ReconcileDue { start: Start::Everything });
-        let reconcile = |start| Run { start, reconciles: true, approved: None };
+        let reconcile = |start| Run { start, reconciles: true, approved: NOTHING };
         check(&[followed, by_ids], Action::Run(reconcile(Start::Cookie)), Refreshing);
         check(&[swept, by_all], Action::Run(reconcile(Start::Everything)), Refreshing);
         check(&[followed, by_ids, RefreshRequired], Action::Run(reconcile(Start::Everything)), Refreshing);
@@ -391,17 +398,17 @@ mod tests {
         use Happened::{Approved, Asked, Due, Failed, Held, ReconcileDue, RefreshRequired, Refreshed};
         let followed = Refreshed { follows: true };
         let again = |happened: &[Happened], run: Run| {
-            check(&[happened, &[Held(9)]].concat(), Action::Wait(POLL), Phase::Held(9));
+            check(&[happened, &[Held(NINE)]].concat(), Action::Wait(POLL), Phase::Held(NINE));
             for next in [Due, Asked { full: false }] {
-                check(&[happened, &[Held(9), next]].concat(), Action::Run(run), Phase::Refreshing);
+                check(&[happened, &[Held(NINE), next]].concat(), Action::Run(run), Phase::Refreshing);
                 // The loss is still known while a held directory fails.
-                let failing = [happened, &[Held(9), Due, Failed, next]].concat();
+                let failing = [happened, &[Held(NINE), Due, Failed, next]].concat();
                 check(&failing, Action::Run(run), Phase::Refreshing);
             }
-            let approved = Action::Run(Run { approved: Some(9), ..run });
-            check(&[happened, &[Held(9), Approved]].concat(), approved, Phase::Refreshing);
-            check(&[happened, &[Held(9), Due, Failed, Approved]].concat(), approved, Phase::Refreshing);
-            check(&[happened, &[Held(9), Due, followed, Due]].concat(), COOKIE, Phase::Refreshing);
+            let approved = Action::Run(Run { approved: NINE, ..run });
+            check(&[happened, &[Held(NINE), Approved]].concat(), approved, Phase::Refreshing);
+            check(&[happened, &[Held(NINE), Due, Failed, Approved]].concat(), approved, Phase::Refreshing);
+            check(&[happened, &[Held(NINE), Due, followed, Due]].concat(), COOKIE, Phase::Refreshing);
         };
         let everything = Run { start: Start::Everything, ..FROM_COOKIE };
         again(&[], FROM_COOKIE);

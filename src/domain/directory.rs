@@ -4,11 +4,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::brake::Brake;
 use super::course::Choice;
 use super::ldap_text::{Dn, Filter};
 use super::mapping::{Preset, Rules};
 use super::name::Domain;
-use super::sync::Brake;
 
 /// One upstream: LDAP servers that hold the same data, or an LDIF file, serving one mail domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,7 +19,7 @@ pub struct Directory {
     pub domain: Domain,
     /// A cap for this directory's users, inside the licence.
     pub seat_limit: Option<u64>,
-    /// How many users one sweep may take away.
+    /// How many users may lose something within an hour.
     pub brake: Brake,
     /// Time between two sweeps, or between two looks at the file.
     pub poll_every: Duration,

@@ -4,6 +4,7 @@
 
 pub mod account;
 pub mod admission;
+pub mod brake;
 pub mod course;
 pub mod directory;
 pub mod group;

@@ -122,6 +122,8 @@ pub struct User {
     pub since: Timestamp,
     /// When the user went missing from the directory: set for a tombstone.
     pub removed_at: Option<Timestamp>,
+    /// When the person was disabled, where that is known: set only for one who is disabled.
+    pub disabled_at: Option<Timestamp>,
 }
 
 impl User {

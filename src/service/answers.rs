@@ -12,7 +12,8 @@ pub use accounts::*;
 pub use license::*;
 
 use crate::domain::admission::Decision;
-use crate::domain::sync::{Loss, Report};
+use crate::domain::brake::{Excess, Held, Loss};
+use crate::domain::sync::Report;
 
 /// `GET /v1/status`.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
@@ -159,21 +160,76 @@ impl DirectoryState {
 }
 
 /// What the brake holds back.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
 pub struct LossReport {
     /// Users who would become tombstones.
     pub removed: u64,
     /// Users who would be disabled.
     pub disabled: u64,
+    /// Users who would be left with fewer names.
+    #[serde(default)]
+    pub names: u64,
+    /// Disabled users who would be enabled again.
+    #[serde(default)]
+    pub enabled: u64,
     /// Users mapped before.
     pub people: u64,
-    /// Nobody at all was found.
+    /// No user at all was found.
     pub empty: bool,
+    /// The sum of those who lose something; `null` where none of that is held back.
+    #[serde(default)]
+    pub losses: Option<SumReport>,
+    /// The sum of those who are enabled again; `null` where none of that is held back.
+    #[serde(default)]
+    pub enablings: Option<SumReport>,
+    /// The first of those who are affected, holders of seats before the others.
+    #[serde(default)]
+    pub users: Vec<String>,
+    /// How many of all who are affected hold a seat.
+    #[serde(default)]
+    pub seats: u64,
 }
 
-impl From<Loss> for LossReport {
-    fn from(Loss { removed, disabled, people, empty }: Loss) -> LossReport {
-        LossReport { removed, disabled, people, empty }
+impl From<&Held> for LossReport {
+    fn from(held: &Held) -> LossReport {
+        let Loss { removed, disabled, names, enabled, people, empty } = held.loss;
+        LossReport {
+            removed,
+            disabled,
+            names,
+            enabled,
+            people,
+            empty,
+            losses: held.losses.map(SumReport::from),
+            enablings: held.enablings.map(SumReport::from),
+            users: held.affected.users.iter().map(ToString::to_string).collect(),
+            seats: held.affected.seats,
+        }
+    }
+}
+
+/// A sum of the brake that would pass its limit.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct SumReport {
+    /// How many would be counted now.
+    pub more: u64,
+    /// How many were counted in the last hour.
+    pub before: u64,
+    /// How many may be counted in an hour.
+    pub at_most: u64,
+    /// When they are let through without an approval; `null` for never.
+    pub until: Option<Timestamp>,
+}
+
+impl From<Excess> for SumReport {
+    fn from(Excess { more, before, at_most, until }: Excess) -> SumReport {
+        SumReport { more, before, at_most, until }
+    }
+}
+
+impl From<SumReport> for Excess {
+    fn from(SumReport { more, before, at_most, until }: SumReport) -> Excess {
+        Excess { more, before, at_most, until }
     }
 }
 
@@ -407,7 +463,7 @@ impl SyncReport {
             skipped: report.skipped.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
             seats_released: report.seats_released,
             seats_released_after_grace: report.seats_released_after_grace,
-            held: report.held.map(LossReport::from),
+            held: report.held.as_ref().map(LossReport::from),
         }
     }
 }

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{Cookie, DirectoryRecord, Proof, StoreError};
+use crate::domain::brake::{Hour, Minute, Window};
 use crate::domain::name::{Name, StableId};
 use crate::domain::seats::{
     LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat, Service, TakenBy,
 };
-use crate::domain::sync::Window;
 use crate::domain::user::{Census, DirectoryId, Kind, Mapped, User, UserKey};
 
 /// The version that this program writes, the same for all records so far.
@@ -67,6 +67,15 @@ impl Encoder {
         self.byte(u8::from(value.is_some()));
         if let Some(value) = value {
             encode(self, value);
+        }
+    }
+
+    pub(super) fn window(&mut self, window: &Window) {
+        self.number(window.minutes().len() as u64);
+        for Minute { at, count, of } in window.minutes() {
+            self.signed(*at);
+            self.number(*count);
+            self.number(*of);
         }
     }
 
@@ -141,6 +150,14 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    pub(super) fn window(&mut self) -> Result<Window, StoreError> {
+        let mut minutes = Vec::new();
+        for _ in 0..self.number()? {
+            minutes.push(Minute { at: self.signed()?, count: self.number()?, of: self.number()? });
+        }
+        Ok(Window::from_minutes(minutes))
+    }
+
     fn names(&mut self) -> Result<Vec<Name>, StoreError> {
         let count = self.number()?;
         (0..count).map(|_| self.text().map(Name::from_stored)).collect()
@@ -158,11 +175,17 @@ pub(super) struct UserHead {
     pub(super) directory: DirectoryId,
     pub(super) kind: Kind,
     pub(super) enabled: bool,
+    has_disabled_at: bool,
     pub(super) removed_at: Option<Timestamp>,
 }
 
+/// The state of an account; the last one has a time at the end of the record.
+const DISABLED: u8 = 0;
+const ENABLED: u8 = 1;
+const DISABLED_SINCE: u8 = 2;
+
 pub(super) fn encode_user(user: &User) -> Vec<u8> {
-    let User { directory, mapped, since, removed_at } = user;
+    let User { directory, mapped, since, removed_at, disabled_at } = user;
     let mut encoder = Encoder::new();
     encoder.number(directory.0.into());
     encoder.byte(match mapped.kind {
@@ -172,7 +195,11 @@ pub(super) fn encode_user(user: &User) -> Vec<u8> {
         Kind::Resource => 3,
         Kind::Contact => 4,
     });
-    encoder.byte(u8::from(mapped.enabled));
+    encoder.byte(match (mapped.enabled, disabled_at) {
+        (true, _) => ENABLED,
+        (false, None) => DISABLED,
+        (false, Some(_)) => DISABLED_SINCE,
+    });
     encoder.option(*removed_at, Encoder::time);
     encoder.time(*since);
     encoder.bytes(mapped.id.as_bytes());
@@ -180,6 +207,9 @@ pub(super) fn encode_user(user: &User) -> Vec<u8> {
     encoder.names(&mapped.logins);
     encoder.option(mapped.display_name.as_deref(), Encoder::text);
     encoder.text(&mapped.dn);
+    if let Some(at) = disabled_at.filter(|_| !mapped.enabled) {
+        encoder.time(at);
+    }
     encoder.0
 }
 
@@ -193,9 +223,14 @@ fn user_head(decoder: &mut Decoder<'_>) -> Result<UserHead, StoreError> {
         4 => Kind::Contact,
         _ => return Err(corrupt(decoder.what)),
     };
-    let enabled = decoder.byte()? == 1;
+    let (enabled, has_disabled_at) = match decoder.byte()? {
+        DISABLED => (false, false),
+        ENABLED => (true, false),
+        DISABLED_SINCE => (false, true),
+        _ => return Err(corrupt(decoder.what)),
+    };
     let removed_at = decoder.option(Decoder::time)?;
-    Ok(UserHead { directory: DirectoryId(directory), kind, enabled, removed_at })
+    Ok(UserHead { directory: DirectoryId(directory), kind, enabled, has_disabled_at, removed_at })
 }
 
 pub(super) fn decode_user_head(bytes: &[u8]) -> Result<UserHead, StoreError> {
@@ -204,7 +239,7 @@ pub(super) fn decode_user_head(bytes: &[u8]) -> Result<UserHead, StoreError> {
 
 pub(super) fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
     let mut decoder = Decoder::new(bytes, "users")?;
-    let UserHead { directory, kind, enabled, removed_at } = user_head(&mut decoder)?;
+    let UserHead { directory, kind, enabled, has_disabled_at, removed_at } = user_head(&mut decoder)?;
     let since = decoder.time()?;
     let id = StableId::new(decoder.bytes()?).ok_or(corrupt("users"))?;
     let addresses = decoder.names()?;
@@ -212,7 +247,8 @@ pub(super) fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
     let display_name = decoder.option(|decoder| decoder.text().map(Into::into))?;
     let dn = decoder.text()?.into();
     let mapped = Mapped { id, kind, enabled, logins, addresses, display_name, dn };
-    Ok(User { directory, mapped, since, removed_at })
+    let disabled_at = has_disabled_at.then(|| decoder.time()).transpose()?;
+    Ok(User { directory, mapped, since, removed_at, disabled_at })
 }
 
 fn encode_taken_by(encoder: &mut Encoder, by: &TakenBy) {
@@ -346,11 +382,14 @@ pub(super) fn encode_directory(record: &DirectoryRecord) -> Vec<u8> {
         encoder.text(code);
         encoder.number(*count);
     }
-    encoder.number(record.losses.minutes().len() as u64);
-    for (minute, lost) in record.losses.minutes() {
-        encoder.signed(*minute);
-        encoder.number(*lost);
+    let losses = record.hour.losses.minutes();
+    encoder.number(losses.len() as u64);
+    for Minute { at, count, .. } in losses {
+        encoder.signed(*at);
+        encoder.number(*count);
     }
+    losses.iter().for_each(|minute| encoder.number(minute.of));
+    encoder.window(&record.hour.enablings);
     encoder.0
 }
 
@@ -370,12 +409,19 @@ pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryReco
     for _ in 0..decoder.number()? {
         skipped.insert(decoder.text()?.to_owned(), decoder.number()?);
     }
-    let mut losses = Vec::new();
-    // Older records end here.
+    let (mut losses, mut enablings) = (Vec::new(), Window::default());
+    // Older records end here,
     if !decoder.rest.is_empty() {
         for _ in 0..decoder.number()? {
-            losses.push((decoder.signed()?, decoder.number()?));
+            losses.push(Minute { at: decoder.signed()?, count: decoder.number()?, of: 0 });
         }
+    }
+    // or here.
+    if !decoder.rest.is_empty() {
+        for minute in &mut losses {
+            minute.of = decoder.number()?;
+        }
+        enablings = decoder.window()?;
     }
     Ok(DirectoryRecord {
         id: DirectoryId(id),
@@ -384,7 +430,7 @@ pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryReco
         last_success,
         census,
         skipped,
-        losses: Window::from_minutes(losses),
+        hour: Hour { losses: Window::from_minutes(losses), enablings },
     })
 }
 
@@ -446,9 +492,12 @@ mod tests {
                 display_name: display_name.map(Into::into),
                 dn: dn.into(),
             });
-        (any::<u32>(), mapped, time(), proptest::option::of(time())).prop_map(
-            |(directory, mapped, since, removed_at)| User {
+        let removed_at = proptest::option::of(time());
+        let disabled_at = proptest::option::of(time());
+        (any::<u32>(), mapped, time(), removed_at, disabled_at).prop_map(
+            |(directory, mapped, since, removed_at, disabled_at)| User {
                 directory: DirectoryId(directory),
+                disabled_at: disabled_at.filter(|_| !mapped.enabled),
                 mapped,
                 since,
                 removed_at,

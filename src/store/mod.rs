@@ -4,6 +4,7 @@
 //! the tables hold is listed in `tables`, what the bytes mean in `codec`.
 
 mod accounts;
+mod brake;
 mod codec;
 mod import;
 pub mod issuer;
@@ -37,10 +38,11 @@ pub use writer::Preview;
 
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::{Decision, Request, TakeOn};
+use crate::domain::brake::{Counts, Hour, Toll};
 use crate::domain::license::{Components, OnExpiry};
 use crate::domain::name::Name;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
-use crate::domain::sync::{Change, Report, Window};
+use crate::domain::sync::{Change, Report};
 use crate::domain::user::{Census, DirectoryId, Kind, Mapped, Origin, UserKey};
 use writer::Command;
 
@@ -128,8 +130,8 @@ pub struct DirectoryRecord {
     pub census: Census,
     /// Entries that the last complete sweep skipped, by reason code.
     pub skipped: BTreeMap<String, u64>,
-    /// People who were removed or disabled in the last hour.
-    pub losses: Window,
+    /// What the brake counted in the last hour.
+    pub hour: Hour,
 }
 
 impl DirectoryRecord {
@@ -141,7 +143,7 @@ impl DirectoryRecord {
             last_success: None,
             census: Census::default(),
             skipped: BTreeMap::new(),
-            losses: Window::default(),
+            hour: Hour::default(),
         }
     }
 
@@ -202,6 +204,8 @@ pub struct Upserted {
     pub name: Name,
     /// How the entry differed.
     pub change: Change,
+    /// What the brake counts it as.
+    pub toll: Option<Toll>,
     /// A person, now or before.
     pub is_person: bool,
     /// The seat lost, because the user is disabled or no person any more.
@@ -248,6 +252,8 @@ pub struct Changes {
     pub upserts: Vec<Mapped>,
     /// Users to make tombstones of.
     pub removals: Vec<UserKey>,
+    /// How much of it an administrator approved: the brake does not count that.
+    pub approved: Counts,
     /// Set when everything up to here is known.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -268,6 +274,8 @@ pub struct Applied {
     pub upserted: Vec<Upserted>,
     /// One for each user who lived.
     pub entombed: Vec<Entombed>,
+    /// What happened in the eyes of the brake, what was approved included.
+    pub happened: Counts,
 }
 
 /// What the writer and the readers share.

@@ -10,9 +10,10 @@ use redb::StorageBackend;
 use super::*;
 use crate::domain::account::{ImportRow, RowContent};
 use crate::domain::admission::Operation;
+use crate::domain::brake::{Brake, Counts, Hour};
 use crate::domain::name::{Domain, StableId};
 use crate::domain::seats::Movement;
-use crate::domain::sync::{Brake, Sweep};
+use crate::domain::sync::Sweep;
 use crate::domain::user::Kind;
 
 fn at(second: i64) -> Timestamp {
@@ -252,7 +253,7 @@ fn a_preview_changes_nothing() {
             upsert(store, directory, mapped(id, &[&format!("u{id}@x.org")]), 0).await;
             assert_eq!(login(store, &format!("u{id}@x.org")).await, "granted");
         }
-        let mut sweep = Sweep::new(&Brake::default(), 4, 0, None);
+        let mut sweep = Sweep::new(Brake::default(), 4, &Hour::default(), Counts::default(), at(1));
         let mut writes = Vec::new();
         let disabled = Mapped { enabled: false, ..mapped(1, &["u1@x.org"]) };
         for entry in [disabled, mapped(2, &["new@x.org"]), mapped(3, &["u3@x.org"]), mapped(9, &["u9@x.org"])]

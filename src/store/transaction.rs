@@ -17,6 +17,7 @@ use super::{
     Upserted,
 };
 use crate::domain::admission::{ComponentView, Decision, Request, decide};
+use crate::domain::brake::{Counts, Toll, toll};
 use crate::domain::name::{Name, StableId};
 use crate::domain::password::PasswordHash;
 use crate::domain::seats::{LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat};
@@ -227,10 +228,13 @@ impl<'t> Transaction<'t> {
         let is_person = was_person || mapped.kind == Kind::Person;
         if change == Change::Unchanged {
             let name = Name::from_stored(mapped.primary());
-            return Ok(Upserted { key, name, change, is_person, released: None, clashes: Vec::new() });
+            let (toll, released, clashes) = (None, None, Vec::new());
+            return Ok(Upserted { key, name, change, toll, is_person, released, clashes });
         }
+        let toll = old.as_ref().and_then(|old| toll(old, &mapped, at));
         let since = old.as_ref().map_or(at, |old| old.since);
-        let user = User { directory, mapped, since, removed_at: None };
+        let disabled_at = disabled_at(old.as_ref(), &mapped, at);
+        let user = User { directory, mapped, since, removed_at: None, disabled_at };
         if let Some(removed_at) = old.as_ref().and_then(|old| old.removed_at) {
             self.tombstones.remove((removed_at.as_millisecond(), key.0))?;
         }
@@ -247,7 +251,7 @@ impl<'t> Transaction<'t> {
             Change::Added if clashes.is_empty() => (None, Name::from_stored(user.mapped.primary())),
             _ => (self.release_inactive(key, &user.mapped, at)?, self.shown_name(key, &user)?),
         };
-        Ok(Upserted { key, name, change, is_person, released, clashes })
+        Ok(Upserted { key, name, change, toll, is_person, released, clashes })
     }
 
     /// Takes the seat back from somebody who is no enabled person any more.
@@ -431,7 +435,7 @@ impl<'t> Transaction<'t> {
         for key in changes.removals {
             applied.entombed.extend(self.entomb(key, now)?);
         }
-        self.count_losses(directory, &applied, now);
+        self.count_losses(directory, &mut applied, changes.approved, now);
         if let Some(checkpoint) = changes.checkpoint {
             self.checkpoint(directory, &checkpoint, now)?;
         }
@@ -439,15 +443,29 @@ impl<'t> Transaction<'t> {
     }
 
     /// In the transaction that takes away, so that a restart forgets nothing of the hour.
-    fn count_losses(&mut self, directory: DirectoryId, applied: &Applied, now: Timestamp) {
-        let removed = applied.entombed.iter().filter(|entombed| entombed.kind == Kind::Person).count();
-        let disabled = applied.upserted.iter().filter(|upserted| upserted.change == Change::Disabled).count();
-        let lost = (removed + disabled) as u64;
-        if lost > 0
-            && let Some(record) = self.directories.get_mut(&directory)
-        {
-            record.losses.add(now, lost);
+    fn count_losses(
+        &mut self,
+        directory: DirectoryId,
+        applied: &mut Applied,
+        approved: Counts,
+        now: Timestamp,
+    ) {
+        let removed = applied.entombed.iter().filter(|entombed| entombed.kind == Kind::Person).count() as u64;
+        applied.happened.lost = removed;
+        for upserted in &applied.upserted {
+            match upserted.toll {
+                Some(Toll::Disabled | Toll::Names) => applied.happened.lost += 1,
+                Some(Toll::Enabled) => applied.happened.enabled += 1,
+                None => {}
+            }
+        }
+        let Some(record) = self.directories.get_mut(&directory) else { return };
+        let counted = applied.happened.less(approved);
+        if counted != Counts::default() || record.hour.is_ahead(now) {
+            record.hour.clip(now);
+            record.hour.add(now, counted, record.census.people + removed);
             self.changed_directories.insert(directory);
+            self.is_dirty = true;
         }
     }
 
@@ -535,6 +553,14 @@ impl<'t> Transaction<'t> {
         }
         Ok(was_low != is_low)
     }
+}
+
+/// When a person was disabled: kept for as long as they stay so.
+fn disabled_at(old: Option<&User>, new: &Mapped, at: Timestamp) -> Option<Timestamp> {
+    if new.kind != Kind::Person || new.enabled {
+        return None;
+    }
+    old.and_then(|old| if old.mapped.is_active() { Some(at) } else { old.disabled_at })
 }
 
 fn next_user(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, StoreError> {

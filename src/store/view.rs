@@ -117,11 +117,7 @@ impl ReadView {
         &'a self,
         keys: impl Iterator<Item = UserKey> + 'a,
     ) -> impl Iterator<Item = Result<(UserKey, Kind), StoreError>> + 'a {
-        keys.filter_map(move |key| match self.user_head(key) {
-            Ok(Some(head)) if head.removed_at.is_none() => Some(Ok((key, head.kind))),
-            Ok(_) => None,
-            Err(error) => Some(Err(error)),
-        })
+        living(self, keys)
     }
 
     /// The key of the living user under this stable id.
@@ -148,15 +144,6 @@ impl ReadView {
     ) -> Result<Option<(UserKey, User)>, StoreError> {
         let Some(key) = self.key_by_id(directory, id)? else { return Ok(None) };
         Ok(Lookup::user(self, key)?.map(|user| (key, user)))
-    }
-
-    /// Living users of a directory that a sweep did not see.
-    pub fn unseen<'a>(
-        &'a self,
-        directory: DirectoryId,
-        has_seen: impl Fn(UserKey) -> bool + 'a,
-    ) -> Result<impl Iterator<Item = Result<(UserKey, Kind), StoreError>> + 'a, StoreError> {
-        unseen(self, directory, has_seen)
     }
 
     /// The name that logs show for a user; `None` for a key that is gone.
@@ -316,6 +303,18 @@ impl ReadView {
         let Some(row) = self.tombstones.first()? else { return Ok(None) };
         Ok(Timestamp::from_millisecond(row.0.value().0).ok())
     }
+}
+
+/// Those of the users who live, from a view or inside a transaction.
+pub(super) fn living<'a, T: Lookup>(
+    tables: &'a T,
+    keys: impl Iterator<Item = UserKey> + 'a,
+) -> impl Iterator<Item = Result<(UserKey, Kind), StoreError>> + 'a {
+    keys.filter_map(move |key| match tables.user_head(key) {
+        Ok(Some(head)) if head.removed_at.is_none() => Some(Ok((key, head.kind))),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    })
 }
 
 /// Living users of a directory that a sweep did not see, from a view or inside a transaction.

@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use redb::{Database, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
+use super::brake::{conclude, keep};
 use super::settle::Settled;
 use super::transaction::Transaction;
-use super::view::{ReadView, unseen};
+use super::view::ReadView;
 use super::{
     AccountChanged, Admitted, Applied, Changes, Entombed, Import, Imported, LicenseRecord, Policy, Released,
     Shared, StoreError, Upserted,
@@ -22,7 +23,7 @@ use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::Request;
 use crate::domain::name::Name;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
-use crate::domain::sync::{Authority, Change, Report, Sweep, Verdict};
+use crate::domain::sync::{Authority, Change, Report, Sweep};
 use crate::domain::user::{DirectoryId, Kind, Mapped, UserKey};
 
 /// Commands that may wait. A mail server opens some twenty connections, so this is far more than can
@@ -248,21 +249,21 @@ fn preview_in(txn: &WriteTransaction, preview: Preview) -> Result<Report, StoreE
         sweep.saw(upserted.key);
         upserted.count_in(&mut report);
     }
-    let verdict =
-        sweep.conclude(Authority::Everything, unseen(&transaction, directory, |key| sweep.has_seen(key))?)?;
-    match verdict {
-        Verdict::Held(loss) => report.held = Some(loss),
-        Verdict::Proceed { removed } => {
-            for mapped in sweep.take_deferred() {
-                transaction.upsert(directory, mapped, now)?.count_in(&mut report);
-            }
-            for key in removed {
-                if let Some(entombed) = transaction.entomb(key, now)? {
-                    entombed.count_in(&mut report);
-                }
-            }
+    let verdict = conclude(&transaction, &sweep, directory, Authority::Everything)?;
+    let deferred = sweep.take_deferred(&verdict);
+    for (_, mapped) in deferred.free {
+        transaction.upsert(directory, mapped, now)?.count_in(&mut report);
+    }
+    for (key, mapped) in deferred.held {
+        let mapped = keep(&transaction, &sweep, key, mapped)?;
+        transaction.upsert(directory, mapped, now)?.count_in(&mut report);
+    }
+    for key in verdict.removed {
+        if let Some(entombed) = transaction.entomb(key, now)? {
+            entombed.count_in(&mut report);
         }
     }
+    report.held = verdict.held;
     Ok(report)
 }
 

@@ -6,6 +6,7 @@ mod accounts;
 mod backpressure;
 mod bind;
 mod brake;
+mod brake_sums;
 mod changelog;
 mod commands;
 mod contentsync;

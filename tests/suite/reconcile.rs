@@ -180,7 +180,7 @@ pub(crate) fn tamper(daemon: &Daemon) {
     ghost.addresses.clear();
     ghost.logins = vec![Name::parse("ghost@example.org", None).unwrap()];
     let removals = vec![key("u5@example.org")];
-    let changes = Changes { upserts: vec![stale, ghost], removals, checkpoint: None };
+    let changes = Changes { upserts: vec![stale, ghost], removals, ..Changes::default() };
     runtime.block_on(store.apply(id, changes, jiff::Timestamp::now())).unwrap();
     drop((view, store));
     writer.join().unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::license;
-use super::sync::{loss, skipped};
+use super::sync::{held, skipped};
 use super::{Columns, clean, count, list, relative};
 use crate::service::answers::{
     DirectoryState, DirectoryStatus, DriftReport, LicenseStatus, SeatsByOrigin, SeatsStatus, Status,
@@ -142,9 +142,8 @@ fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
     if let (Some(mechanism), Some(reason)) = (&directory.mechanism, &directory.mechanism_reason) {
         notes.push(format!("mechanism {mechanism}, because {reason}"));
     }
-    if let Some(held) = &directory.held {
-        let held = loss(held);
-        notes.push(format!("the brake holds back {held}; if that is right: seatkeeper sync approve {name}"));
+    if let Some(loss) = &directory.held {
+        notes.extend(held(loss, name, false));
     }
     if let Some(error) = &directory.last_error {
         let tried = directory.last_attempt.map_or_else(String::new, |at| format!(" {}", relative(now, at)));
@@ -246,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_bad_day() {
-        let held = LossReport { removed: 9, disabled: 1, people: 12, empty: false };
+        let held = LossReport { removed: 9, disabled: 1, people: 12, ..LossReport::default() };
         let directories = vec![
             DirectoryStatus {
                 state: DirectoryState::Held,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{clean, count, list};
+use crate::domain::brake::{Excess, sums};
 use crate::service::answers::{LossReport, SyncReport, Verification};
 
 /// One sync, or a dry run.
@@ -14,13 +15,9 @@ pub(crate) fn report(report: &SyncReport) -> String {
     if !report.skipped.is_empty() {
         lines.push(skipped(&report.skipped));
     }
-    lines.extend(report.held.as_ref().map(|held| {
-        let held = loss(held);
-        if report.dry_run {
-            return format!("the brake would hold back {held}");
-        }
-        format!("the brake holds back {held}; if that is right: seatkeeper sync approve {name}")
-    }));
+    if let Some(loss) = &report.held {
+        lines.extend(held(loss, &name, report.dry_run));
+    }
     let outcome = match (report.dry_run, report.held.is_some()) {
         (true, _) => "dry run, nothing was changed; a sync would do this:",
         (false, false) => "synced",
@@ -76,13 +73,44 @@ pub(super) fn skipped(skipped: &BTreeMap<String, u64>) -> String {
     format!("{}: {reasons}", entries(skipped.values().sum(), "skipped"))
 }
 
-/// What the brake holds back.
-pub(super) fn loss(loss: &LossReport) -> String {
+/// What the brake holds back, or would; by which sums, and whom it is about.
+pub(super) fn held(held: &LossReport, name: &str, dry_run: bool) -> Vec<String> {
+    let loss = loss(held);
+    let mut lines = vec![if dry_run {
+        format!("the brake would hold back {loss}")
+    } else {
+        format!("the brake holds back {loss}; if that is right: seatkeeper sync approve {name}")
+    }];
+    lines.extend(sums(held.losses.map(Excess::from), held.enablings.map(Excess::from)));
+    if !held.users.is_empty() {
+        let affected = held.removed + held.disabled + held.names + held.enabled;
+        let more = affected.saturating_sub(held.users.len() as u64);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let seats = count(held.seats, "seat");
+        lines.push(format!("they hold {seats}: {}{more}", held.users.join(" ")));
+    }
+    lines
+}
+
+fn loss(loss: &LossReport) -> String {
     let some = |number: u64, noun: &str| (number > 0).then(|| count(number, noun));
-    let parts: Vec<String> =
-        [some(loss.removed, "removal"), some(loss.disabled, "disabling")].into_iter().flatten().collect();
+    let parts = [
+        some(loss.removed, "removal"),
+        some(loss.disabled, "disabling"),
+        match loss.names {
+            0 => None,
+            1 => Some("1 loss of names".to_owned()),
+            names => Some(format!("{names} losses of names")),
+        },
+        some(loss.enabled, "enabling"),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
     let found_nobody = if loss.empty { " (the directory showed nobody at all)" } else { "" };
-    format!("{} of {}{found_nobody}", parts.join(" and "), count(loss.people, "user"))
+    let parts = match parts.as_slice() {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        parts => parts.concat(),
+    };
+    format!("{parts} of {}{found_nobody}", count(loss.people, "user"))
 }
 
 /// `verify`.
@@ -96,6 +124,7 @@ pub(crate) fn verification(verification: &Verification) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::answers::SumReport;
 
     fn sample() -> SyncReport {
         SyncReport {
@@ -153,7 +182,7 @@ mod tests {
 
     #[test]
     fn reports_of_held_syncs() {
-        let held = Some(LossReport { removed: 12, disabled: 0, people: 12, empty: true });
+        let held = Some(LossReport { removed: 12, people: 12, empty: true, ..LossReport::default() });
         check(
             &SyncReport { seen: 0, held, ..sample() },
             "corp: synced, except for what the brake holds back\n  \
@@ -161,12 +190,32 @@ mod tests {
              the brake holds back 12 removals of 12 users (the directory showed nobody at all); \
              if that is right: seatkeeper sync approve corp\n",
         );
-        let held = Some(LossReport { removed: 4, disabled: 1, people: 12, empty: false });
+        let at = |text: &str| text.parse().unwrap();
+        let held = Some(LossReport {
+            removed: 4,
+            disabled: 1,
+            names: 2,
+            enabled: 4,
+            people: 12,
+            losses: Some(SumReport {
+                more: 7,
+                before: 1,
+                at_most: 7,
+                until: Some(at("2026-02-03T14:05:00Z")),
+            }),
+            enablings: Some(SumReport { more: 4, before: 0, at_most: 3, until: None }),
+            users: vec!["ceo@x.org".to_owned(), "u2@x.org".to_owned()],
+            seats: 1,
+            ..LossReport::default()
+        });
         check(
             &SyncReport { seen: 1, dry_run: true, held, ..sample() },
             "corp: dry run, nothing was changed; a sync would do this:\n  \
              1 entry read: nothing to change\n  \
-             the brake would hold back 4 removals and 1 disabling of 12 users\n",
+             the brake would hold back 4 removals, 1 disabling, 2 losses of names and 4 enablings of 12 users\n  \
+             losses: 7 more, after 1 in the last hour, of at most 7; until 14:05 UTC\n  \
+             enabled again: 4 more, after 0 in the last hour, of at most 3; until approved\n  \
+             they hold 1 seat: ceo@x.org u2@x.org and 9 more\n",
         );
     }
 
