@@ -10,7 +10,7 @@ use super::intake::{Place, SyncError, WRITE_BATCH};
 use super::tell;
 use crate::directory::{Authority, Event};
 use crate::domain::brake::{Counts, Held};
-use crate::domain::mapping::{Entry, Skip, map_entry, stable_id};
+use crate::domain::mapping::{Entry, Skip, stable_id};
 use crate::domain::name::StableId;
 use crate::domain::sync::{Step, Sweep};
 use crate::domain::user::Mapped;
@@ -94,13 +94,14 @@ impl<'a> Follower<'a> {
 
     /// True where a user is told as no member of the required group.
     fn take_entries(&mut self, entries: &[Entry]) -> Result<bool, SyncError> {
+        let view = self.place.store.view();
         for entry in entries {
-            match map_entry(entry, &self.place.rules) {
+            match self.place.map(entry, &view)? {
                 Ok(mapped) => drop(self.pending.insert(mapped.id.clone(), Some(mapped))),
                 Err(Skip::NotInGroup) => {
                     let id = stable_id(entry, self.place.rules.preset);
                     let is_pending = id.is_some_and(|id| self.pending.contains_key(&id));
-                    if is_pending || self.place.living(entry, &self.place.store.view())?.is_some() {
+                    if is_pending || self.place.living(entry, &view)?.is_some() {
                         return Ok(true);
                     }
                 }

@@ -10,7 +10,7 @@ use super::tell;
 use crate::directory::{Authority, DirectoryError, Event};
 use crate::domain::brake::{Counts, Hour, toll};
 use crate::domain::directory::Directory;
-use crate::domain::mapping::{Entry, Rules, Skip, map_entry, stable_id};
+use crate::domain::mapping::{Entry, Rules, Skip, map_entry, map_known, stable_id};
 use crate::domain::name::StableId;
 use crate::domain::sync::{Change, Report, Step, Sweep, Verdict, compare};
 use crate::domain::user::{DirectoryId, Kind, Mapped, User, UserKey};
@@ -193,7 +193,7 @@ impl<'a> Intake<'a> {
     async fn take_entries(&mut self, entries: &[Entry], is_compared: bool) -> Result<(), SyncError> {
         let view = self.place.store.view();
         for entry in entries {
-            match map_entry(entry, &self.place.rules) {
+            match self.place.map(entry, &view)? {
                 Ok(mapped) => {
                     self.report.seen += 1;
                     let stored = view.user_by_id(self.place.id, &mapped.id)?;
@@ -404,6 +404,17 @@ impl<'a> Intake<'a> {
 }
 
 impl Place<'_> {
+    /// Maps an entry. A user who is known stays enabled or disabled where the entry does not say.
+    pub(super) fn map(&self, entry: &Entry, view: &ReadView) -> Result<Result<Mapped, Skip>, StoreError> {
+        let mapped = map_entry(entry, &self.rules);
+        let Err(skip @ Skip::NoAccountState) = mapped else { return Ok(mapped) };
+        let Some(id) = stable_id(entry, self.rules.preset) else { return Ok(Err(skip)) };
+        Ok(match view.user_by_id(self.id, &id)? {
+            Some((_, user)) => map_known(entry, &self.rules, &user.mapped),
+            None => Err(skip),
+        })
+    }
+
     /// The living user whose entry this is.
     pub(super) fn living(&self, entry: &Entry, view: &ReadView) -> Result<Option<UserKey>, StoreError> {
         let Some(id) = stable_id(entry, self.rules.preset) else { return Ok(None) };

@@ -108,6 +108,8 @@ pub enum Skip {
     NotAUser,
     /// Not a member of `required_group`.
     NotInGroup,
+    /// A person of Active Directory of whom it is not known whether the account is enabled.
+    NoAccountState,
 }
 
 impl Skip {
@@ -118,6 +120,7 @@ impl Skip {
             Skip::NoName => "no_name",
             Skip::NotAUser => "not_a_user",
             Skip::NotInGroup => "not_in_group",
+            Skip::NoAccountState => "no_account_state",
         }
     }
 
@@ -133,6 +136,10 @@ impl Skip {
             }
             Skip::NotAUser => "a container, a host, a computer or service account".to_owned(),
             Skip::NotInGroup => "not in required_group, nor in a group that is in it".to_owned(),
+            Skip::NoAccountState => format!(
+                "no {USER_ACCOUNT_CONTROL}, which says whether the account is enabled: let the bind user read it; \
+                 users who are mapped already stay as they are"
+            ),
         }
     }
 }
@@ -150,15 +157,24 @@ pub fn map_entry(entry: &Entry, rules: &Rules) -> Result<Mapped, Skip> {
         return Err(Skip::NotInGroup);
     }
     let id = stable_id(entry, rules.preset).ok_or(Skip::NoId)?;
-    map_kind(entry, rules, kind, id)
+    let enabled = kind != Kind::Person || is_enabled(entry, rules.preset).ok_or(Skip::NoAccountState)?;
+    map_kind(entry, rules, kind, id, enabled)
+}
+
+/// The same for an entry that was skipped with [`Skip::NoAccountState`] and belongs to a user who is known:
+/// they stay enabled or disabled.
+pub fn map_known(entry: &Entry, rules: &Rules, known: &Mapped) -> Result<Mapped, Skip> {
+    map_kind(entry, rules, kind_of(entry, rules.preset)?, known.id.clone(), known.is_active())
 }
 
 /// The same for an entry whose id is given from outside.
 pub fn map_entry_under(entry: &Entry, rules: &Rules, id: StableId) -> Result<Mapped, Skip> {
-    map_kind(entry, rules, kind_of(entry, rules.preset)?, id)
+    let kind = kind_of(entry, rules.preset)?;
+    let enabled = kind != Kind::Person || is_enabled(entry, rules.preset).ok_or(Skip::NoAccountState)?;
+    map_kind(entry, rules, kind, id, enabled)
 }
 
-fn map_kind(entry: &Entry, rules: &Rules, kind: Kind, id: StableId) -> Result<Mapped, Skip> {
+fn map_kind(entry: &Entry, rules: &Rules, kind: Kind, id: StableId, enabled: bool) -> Result<Mapped, Skip> {
     let addresses = addresses(entry, rules);
     let logins = logins(entry, rules);
     if logins.is_empty() && addresses.is_empty() {
@@ -168,7 +184,7 @@ fn map_kind(entry: &Entry, rules: &Rules, kind: Kind, id: StableId) -> Result<Ma
     Ok(Mapped {
         id,
         kind: if is_list { Kind::List } else { kind },
-        enabled: kind != Kind::Person || is_enabled(entry, rules.preset),
+        enabled,
         logins,
         addresses,
         display_name: rules.name.iter().find_map(|name| display_name(entry, name)),
@@ -253,8 +269,13 @@ fn push_name(names: &mut Vec<Name>, text: &str, domain: &Domain) {
     }
 }
 
-fn is_enabled(entry: &Entry, preset: Preset) -> bool {
-    preset.flag_attributes().iter().all(|flag| {
+/// `None` where an attribute is missing that every account has: it is hidden, and says nothing.
+fn is_enabled(entry: &Entry, preset: Preset) -> Option<bool> {
+    // [MS-SAMR] section 3.1.1.8.10: a domain controller sets it on every user.
+    if preset == Preset::ActiveDirectory && entry.text(USER_ACCOUNT_CONTROL).is_none() {
+        return None;
+    }
+    let is_enabled = preset.flag_attributes().iter().all(|flag| {
         let Some(value) = entry.text(flag).map(str::trim) else { return true };
         match *flag {
             // Any other time is a lock-out after wrong passwords, which passes; this value alone is set
@@ -266,7 +287,8 @@ fn is_enabled(entry: &Entry, preset: Preset) -> bool {
             USER_ACCOUNT_CONTROL => value.parse::<i64>().is_ok_and(|flags| flags & 2 == 0),
             _ => true,
         }
-    })
+    });
+    Some(is_enabled)
 }
 
 fn kind_of(entry: &Entry, preset: Preset) -> Result<Kind, Skip> {
@@ -401,16 +423,37 @@ mod tests {
     }
 
     #[test]
+    fn a_hidden_account_state_is_never_taken_for_enabled() {
+        let guid = ("objectGUID", [7u8; 16].as_slice()) as (&str, &[u8]);
+        let attributes = [guid, ("objectClass", b"user".as_slice()), ("sAMAccountName", b"new")];
+        let rules = Rules::new(Preset::ActiveDirectory, Domain::parse("example.org").unwrap());
+        let skipped = map(Preset::ActiveDirectory, &attributes);
+        assert_eq!(skipped, Err(Skip::NoAccountState));
+        assert!(Skip::NoAccountState.explanation(&rules).contains("userAccountControl"));
+        for enabled in [true, false] {
+            let known = Mapped { enabled, ..map(Preset::Ldif, &attributes).unwrap() };
+            let again = map_known(&entry(&attributes), &rules, &known).unwrap();
+            assert_eq!(again, known, "{enabled}");
+            let room = Mapped { kind: Kind::Resource, enabled: true, ..known };
+            assert!(!map_known(&entry(&attributes), &rules, &room).unwrap().enabled);
+        }
+        let group = [guid, ("objectClass", b"group".as_slice()), ("sAMAccountName", b"g")];
+        assert!(map(Preset::ActiveDirectory, &group).is_ok());
+    }
+
+    #[test]
     fn active_directory_addresses_and_recipients() {
         let guid = ("objectGUID", [0xffu8; 16].as_slice()) as (&str, &[u8]);
         let user = ("objectClass", b"user".as_slice());
         let login = ("sAMAccountName", b"alice".as_slice());
+        let enabled = ("userAccountControl", b"512".as_slice());
         let mapped = map(
             Preset::ActiveDirectory,
             &[
                 guid,
                 user,
                 login,
+                enabled,
                 ("mail", b"old@example.org"),
                 ("proxyAddresses", b"smtp:second@example.org"),
                 ("proxyAddresses", b"SMTP:first@example.org\r\n"),
