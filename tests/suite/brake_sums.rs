@@ -1,5 +1,11 @@
 //! The sums of the brake: over the hour, by whatever mechanism; of names, and of people who are enabled again.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
+use seatkeeper::domain::admission::TakeOn;
+use seatkeeper::domain::name::Name;
+use seatkeeper::store::{Changes, Policy, Store};
 use serde_json::Value;
 
 use crate::support::daemon::{Daemon, LDIF, Settings, directory};
@@ -92,33 +98,29 @@ fn small_bites_of_a_sweep_add_up() {
 #[test]
 fn an_approved_loss_leaves_the_sum() {
     let slapd = Slapd::start(Options::provider(people(0..30)));
-    let daemon = Daemon::start(Settings::ldap(5, &slapd, ""));
+    let mut daemon = Daemon::start(Settings::ldap(5, &slapd, ""));
     daemon.wait_for("following", |status| directory(status, "corp")["state"] == "following");
-    let delete = |number: u32| slapd.delete(&format!("uid=u{number},{PEOPLE}"));
-    let leaves = (0..10).map(|number| format!("dn: uid=u{number},{PEOPLE}\nchangetype: delete\n\n"));
     daemon.expect("u9", "granted");
+    // While it is down, so that all of it comes at once.
+    daemon.kill9();
+    let leaves = (0..10).map(|number| format!("dn: uid=u{number},{PEOPLE}\nchangetype: delete\n\n"));
     slapd.modify(&leaves.collect::<String>());
-    daemon.wait_for("the brake", |status| directory(status, "corp")["state"] == "held");
-    // How many went one by one before depends on how many came in one transaction.
-    let before = wait_for("the rest of them to be held", || {
-        let held = daemon.sync("corp").unwrap()["held"]["removed"].as_u64()?;
-        let mapped = daemon.status()["users"]["total"].as_u64()?;
-        (mapped - held == 20).then_some(30 - mapped)
-    });
-    assert_eq!(daemon.approve("corp").unwrap()["held"], Value::Null);
-    mapped(&daemon, 20);
+    daemon.restart();
+    daemon.wait_for("the brake", |status| held(status, "corp")["removed"] == 10);
+    assert_eq!(daemon.approve("corp").unwrap()["removed"], 10);
     daemon.wait_for("following", |status| directory(status, "corp")["state"] == "following");
 
     // Single changes go on as if nothing had happened, until they are too many themselves.
-    let left = u32::try_from(3 - before).unwrap();
-    for number in 10..10 + left {
+    let delete = |number: u64| slapd.delete(&format!("uid=u{number},{PEOPLE}"));
+    for number in 10..13 {
         delete(number);
-        mapped(&daemon, u64::from(29 - number));
+        mapped(&daemon, 29 - number);
     }
-    delete(20);
+    delete(13);
     let status = daemon.wait_for("the brake", |status| directory(status, "corp")["state"] == "held");
     let losses = &held(&status, "corp")["losses"];
     assert_eq!((&losses["more"], &losses["before"], &losses["at_most"]), (&1.into(), &3.into(), &3.into()));
+    assert_eq!(held(&status, "corp")["users"], serde_json::json!(["u13@example.org"]));
     daemon.verify();
 }
 
@@ -270,4 +272,49 @@ fn a_disable_of_today_is_undone_without_the_brake() {
     assert_eq!((&report["held"], &report["changed"]), (&Value::Null, &12.into()), "{report}");
     daemon.expect("u11", "granted");
     daemon.verify();
+}
+
+/// Runs on the store of a daemon that is down.
+fn with_store<T>(daemon: &Daemon, work: impl AsyncFnOnce(&Store) -> T) -> T {
+    let policy = Policy {
+        seat_limit: Some(50),
+        directory_limits: [].into(),
+        take_on: TakeOn { login: true, delivery: false },
+        administrator: None,
+        expired: None,
+        components: Default::default(),
+    };
+    let (store, writer) = Store::open(&daemon.path("state").join("seatkeeper.redb"), policy).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let done = runtime.block_on(work(&store));
+    drop(store);
+    writer.join().unwrap();
+    done
+}
+
+#[test]
+fn losses_stamped_in_the_future_count_and_leave_after_an_hour() {
+    let mut daemon = Daemon::start(Settings::ldif(50, &people(0..30)));
+    daemon.kill9();
+    let name = |number| Name::parse(&format!("u{number}@example.org"), None).unwrap();
+    with_store(&daemon, async |store| {
+        let removals = (0..3).map(|number| store.view().find(&name(number)).unwrap().unwrap()).collect();
+        let directory = store.view().directories().next().unwrap().id;
+        let in_a_year = Timestamp::now() + Duration::from_secs(365 * 86_400);
+        let changes = Changes { removals, ..Changes::default() };
+        store.apply(directory, changes, in_a_year).await.unwrap();
+    });
+    daemon.write(LDIF, &people(4..30));
+    daemon.restart();
+    let status = daemon.wait_for("the brake", |status| directory(status, "people")["state"] == "held");
+    assert_eq!(held(&status, "people")["losses"]["before"], 3);
+    // Nothing was written for the sake of what is held; what was ahead was moved to now all the same.
+    daemon.kill9();
+    with_store(&daemon, async |store| {
+        let view = store.view();
+        let losses = &view.directories().next().unwrap().hour.losses;
+        let now = Timestamp::now();
+        assert_eq!((losses.sum(now), losses.is_ahead(now)), (3, false));
+        assert_eq!(losses.sum(now + Duration::from_secs(62 * 60)), 0);
+    });
 }

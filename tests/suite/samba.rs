@@ -300,6 +300,39 @@ fn seats_follow_the_domain() {
     daemon.verify();
 }
 
+#[test]
+fn an_account_whose_state_is_hidden_stays_as_it_was() {
+    let samba = SambaAd::start(Options { data: people(0..4), ..Options::default() });
+    samba.disable(&dn(1));
+    // Samba's DirSync reports what a search hides.
+    let tables = directory(&samba).replace("poll_every", "sync = \"sweep\"\npoll_every");
+    let daemon = Daemon::start(Settings { tables, ..Settings::default() });
+    daemon.expect("u0", "granted");
+    daemon.expect("u1", "disabled");
+
+    samba.add(&person(9));
+    for number in [0, 1, 2, 9] {
+        samba.hide_account_state(&dn(number));
+    }
+    samba.replace(&dn(1), "mail", "one@example.org");
+    let report = daemon.sync_full("corp").unwrap();
+    assert_eq!(report["skipped"]["no_account_state"], 1, "{report}");
+    assert_eq!((&report["removed"], &report["held"]), (&0.into(), &serde_json::Value::Null), "{report}");
+    daemon.expect("u0", "held");
+    daemon.expect("one", "disabled");
+    assert_eq!(daemon.probe("u2"), "granted");
+    daemon.expect("u9", "unknown_user");
+    let check = daemon.command(&["check", "--connect"]);
+    let page = String::from_utf8_lossy(&check.stdout);
+    let why = "4 would be skipped (no_account_state): no userAccountControl";
+    assert!(page.contains(why) && page.contains("let the bind user read it"), "{page}");
+    // Where the state can be read it counts.
+    samba.disable(&dn(3));
+    assert_eq!(daemon.sync_full("corp").unwrap()["disabled"], 1);
+    daemon.expect("u3", "disabled");
+    daemon.verify();
+}
+
 /// The directory `corp`, as an administrator writes it: without a preset and a filter.
 fn directory(samba: &SambaAd) -> String {
     let (url, bind_dn, password) = (samba.ldaps_url(), samba.bind_dn(), samba.password_file());

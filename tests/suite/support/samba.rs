@@ -47,6 +47,9 @@ const BIND_PASSWORD: &str = "Reader-secret-1";
 /// "Replicating Directory Changes" ([MS-ADTS] section 5.1.3.2.1).
 const REPLICATING_CHANGES: &str = "1131f6aa-9c07-11d1-f79f-00c04fc2dcd2";
 
+/// The schemaIDGUID of the attribute ([MS-ADA3] section 2.341).
+const USER_ACCOUNT_CONTROL: &str = "bf967a68-0de6-11d0-a285-00aa003049e2";
+
 /// LDAP_SERVER_SHOW_DELETED_OID ([MS-ADTS] section 3.1.1.3.4.1.14).
 const SHOW_DELETED: &str = "!1.2.840.113556.1.4.417";
 
@@ -305,11 +308,20 @@ impl SambaAd {
 
     /// Lets the bind user ask for DirSync without the flag for its own rights.
     pub(crate) fn allow_replication(&self) {
+        self.set_right(ROOT, &format!("OA;;CR;{REPLICATING_CHANGES};"));
+    }
+
+    /// Hides from the bind user whether an account is enabled.
+    pub(crate) fn hide_account_state(&self, dn: &str) {
+        self.set_right(dn, &format!("OD;;RP;{USER_ACCOUNT_CONTROL};"));
+    }
+
+    /// An access control entry of an object for the bind user, without its end.
+    fn set_right(&self, dn: &str, right: &str) {
         let mut show = self.tool(&["user", "show", "Reader", "--attributes=objectSid"]);
         let shown = String::from_utf8(run(&mut show, "").stdout).unwrap();
         let sid = shown.lines().find_map(|line| line.strip_prefix("objectSid: ")).unwrap();
-        let (object, right) =
-            (format!("--objectdn={ROOT}"), format!("--sddl=(OA;;CR;{REPLICATING_CHANGES};;{sid})"));
+        let (object, right) = (format!("--objectdn={dn}"), format!("--sddl=({right};{sid})"));
         run(&mut self.tool(&["dsacl", "set", &object, &right]), "");
     }
 
