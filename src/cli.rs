@@ -246,7 +246,8 @@ pub enum SeatsCommand {
     /// Take back the seats of those who do not use them.
     ///
     /// They may take one again with their next login, if one is free. Whoever stands in `[seats] protected`
-    /// keeps the seat.
+    /// keeps the seat. At a terminal the seats are shown and a confirmation is asked for. Where they are more than
+    /// `[seats.brake]` allows within an hour, none is taken back.
     Reclaim {
         /// Nobody who logged in, or was given the seat, within this time: 180d, 12h.
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -254,6 +255,9 @@ pub enum SeatsCommand {
         /// Change nothing, and say whose seats would be taken back.
         #[arg(long)]
         dry_run: bool,
+        /// Do not ask first. Where standard input is not a terminal, nothing is asked.
+        #[arg(long)]
+        yes: bool,
     },
     /// Show who was turned away, the latest first.
     ///
@@ -400,7 +404,8 @@ mod tests {
         check("seatkeeper seats history", client(ClientCommand::Seats(history)));
         let history = SeatsCommand::History { user: Some("alice".to_owned()), limit: 7 };
         check("seatkeeper seats history alice --limit 7", client(ClientCommand::Seats(history)));
-        let reclaim = SeatsCommand::Reclaim { inactive: Duration::from_secs(86_400), dry_run: true };
+        let reclaim =
+            SeatsCommand::Reclaim { inactive: Duration::from_secs(86_400), dry_run: true, yes: false };
         check("seatkeeper seats reclaim --inactive 1d --dry-run", client(ClientCommand::Seats(reclaim)));
         let refused = SeatsCommand::Refused { limit: 100 };
         check("seatkeeper seats refused", client(ClientCommand::Seats(refused)));

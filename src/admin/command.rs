@@ -1,6 +1,6 @@
 //! What each command asks the daemon, and what it shows of the answer.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,9 @@ use crate::cli::{
     UsersArgs,
 };
 use crate::service::answers::{Explanation, ImportReport, ReclaimReport, Status, SyncReport, Verification};
+
+/// Longer than `yes` with blanks around it.
+const MAX_ANSWER: u64 = 64;
 
 /// How often a long import says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -119,10 +122,8 @@ impl Session<'_> {
                 let answer = self.get(&path).await?;
                 self.show(&answer, |History { history }: &History| output::history(history, now))
             }
-            ClientCommand::Seats(SeatsCommand::Reclaim { inactive, dry_run }) => {
-                let path = format!("/v1/reclaim?inactive={}s&dry_run={dry_run}", inactive.as_secs());
-                let answer = self.client.request(Method::POST, &path).await?;
-                self.show(&answer, |report: &ReclaimReport| output::reclaimed(report, now))
+            ClientCommand::Seats(SeatsCommand::Reclaim { inactive, dry_run, yes }) => {
+                self.reclaim(*inactive, *dry_run, *yes, now).await
             }
             ClientCommand::Seats(SeatsCommand::Refused { limit }) => {
                 let answer = self.get(&format!("/v1/refused?limit={limit}")).await?;
@@ -134,6 +135,38 @@ impl Session<'_> {
             // It has nothing to do with the daemon.
             ClientCommand::License(LicenseArgs::Issuer(_)) => Ok(()),
         }
+    }
+
+    /// A script has said what it wants; whoever types a command sees first whom it is about.
+    async fn reclaim(
+        &mut self,
+        inactive: Duration,
+        dry_run: bool,
+        yes: bool,
+        now: Timestamp,
+    ) -> Result<(), Trouble> {
+        let path = |dry_run| format!("/v1/reclaim?inactive={}s&dry_run={dry_run}", inactive.as_secs());
+        if !dry_run && !yes && self.err_is_terminal && io::stdin().is_terminal() {
+            let preview = self.client.request(Method::POST, &path(true)).await?;
+            let report: ReclaimReport = self.client.decode(&preview)?;
+            let is_asked = !report.reclaimed.is_empty() && report.held.is_none();
+            if is_asked && !self.confirm(&output::reclaimed(&report, now))? {
+                self.complain("no seat was taken back");
+                self.worst = Exit::Failed;
+                return Ok(());
+            }
+        }
+        let answer = self.client.request(Method::POST, &path(dry_run)).await?;
+        self.show(&answer, |report: &ReclaimReport| output::reclaimed(report, now))
+    }
+
+    /// Asks on the terminal whether what is shown is to be done.
+    fn confirm(&mut self, shown: &str) -> io::Result<bool> {
+        write!(self.err, "{shown}Take them back? [y/N] ")?;
+        self.err.flush()?;
+        let mut line = String::new();
+        io::stdin().lock().take(MAX_ANSWER).read_line(&mut line)?;
+        Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Response, ClientError> {

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::server::routes;
 use crate::domain::admission::TakeOn;
+use crate::domain::brake::Brake;
 use crate::domain::license::Components;
 use crate::domain::name::{Domain, Name, StableId};
 use crate::domain::user::{Kind, Mapped};
@@ -73,6 +74,7 @@ impl Fixture {
             removal_grace: std::time::Duration::from_secs(7 * 86_400),
             state_dir: folder.path().to_owned(),
             protected: Vec::new(),
+            reclaim_brake: Brake::OF_SEATS,
         };
         let board = Board::default();
         let service =

@@ -63,7 +63,7 @@ impl From<AdminError> for Problem {
                 StatusCode::BAD_REQUEST
             }
             AdminError::Hash(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            AdminError::Account(_) => StatusCode::CONFLICT,
+            AdminError::Account(_) | AdminError::ReclaimHeld(..) => StatusCode::CONFLICT,
             AdminError::WrongFile(_) => StatusCode::UNPROCESSABLE_ENTITY,
             AdminError::NoSuchUser(_) | AdminError::OnlyAdministrator(_) | AdminError::NoSuchDirectory(_) => {
                 StatusCode::NOT_FOUND

@@ -66,7 +66,8 @@ fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirector
     let poll_every = section.duration("poll_every", r#""1m""#, MIN_POLL, poll);
     let seat_limit = section.take("seat_limit", "50").and_then(|value| value.integer(0..=u64::MAX));
     let attributes = attributes(&mut section, is_ldap);
-    let brake = brake(&mut section, is_ldap);
+    let title = if is_ldap { "[directory.ldap.brake]" } else { "[directory.ldif.brake]" };
+    let brake = brake(&mut section, title, Brake::default());
     let full_sync_every = if is_ldap {
         section.duration("full_sync_every", r#""24h""#, MIN_FULL_SYNC, FULL_SYNC)
     } else {
@@ -149,9 +150,8 @@ fn attribute(text: &Text<'_>) -> Option<String> {
     Some(text.text.to_owned())
 }
 
-fn brake(section: &mut Section<'_>, is_ldap: bool) -> Brake {
-    let defaults = Brake::default();
-    let title = if is_ldap { "[directory.ldap.brake]" } else { "[directory.ldif.brake]" };
+/// The table `brake` of a directory, or of the seats.
+pub(super) fn brake(section: &mut Section<'_>, title: &'static str, defaults: Brake) -> Brake {
     let mut section = section.table("brake", title);
     let percent = section.take("max_removals_percent", "10").and_then(|value| value.integer(0..=100));
     let min_value = section.take("min_removals", "3");

@@ -25,6 +25,7 @@ pub use mistakes::{ConfigError, Mistake, Place};
 use mistakes::Found;
 
 use crate::domain::admission::TakeOn;
+use crate::domain::brake::Brake;
 use crate::domain::directory::Directory;
 use crate::domain::license::ComponentName;
 use crate::domain::mail_server::{Backends, MailboxTemplate, RecipientPolicy};
@@ -71,6 +72,8 @@ pub struct Seats {
     pub protected: Vec<Name>,
     /// Every night, seats that nobody used for so long are released; never by default.
     pub reclaim_after: Option<Duration>,
+    /// How many unused seats may be released within an hour.
+    pub brake: Brake,
 }
 
 /// `[log]`.

@@ -11,6 +11,7 @@ use super::mistakes::{Found, line_start};
 use super::reader::{NamedFile, Reader, Section, Text};
 use super::{Config, Log, LogFormat, LogLevel, Seats, directories, license, listeners};
 use crate::domain::admission::TakeOn;
+use crate::domain::brake::Brake;
 use crate::domain::license::BUILT_IN_KEYS;
 
 const STATE_DIR: &str = "/var/lib/seatkeeper";
@@ -150,9 +151,10 @@ fn seats<'a>(root: &mut Section<'a>) -> (Seats, Vec<Text<'a>>) {
     let protected = section.take("protected", r#"["ceo@example.org"]"#).map(|value| value.texts());
     let reclaim_after = section.take("reclaim_after", r#""180d""#).and_then(|value| value.text());
     let reclaim_after = reclaim_after.and_then(|text| text.duration(MIN_RECLAIM_AFTER));
+    let brake = directories::brake(&mut section, "[seats.brake]", Brake::OF_SEATS);
     section.finish();
     let take_on = take_on.unwrap_or(TakeOn { login: true, delivery: false });
-    let seats = Seats { take_on, removal_grace, protected: Vec::new(), reclaim_after };
+    let seats = Seats { take_on, removal_grace, protected: Vec::new(), reclaim_after, brake };
     (seats, protected.unwrap_or_default())
 }
 
@@ -199,6 +201,7 @@ mod tests {
                 removal_grace: Duration::from_secs(604_800),
                 protected: Vec::new(),
                 reclaim_after: None,
+                brake: Brake::OF_SEATS,
             },
             administrator: None,
             password_cache: Duration::ZERO,
@@ -264,6 +267,27 @@ mod tests {
     }
 
     #[test]
+    fn seats_have_a_brake() {
+        let config = decode_good("[seats.brake]\nmax_removals_percent = 50\nmax_removals = 5\n");
+        let expected = Brake { max_removals_percent: 50, max_removals: 5, ..Brake::OF_SEATS };
+        assert_eq!(config.seats.brake, expected);
+        check(
+            "[seats.brake]\nmax_removals_percent = 101",
+            &["2:24: `max_removals_percent` must be 0 to 100 = write it like max_removals_percent = 10"],
+        );
+        check(
+            "[seats.brake]\nmax_removals = 4",
+            &[
+                "2:16: `min_removals` (5) is more than `max_removals` (4) = write a max_removals that is not below min_removals",
+            ],
+        );
+        check(
+            "[seats.brake]\nmax = 1",
+            &["2:1: unknown key `max` = known here: max_removals_percent, min_removals, max_removals"],
+        );
+    }
+
+    #[test]
     fn unknown_keys() {
         check("stat_dir = \"x\"", &["1:1: unknown key `stat_dir` = did you mean `state_dir`?"]);
         check("[license]\nseat = 1", &["2:1: unknown key `seat` = did you mean `seats`?"]);
@@ -275,7 +299,9 @@ mod tests {
         );
         check(
             "[seats]\nholiday = \"1d\"",
-            &["2:1: unknown key `holiday` = known here: take_on, removal_grace, protected, reclaim_after"],
+            &[
+                "2:1: unknown key `holiday` = known here: take_on, removal_grace, protected, reclaim_after, brake",
+            ],
         );
         check(
             "[[web]]",

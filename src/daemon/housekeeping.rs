@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::domain::seats::next_reclaim;
-use crate::service::{Admin, FLUSH_EVERY, Service, log_release};
+use crate::service::{Admin, AdminError, FLUSH_EVERY, Service, log_release};
 use crate::store::Store;
 
 /// Tombstones forgotten in one transaction.
@@ -81,6 +81,9 @@ pub async fn reclaim(admin: Admin, mut after: watch::Receiver<Option<Duration>>)
             Ok(report) => {
                 let (seats, protected) = (report.reclaimed.len(), report.protected);
                 info!(event = "seats_reclaimed", seats, protected, "{seats} unused seats were taken back.");
+            }
+            Err(error @ AdminError::ReclaimHeld(seats, _)) => {
+                error!(event = "brake_tripped", seats, "{error}");
             }
             Err(error) => error!(error = %error, "Unused seats could not be taken back."),
         }

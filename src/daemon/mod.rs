@@ -359,5 +359,6 @@ fn settings(config: &Config) -> Settings {
         removal_grace: config.seats.removal_grace,
         state_dir: config.state_dir.clone(),
         protected: config.seats.protected.clone(),
+        reclaim_brake: config.seats.brake,
     }
 }

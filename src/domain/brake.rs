@@ -31,6 +31,9 @@ impl Default for Brake {
 }
 
 impl Brake {
+    /// For seats that nobody uses: their users take one again with the next login, so more of them may go.
+    pub const OF_SEATS: Brake = Brake { max_removals_percent: 20, min_removals: 5, max_removals: 500 };
+
     /// How many of this many may go.
     pub fn allowance(&self, of: u64) -> u64 {
         let share = u128::from(of) * u128::from(self.max_removals_percent) / 100;
@@ -223,18 +226,22 @@ pub struct Excess {
 impl fmt::Display for Excess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Excess { more, before, at_most, until } = self;
-        write!(f, "{more} more, after {before} in the last hour, of at most {at_most}; until ")?;
+        write!(f, "{more} more, after {before} in the last hour, of at most {at_most}")?;
         match until {
-            Some(until) => write!(f, "{} UTC", until.strftime("%H:%M")),
-            None => f.write_str("approved"),
+            Some(until) => write!(f, "; until {} UTC", until.strftime("%H:%M")),
+            None => Ok(()),
         }
     }
 }
 
-/// The sums that would pass their limits, in words.
+/// The sums of a directory that would pass their limits, in words.
 pub fn sums(losses: Option<Excess>, enablings: Option<Excess>) -> impl Iterator<Item = String> {
-    let losses = losses.map(|excess| format!("losses: {excess}"));
-    let enablings = enablings.map(|excess| format!("enabled again: {excess}"));
+    let words = |what: &str, excess: Excess| {
+        let until = if excess.until.is_none() { "; until approved" } else { "" };
+        format!("{what}: {excess}{until}")
+    };
+    let losses = losses.map(|excess| words("losses", excess));
+    let enablings = enablings.map(|excess| words("enabled again", excess));
     losses.into_iter().chain(enablings)
 }
 

@@ -19,6 +19,7 @@ use super::users::{UserList, UserQuery};
 use super::{Settings, Shared, now};
 use crate::domain::account::AccountRefusal;
 use crate::domain::admission::{Decision, Operation, Request, decide};
+use crate::domain::brake::Excess;
 use crate::domain::name::{Name, NameError};
 use crate::domain::password::Password;
 use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount};
@@ -58,6 +59,13 @@ pub enum AdminError {
     /// A file that cannot be imported.
     #[error("the file is wrong: {0}")]
     WrongFile(String),
+    /// More unused seats than the brake lets go.
+    #[error(
+        "the brake holds back the reclaim of {0} unused seats ({1}), and no seat was taken back; \
+         `seatkeeper seats reclaim --inactive DURATION --dry-run` shows them; to take them back, choose a longer \
+         DURATION first, or raise [seats.brake] in the configuration and reload"
+    )]
+    ReclaimHeld(u64, Excess),
     /// What was begun did not come to its end.
     #[error("this was interrupted: try again")]
     Interrupted,
@@ -97,6 +105,11 @@ impl Admin {
 
     pub(super) fn settings(&self) -> Arc<Settings> {
         self.0.settings()
+    }
+
+    /// Waits for a reclaim that is under way.
+    pub(super) async fn begin_reclaim(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.reclaiming.lock().await
     }
 
     /// Whether a login of this user waits to be written.

@@ -29,6 +29,7 @@ pub use lookup::Resident;
 pub use users::{UserList, UserQuery, UserSort};
 
 use crate::domain::admission::{Decision, Operation, Request, decide};
+use crate::domain::brake::Brake;
 use crate::domain::license::{ComponentName, ComponentStanding, OnExpiry};
 use crate::domain::name::{Domain, Name};
 use crate::domain::seats::Service as MailService;
@@ -60,6 +61,8 @@ pub struct Settings {
     pub state_dir: std::path::PathBuf,
     /// Names of users whose seat is never reclaimed.
     pub protected: Vec<Name>,
+    /// How many seats may be reclaimed within an hour.
+    pub reclaim_brake: Brake,
 }
 
 struct Shared {
@@ -69,6 +72,8 @@ struct Shared {
     board: Board,
     listeners: ListenerBoard,
     license: LicenseBoard,
+    /// Held while seats are reclaimed: two at once would each find room under the same brake.
+    reclaiming: tokio::sync::Mutex<()>,
     started: Timestamp,
 }
 
@@ -92,6 +97,7 @@ impl Service {
             board,
             listeners,
             license,
+            reclaiming: tokio::sync::Mutex::default(),
             started: now(),
         }))
     }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::admin::{Admin, AdminError};
-use super::answers::{ReclaimReport, ReclaimedSeat, RefusedLine};
+use super::answers::{ReclaimReport, ReclaimedSeat, RefusedLine, SumReport};
 use super::{log_release, now};
+use crate::domain::brake::{Excess, Limit};
 use crate::domain::user::UserKey;
 use crate::store::{ReadView, StoreError};
 
@@ -16,8 +17,10 @@ const RECLAIM_BATCH: usize = 500;
 
 impl Admin {
     /// Takes back the seats of everybody who was not active for so long, save the protected; with `dry_run`
-    /// only says whose they are. Each may take one again with the next login.
+    /// only says whose they are. Each may take one again with the next login. Where the brake does not let all of
+    /// them go, none is taken back.
     pub async fn reclaim(&self, inactive: Duration, dry_run: bool) -> Result<ReclaimReport, AdminError> {
+        let _alone = self.begin_reclaim().await;
         let now = now();
         let cutoff = now.checked_sub(inactive).unwrap_or(Timestamp::MIN);
         let view = self.fresh_view().await?;
@@ -28,9 +31,13 @@ impl Admin {
         let (mut found, spared) = tokio::task::spawn_blocking(move || candidates(&view, cutoff, &protected))
             .await
             .map_err(|_| AdminError::Interrupted)??;
+        let seats = found.len() as u64;
+        let held = self.judge(seats, cutoff, now, dry_run).await?;
         let mut reclaimed: Vec<ReclaimedSeat> = Vec::new();
         if dry_run {
             reclaimed.extend(found.into_values());
+        } else if let Some(excess) = held {
+            return Err(AdminError::ReclaimHeld(seats, excess));
         } else {
             let keys: Vec<UserKey> = found.keys().copied().collect();
             for keys in keys.chunks(RECLAIM_BATCH) {
@@ -44,7 +51,26 @@ impl Admin {
         }
         reclaimed.sort_by(|a, b| (a.last_used, &a.user).cmp(&(b.last_used, &b.user)));
         let seats_used = self.store().view().seats_used()?;
-        Ok(ReclaimReport { dry_run, protected: spared, reclaimed, seats_used })
+        let held = held.map(SumReport::from);
+        Ok(ReclaimReport { dry_run, protected: spared, reclaimed, seats_used, held })
+    }
+
+    /// The state of the brake where it does not let so many seats go.
+    async fn judge(
+        &self,
+        seats: u64,
+        cutoff: Timestamp,
+        now: Timestamp,
+        dry_run: bool,
+    ) -> Result<Option<Excess>, AdminError> {
+        let reclaims = self.store().view().reclaims()?;
+        if reclaims.is_ahead(now) && !dry_run {
+            // Where nothing is reclaimed for long, it would count for as long.
+            self.store().reclaim(Vec::new(), cutoff, now).await?;
+        }
+        let used = self.store().view().seats_used()?;
+        let limit = Limit::new(self.settings().reclaim_brake, &reclaims, used, 0, now);
+        Ok(limit.judge(seats).err())
     }
 
     /// At most `limit` of those who were turned away, the latest first.

@@ -70,7 +70,7 @@ impl Encoder {
         }
     }
 
-    pub(super) fn window(&mut self, window: &Window) {
+    fn window(&mut self, window: &Window) {
         self.number(window.minutes().len() as u64);
         for Minute { at, count, of } in window.minutes() {
             self.signed(*at);
@@ -150,7 +150,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    pub(super) fn window(&mut self) -> Result<Window, StoreError> {
+    fn window(&mut self) -> Result<Window, StoreError> {
         let mut minutes = Vec::new();
         for _ in 0..self.number()? {
             minutes.push(Minute { at: self.signed()?, count: self.number()?, of: self.number()? });
@@ -434,6 +434,16 @@ pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryReco
     })
 }
 
+pub(super) fn encode_window(window: &Window) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    encoder.window(window);
+    encoder.0
+}
+
+pub(super) fn decode_window(bytes: &[u8]) -> Result<Window, StoreError> {
+    Decoder::new(bytes, "brakes")?.window()
+}
+
 pub(super) fn encode_cookie(cookie: &Cookie) -> Vec<u8> {
     let mut encoder = Encoder::new();
     encoder.text(&cookie.valid_for);
@@ -526,6 +536,7 @@ mod tests {
             let _ = decode_ledger_event(&bytes);
             let _ = decode_directory("demo", &bytes);
             let _ = decode_cookie(&bytes);
+            let _ = decode_window(&bytes);
         }
     }
 

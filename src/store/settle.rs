@@ -1,11 +1,12 @@
 //! What is made true at the end of every transaction, and seats taken back from those who do not use them.
 
 use jiff::Timestamp;
+use redb::ReadableTable;
 use tracing::{info, warn};
 
-use super::tables::Lookup;
+use super::tables::{Lookup, RECLAIMS};
 use super::transaction::Transaction;
-use super::{Policy, Released, StoreError};
+use super::{Policy, Released, StoreError, codec};
 use crate::domain::seats::{ReleaseReason, SeatCount, last_used};
 use crate::domain::user::UserKey;
 
@@ -68,6 +69,7 @@ impl Transaction<'_> {
         cutoff: Timestamp,
         now: Timestamp,
     ) -> Result<Vec<(UserKey, Released)>, StoreError> {
+        let of = self.seats_used()?;
         let mut reclaimed = Vec::new();
         for key in keys {
             let Some(seat) = self.seat(*key)? else { continue };
@@ -76,6 +78,23 @@ impl Transaction<'_> {
                 reclaimed.extend(released.map(|released| (*key, released)));
             }
         }
+        self.count_reclaims(reclaimed.len() as u64, of, now)?;
         Ok(reclaimed)
+    }
+
+    /// In the same transaction, so that a restart forgets nothing of the hour.
+    fn count_reclaims(&mut self, count: u64, of: u64, now: Timestamp) -> Result<(), StoreError> {
+        let bytes = self.brakes.get(RECLAIMS)?.map(|bytes| codec::decode_window(bytes.value()));
+        let mut window = bytes.transpose()?.unwrap_or_default();
+        if count == 0 && !window.is_ahead(now) {
+            return Ok(());
+        }
+        window.clip(now);
+        if count > 0 {
+            window.add(now, count, of);
+        }
+        self.brakes.insert(RECLAIMS, codec::encode_window(&window).as_slice())?;
+        self.is_dirty = true;
+        Ok(())
     }
 }

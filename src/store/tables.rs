@@ -54,6 +54,11 @@ pub(super) const PASSWORDS: TableDefinition<'static, u64, &str> = TableDefinitio
 /// Directory number to the cookie of its last checkpoint.
 pub(super) const COOKIES: TableDefinition<'static, u32, &[u8]> = TableDefinition::new("cookies");
 
+/// Sums of the brake that belong to no directory: [`RECLAIMS`].
+pub(super) const BRAKES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("brakes");
+/// Key of [`BRAKES`]: the seats that were reclaimed in the last hour.
+pub(super) const RECLAIMS: &str = "reclaims";
+
 /// Directories by number, few enough to be kept decoded.
 pub(super) type Directories = BTreeMap<DirectoryId, DirectoryRecord>;
 

@@ -8,7 +8,7 @@ use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 use super::codec;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::tables::{
-    CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
+    BRAKES, CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
     MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATS, SEATS_LOW, STRANGERS,
     TOMBSTONES, USERS, look_up_in_fields,
 };
@@ -41,6 +41,7 @@ pub(super) struct Transaction<'t> {
     ledger_by_user: Table<'t, (u64, u64), ()>,
     tombstones: Table<'t, (i64, u64), ()>,
     cookies: Table<'t, u32, &'static [u8]>,
+    pub(super) brakes: Table<'t, &'static str, &'static [u8]>,
     pub(super) license: Table<'t, &'static str, &'static [u8]>,
     pub(super) component_seats: Table<'t, (u64, &'static str), i64>,
     pub(super) component_counts: Table<'t, &'static str, u64>,
@@ -78,6 +79,7 @@ impl<'t> Transaction<'t> {
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
             tombstones: txn.open_table(TOMBSTONES)?,
             cookies: txn.open_table(COOKIES)?,
+            brakes: txn.open_table(BRAKES)?,
             license: txn.open_table(LICENSE)?,
             component_seats: txn.open_table(COMPONENT_SEATS)?,
             component_counts: txn.open_table(COMPONENT_COUNTS)?,

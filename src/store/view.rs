@@ -10,11 +10,12 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
 
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::tables::{
-    CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, NAMES,
-    PASSWORDS, REFUSALS, SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
+    BRAKES, CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
+    NAMES, PASSWORDS, RECLAIMS, REFUSALS, SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{Clash, Cookie, DirectoryRecord, Policy, StoreError, codec};
 use crate::domain::admission::View;
+use crate::domain::brake::Window;
 use crate::domain::name::{Name, StableId};
 use crate::domain::password::PasswordHash;
 use crate::domain::seats::{LastLogin, LedgerEvent, Refusals, Seat, Service};
@@ -36,6 +37,7 @@ pub struct ReadView {
     pub(super) ledger_by_user: ReadOnlyTable<(u64, u64), ()>,
     pub(super) tombstones: ReadOnlyTable<(i64, u64), ()>,
     cookies: ReadOnlyTable<u32, &'static [u8]>,
+    brakes: ReadOnlyTable<&'static str, &'static [u8]>,
     pub(super) license: ReadOnlyTable<&'static str, &'static [u8]>,
     pub(super) component_seats: ReadOnlyTable<(u64, &'static str), i64>,
     pub(super) component_counts: ReadOnlyTable<&'static str, u64>,
@@ -86,6 +88,7 @@ impl ReadView {
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
             tombstones: txn.open_table(TOMBSTONES)?,
             cookies: txn.open_table(COOKIES)?,
+            brakes: txn.open_table(BRAKES)?,
             license: txn.open_table(LICENSE)?,
             component_seats: txn.open_table(COMPONENT_SEATS)?,
             component_counts: txn.open_table(COMPONENT_COUNTS)?,
@@ -110,6 +113,12 @@ impl ReadView {
     /// The cookie of a directory's last checkpoint.
     pub fn cookie(&self, DirectoryId(directory): DirectoryId) -> Result<Option<Cookie>, StoreError> {
         self.cookies.get(directory)?.map(|bytes| codec::decode_cookie(bytes.value())).transpose()
+    }
+
+    /// The seats that were reclaimed in the last hour.
+    pub fn reclaims(&self) -> Result<Window, StoreError> {
+        let bytes = self.brakes.get(RECLAIMS)?;
+        bytes.map(|bytes| codec::decode_window(bytes.value())).transpose().map(Option::unwrap_or_default)
     }
 
     /// Those of the users who live.

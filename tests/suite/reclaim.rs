@@ -4,8 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::support::daemon::{Daemon, Settings};
+use crate::support::daemon::{Daemon, SEATKEEPER, Settings};
 use crate::support::slapd::people;
+use crate::support::terminal::Terminal;
 use crate::support::wait_for;
 
 /// Runs a command with `--json`, which must end well.
@@ -64,6 +65,90 @@ fn unused_seats_are_taken_back_save_the_protected() {
     daemon.verify();
 }
 
+/// Waits until so many seats were not used for a second.
+#[track_caller]
+fn wait_for_unused(daemon: &Daemon, seats: usize) -> Value {
+    wait_for("the seats to be unused", || {
+        let preview = json(daemon, &["seats", "reclaim", "--inactive", "1s", "--dry-run"]);
+        (users(&preview["reclaimed"]).len() == seats).then_some(preview)
+    })
+}
+
+#[test]
+fn the_brake_counts_reclaimed_seats_over_the_hour() {
+    let mut settings = Settings::ldif(9, &people(0..9));
+    settings.tables += "[seats.brake]\nmax_removals_percent = 0\nmin_removals = 2\n";
+    let mut daemon = Daemon::start(settings.clone());
+    for number in 0..3 {
+        daemon.expect(&format!("u{number}"), "granted");
+    }
+    let held = wait_for_unused(&daemon, 3)["held"].clone();
+    assert_eq!((&held["more"], &held["before"], &held["at_most"]), (&3.into(), &0.into(), &2.into()));
+    let refuse = |daemon: &Daemon, words: &str| {
+        let output = daemon.command(&["seats", "reclaim", "--inactive", "1s"]);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{err}");
+        assert!(err.contains(words) && err.contains("[seats.brake]"), "{err}");
+    };
+    refuse(&daemon, "3 more, after 0 in the last hour, of at most 2");
+    assert_eq!(daemon.seats_used(), 3);
+
+    daemon.release("u0");
+    page(&daemon, &["seats", "reclaim", "--inactive", "1s"]);
+    assert_eq!(daemon.seats_used(), 0);
+    daemon.expect("u5", "granted");
+    wait_for_unused(&daemon, 1);
+    refuse(&daemon, "1 more, after 2 in the last hour, of at most 2; until ");
+    daemon.kill9();
+    daemon.restart();
+    refuse(&daemon, "1 more, after 2 in the last hour, of at most 2; until ");
+    daemon.expect("u5", "held");
+
+    settings.tables = settings.tables.replace("min_removals = 2", "min_removals = 3");
+    daemon.configure(&settings);
+    daemon.reload().unwrap();
+    wait_for_unused(&daemon, 1);
+    page(&daemon, &["seats", "reclaim", "--inactive", "1s"]);
+    assert_eq!(daemon.seats_used(), 0);
+    daemon.verify();
+}
+
+#[test]
+fn a_reclaim_at_a_terminal_asks_first() {
+    let daemon = Daemon::start(Settings::ldif(4, &people(0..4)));
+    daemon.expect("u0", "granted");
+    wait_for_unused(&daemon, 1);
+    let config = daemon.config().display().to_string();
+    let reclaim = |more: &str| {
+        Terminal::run(&format!("{SEATKEEPER} --config {config} seats reclaim --inactive 1s {more}"))
+    };
+    for answer in ["n\n", "\n", "yesterday\n"] {
+        let mut terminal = reclaim("");
+        terminal.wait_for(&["u0@example.org", "1 seat would be taken back", "[y/N]"]);
+        terminal.type_in(answer);
+        let (status, shown) = terminal.end();
+        assert_eq!(status.code(), Some(1), "{shown}");
+        assert!(shown.contains("no seat was taken back"), "{shown}");
+        assert_eq!(daemon.seats_used(), 1, "{answer:?}");
+    }
+    let mut terminal = reclaim("");
+    terminal.wait_for(&["[y/N]"]);
+    terminal.type_in("y\n");
+    let (status, shown) = terminal.end();
+    assert!(status.success() && shown.contains("1 seat taken back"), "{shown}");
+    assert_eq!(daemon.seats_used(), 0);
+
+    // Nothing to ask about, and a command that is not to ask.
+    let (status, shown) = reclaim("").end();
+    assert!(status.success() && !shown.contains("[y/N]"), "{shown}");
+    daemon.expect("u1", "granted");
+    wait_for_unused(&daemon, 1);
+    let (status, shown) = reclaim("--yes").end();
+    assert!(status.success() && shown.contains("1 seat taken back"), "{shown}");
+    assert!(!shown.contains("[y/N]"), "{shown}");
+    daemon.verify();
+}
+
 /// The seconds since 1970.
 fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
@@ -105,6 +190,28 @@ fn every_night_at_three_unused_seats_are_taken_back() {
     daemon.expect("u1", "held");
     daemon.expect("u0", "granted");
     daemon.verify();
+}
+
+#[test]
+fn a_night_that_would_take_too_many_seats_takes_none() {
+    // It is 03:00 in some seconds; should the seats be taken later, they are simply not unused yet.
+    let mut settings = Settings::ldif(4, &people(0..4));
+    settings.tables +=
+        "[seats]\nreclaim_after = \"1s\"\n[seats.brake]\nmax_removals_percent = 0\nmin_removals = 0\n";
+    let mut patience = 6;
+    let daemon = loop {
+        let night = now() + patience;
+        settings.env = vec![("TZ", zone_of_night(night))];
+        let daemon = Daemon::start(settings.clone());
+        daemon.expect("u0", "granted");
+        if now() < night - 2 {
+            break daemon;
+        }
+        patience *= 2;
+        assert!(patience < 200, "the daemon never starts in time");
+    };
+    daemon.wait_for_log(&[" ERROR ", "event=brake_tripped", "seats=1", "[seats.brake]"]);
+    daemon.expect("u0", "held");
 }
 
 fn warnings(daemon: &Daemon) -> usize {

@@ -6,11 +6,12 @@ use jiff::Timestamp;
 
 use super::people::from;
 use super::{Columns, count, moment, relative};
+use crate::domain::brake::Excess;
 use crate::service::answers::{ReclaimReport, RefusedLine};
 
 /// Seats taken back.
 pub(crate) fn reclaimed(report: &ReclaimReport, now: Timestamp) -> String {
-    let ReclaimReport { dry_run, protected, reclaimed, seats_used } = report;
+    let ReclaimReport { dry_run, protected, reclaimed, seats_used, held } = report;
     let columns = Columns { header: ["USER", "DIRECTORY", "SEAT", "LAST LOGIN"], right: &[] };
     let mut page = match reclaimed.as_slice() {
         [] => String::new(),
@@ -29,6 +30,9 @@ pub(crate) fn reclaimed(report: &ReclaimReport, now: Timestamp) -> String {
         true => writeln!(page, "{seats} would be taken back{spared} ({} in use)", count(*seats_used, "seat")),
         false => writeln!(page, "{seats} taken back{spared} ({} in use)", count(*seats_used, "seat")),
     };
+    if let Some(held) = held {
+        let _ = writeln!(page, "the brake would hold all of them back: {}", Excess::from(*held));
+    }
     page
 }
 
@@ -59,7 +63,7 @@ pub(crate) fn refused(refused: &[RefusedLine], now: Timestamp) -> String {
 mod tests {
     use super::super::samples::at;
     use super::*;
-    use crate::service::answers::ReclaimedSeat;
+    use crate::service::answers::{ReclaimedSeat, SumReport};
 
     const DAY: i64 = 86_400;
 
@@ -75,7 +79,13 @@ mod tests {
         };
         let reclaimed_seats =
             vec![seat("a@x.org", Some("corp"), Some(-200 * DAY)), seat("b@x.org", None, None)];
-        let report = ReclaimReport { dry_run: true, protected: 1, reclaimed: reclaimed_seats, seats_used: 9 };
+        let report = ReclaimReport {
+            dry_run: true,
+            protected: 1,
+            reclaimed: reclaimed_seats,
+            seats_used: 9,
+            held: None,
+        };
         let table = "USER     DIRECTORY  SEAT       LAST LOGIN\n\
                      a@x.org  corp       300 d ago  200 d ago\n\
                      b@x.org  (local)    300 d ago  never\n";
@@ -85,6 +95,10 @@ mod tests {
             format!("{table}2 seats would be taken back, 1 protected (9 seats in use)\n"),
             "\n{page}"
         );
+        let held = Some(SumReport { more: 2, before: 5, at_most: 6, until: None });
+        let page = reclaimed(&ReclaimReport { held, ..report.clone() }, at(0));
+        let words = "the brake would hold all of them back: 2 more, after 5 in the last hour, of at most 6\n";
+        assert!(page.ends_with(words), "{page}");
         let report = ReclaimReport { dry_run: false, protected: 0, reclaimed: Vec::new(), ..report };
         assert_eq!(reclaimed(&report, at(0)), "0 seats taken back (9 seats in use)\n");
     }

@@ -64,12 +64,12 @@ fn the_sum_is_told_in_words() {
         assert_eq!(told.unwrap_or_default(), expected, "{went:?} {more} {approved}");
     };
     check(&[], 3, 0, "");
-    check(&[], 4, 0, "4 more, after 0 in the last hour, of at most 3; until approved");
+    check(&[], 4, 0, "4 more, after 0 in the last hour, of at most 3");
     check(&[(5, 3)], 1, 0, "1 more, after 3 in the last hour, of at most 3; until 01:06 UTC");
-    check(&[(5, 3)], 4, 0, "4 more, after 3 in the last hour, of at most 3; until approved");
+    check(&[(5, 3)], 4, 0, "4 more, after 3 in the last hour, of at most 3");
     check(&[(1, 1), (5, 1), (9, 1)], 2, 0, "2 more, after 3 in the last hour, of at most 3; until 01:06 UTC");
     check(&[(5, 3)], 4, 4, "");
-    check(&[(5, 3)], 5, 4, "5 more, after 3 in the last hour, of at most 3; until approved");
+    check(&[(5, 3)], 5, 4, "5 more, after 3 in the last hour, of at most 3");
     // An hour ahead: it counts as if it were now.
     check(&[(70, 3)], 1, 0, "1 more, after 3 in the last hour, of at most 3; until 01:11 UTC");
 }

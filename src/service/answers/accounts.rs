@@ -90,6 +90,9 @@ pub struct ReclaimReport {
     pub reclaimed: Vec<ReclaimedSeat>,
     /// Seats taken after it.
     pub seats_used: u64,
+    /// Set where the brake would hold all of it back.
+    #[serde(default)]
+    pub held: Option<super::SumReport>,
 }
 
 /// A seat that nobody used.
