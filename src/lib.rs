@@ -29,6 +29,7 @@
 //! | how an entry becomes a user | [`domain::mapping`] |
 //! | who is in the required group | [`domain::group`], `directory::group`, `daemon::group` |
 //! | what a sweep may take away | [`domain::sync`] |
+//! | how much may be taken away within an hour | [`domain::brake`] |
 //! | how a seat is granted and made durable | `store::transaction`, `store::writer` |
 //! | how local and imported accounts change | `store::accounts`, `store::import` |
 //! | what is made true after every change | `store::settle` |
@@ -62,10 +63,11 @@
 //! A driver in [`directory`] tells batches of entries through a bounded channel. `daemon::intake` maps them,
 //! compares them with the view, and sends those that differ to the writer in short transactions. Entries
 //! that would take something away are held back. When the driver has told its refresh to the end, and only
-//! then, the brake judges what is missing and what is held back; all of it is applied, or none, and the
-//! cookie is kept with the last of it. Where changes come by themselves, `daemon::follow` writes each group
-//! of them with the cookie that covers it, and the brake counts over the hour. Now and then a run reconciles:
-//! it compares everything with the mirror, and what no change had told counts as drift.
+//! then, the brake judges what is missing and what is held back, with what went in the last hour. All of it is
+//! applied, and the cookie is kept with the last of it; or only what takes nothing away, and no cookie is kept.
+//! Where changes come by themselves, `daemon::follow` writes each group of them with the cookie that covers it,
+//! by the same judgement. Now and then a run reconciles: it compares everything with the mirror, and what no
+//! change had told counts as drift.
 //!
 //! # A licence, end to end
 //!

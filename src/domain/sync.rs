@@ -526,6 +526,41 @@ mod tests {
         assert_eq!((sweep.disabled.len(), sweep.deferred_losses.len()), (0, 0));
     }
 
+    /// Ten lose names and ten are enabled; each sum has its own room, and holds nothing of the other.
+    #[test]
+    fn losses_and_enablings_are_held_apart() {
+        let brake = Brake { max_removals_percent: 0, min_removals: 3, max_removals: 3 };
+        let check = |approved: Counts, lost: u64, enabled: u64| {
+            let mut sweep = Sweep::new(brake, 50, &Hour::default(), approved, Timestamp::UNIX_EPOCH);
+            let mut written = 0;
+            for id in 0..20 {
+                let before = Mapped { enabled: id < 10, ..mapped(id) };
+                let stored = User { mapped: before, ..user(id) };
+                let after = if id < 10 { Mapped { logins: Vec::new(), ..mapped(id) } } else { mapped(id) };
+                let after = Mapped { dn: "moved".into(), ..after };
+                match sweep.observe(Some((UserKey(id.into()), &stored)), after) {
+                    Step::Write(mapped) => {
+                        assert_eq!(toll(&stored, &mapped, Timestamp::UNIX_EPOCH), None, "{id}");
+                        assert_eq!(&*mapped.dn, "moved");
+                        written += 1;
+                    }
+                    Step::Nothing => {}
+                }
+            }
+            let verdict = sweep.conclude(Authority::Named, std::iter::empty::<Result<_, ()>>()).unwrap();
+            let shown = verdict.held.as_ref().map(Held::shown).unwrap_or_default();
+            assert_eq!((shown.lost, shown.enabled), (lost, enabled), "{approved:?}");
+            let Deferred { free, held } = sweep.take_deferred(&verdict);
+            assert_eq!(written + free.len() + held.len(), 20, "each entry is written once");
+            let expected = [lost, enabled].iter().filter(|sum| **sum == 0).count() * 10;
+            assert_eq!(free.len(), expected, "{approved:?}");
+        };
+        check(Counts::default(), 10, 10);
+        check(Counts { lost: 10, enabled: 0 }, 0, 10);
+        check(Counts { lost: 9, enabled: 10 }, 10, 0);
+        check(Counts { lost: 10, enabled: 10 }, 0, 0);
+    }
+
     #[test]
     fn who_is_named_and_told_again_is_not_gone() {
         let mut sweep = new_sweep(Brake::default(), 3, 0, 0);
