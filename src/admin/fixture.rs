@@ -51,7 +51,7 @@ impl Fixture {
             seat_limit: Some(2),
             directory_limits: [].into(),
             take_on,
-            administrator: None,
+            names: crate::domain::names::NameRules::default(),
             expired: None,
             components: Components::default(),
         };
@@ -70,7 +70,7 @@ impl Fixture {
         let domain = Domain::parse("example.org").unwrap();
         let settings = Settings {
             default_domain: Some(domain.clone()),
-            directories: vec![("corp".to_owned(), domain)],
+            directories: vec![("corp".to_owned(), vec![domain])],
             removal_grace: std::time::Duration::from_secs(7 * 86_400),
             state_dir: folder.path().to_owned(),
             protected: Vec::new(),

@@ -59,8 +59,9 @@ struct UniqueDirectories {
 fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirectories) -> Option<Directory> {
     let name = section.require("name", r#""corp""#).and_then(|value| value.text());
     let name = name.and_then(|text| directory_name(&text, unique));
-    let domain = section.require("domain", r#""example.org""#).and_then(|value| value.text());
-    let domain = domain.and_then(|text| unique_domain(&text, unique));
+    let domains = domains(&mut section, unique);
+    let foreign_names = flag(&mut section, "foreign_names");
+    let login_is_address = flag(&mut section, "login_is_address");
     let source = if is_ldap { ldap::source(&mut section) } else { ldif_source(&mut section) };
     let poll = if is_ldap { LDAP_POLL } else { LDIF_POLL };
     let poll_every = section.duration("poll_every", r#""1m""#, MIN_POLL, poll);
@@ -75,9 +76,13 @@ fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirector
         FULL_SYNC
     };
     section.finish();
+    let domains = domains?;
     Some(Directory {
         name: name?,
-        domain: domain?,
+        domain: domains.first()?.clone(),
+        domains,
+        foreign_names,
+        login_is_address,
         seat_limit,
         brake,
         poll_every,
@@ -106,6 +111,29 @@ fn directory_name(text: &Text<'_>, unique: &mut UniqueDirectories) -> Option<Str
     }
     unique.names.add(name, text);
     Some(name.to_owned())
+}
+
+/// True by default.
+fn flag(section: &mut Section<'_>, key: &'static str) -> bool {
+    section.take(key, "false").and_then(|value| value.boolean()).unwrap_or(true)
+}
+
+/// `domain` for one, `domains` for several.
+fn domains(section: &mut Section<'_>, unique: &mut UniqueDirectories) -> Option<Vec<Domain>> {
+    let Some(value) = section.take("domains", r#"["example.org", "alias.example"]"#) else {
+        let domain = section.require("domain", r#""example.org""#)?.text()?;
+        return Some(vec![unique_domain(&domain, unique)?]);
+    };
+    if let Some(one) = section.take("domain", r#""example.org""#) {
+        one.wrong(
+            "`domain` and `domains` exclude each other",
+            "write all domains into `domains`, the first for bare logins",
+        );
+        return None;
+    }
+    let texts = value.texts();
+    let checked: Vec<Option<Domain>> = texts.iter().map(|text| unique_domain(text, unique)).collect();
+    checked.into_iter().collect()
 }
 
 fn unique_domain(text: &Text<'_>, unique: &mut UniqueDirectories) -> Option<Domain> {
@@ -272,6 +300,27 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn several_domains() {
+        let several =
+            |domains: &str| LDAP.replace("domain = \"example.org\"", &format!("domains = {domains}"));
+        let directories = decode_good(&several(r#"["b.org", "a.org"]"#)).directories;
+        let names: Vec<&str> = directories[0].domains.iter().map(Domain::as_str).collect();
+        assert_eq!((names, directories[0].domain.as_str()), (vec!["b.org", "a.org"], "b.org"));
+        check(
+            &several("[]"),
+            &["3:11: `domains` is empty = write it like domains = [\"example.org\", \"alias.example\"]"],
+        );
+        check(&several("\"a.org\""), &["3:11: `domains` must be an array of strings, not a string"]);
+        check(&several("[\"a.org\", \"@\"]"), &["3:21: `@` is not a mail domain"]);
+        check(
+            &several("[\"a.org\", \"a.org\"]"),
+            &["3:21: a directory for `a.org` is on line 3 already = serve each domain from one directory"],
+        );
+        ldap("domains = [\"b.org\"]", &["3:10: `domain` and `domains` exclude each other"]);
+        ldap("foreign_names = 1", &["6:17: `foreign_names` must be true or false, not a whole number"]);
+    }
+
+    #[test]
     fn brakes() {
         ldap(
             "brake.max_removals_percent = 101",
@@ -309,6 +358,9 @@ pub(super) mod tests {
         let expected = Directory {
             name: "corp".to_owned(),
             domain: Domain::parse("example.org").unwrap(),
+            domains: vec![Domain::parse("example.org").unwrap()],
+            foreign_names: true,
+            login_is_address: true,
             seat_limit: None,
             brake: Brake::default(),
             poll_every: Duration::from_secs(60),

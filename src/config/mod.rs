@@ -30,6 +30,7 @@ use crate::domain::directory::Directory;
 use crate::domain::license::ComponentName;
 use crate::domain::mail_server::{Backends, MailboxTemplate, RecipientPolicy};
 use crate::domain::name::{Domain, Name};
+use crate::domain::names::Administrator;
 use crate::domain::seats::Service;
 
 /// A whole configuration file, checked.
@@ -49,8 +50,8 @@ pub struct Config {
     pub components: HashMap<Service, ComponentName>,
     /// `[seats]`.
     pub seats: Seats,
-    /// `[admin] address`: the internal administrator, who never counts.
-    pub administrator: Option<Name>,
+    /// `[admin]`: the internal administrator, who never counts.
+    pub administrator: Option<Administrator>,
     /// `[passwords] cache`: how long a right password is remembered; zero, by default, never.
     pub password_cache: Duration,
     /// `[log]`.

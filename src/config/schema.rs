@@ -12,7 +12,10 @@ use super::reader::{NamedFile, Reader, Section, Text};
 use super::{Config, Log, LogFormat, LogLevel, Seats, directories, license, listeners};
 use crate::domain::admission::TakeOn;
 use crate::domain::brake::Brake;
+use crate::domain::directory::Directory;
 use crate::domain::license::BUILT_IN_KEYS;
+use crate::domain::name::Domain;
+use crate::domain::names::Administrator;
 
 const STATE_DIR: &str = "/var/lib/seatkeeper";
 const CONTROL_SOCKET: &str = "/run/seatkeeper/control.sock";
@@ -115,7 +118,7 @@ fn read(mut root: Section<'_>) -> Option<Config> {
         _ => None,
     });
     seats.protected = protected.iter().filter_map(|text| text.user(default_domain.as_ref())).collect();
-    let administrator = administrator.and_then(|text| text.user(default_domain.as_ref()));
+    let administrator = administrator.and_then(|admin| admin.check(default_domain.as_ref(), &directories));
     Some(Config {
         state_dir,
         control_socket,
@@ -158,11 +161,40 @@ fn seats<'a>(root: &mut Section<'a>) -> (Seats, Vec<Text<'a>>) {
     (seats, protected.unwrap_or_default())
 }
 
-fn admin<'a>(root: &mut Section<'a>) -> Option<Text<'a>> {
+/// `[admin]`, which waits for the default domain and the directories.
+struct Admin<'a> {
+    address: Text<'a>,
+    directory: Option<Text<'a>>,
+}
+
+fn admin<'a>(root: &mut Section<'a>) -> Option<Admin<'a>> {
     let mut section = root.table("admin", "[admin]");
     let address = section.take("address", r#""admin@example.org""#).and_then(|value| value.text());
+    let directory = section.take("directory", r#""corp""#).and_then(|value| value.text());
     section.finish();
-    address
+    if let (None, Some(directory)) = (&address, &directory) {
+        directory.wrong(
+            "[admin] has a `directory` but no `address`",
+            r#"add the administrator's login name with its domain: address = "admin@example.org""#,
+        );
+    }
+    Some(Admin { address: address?, directory })
+}
+
+impl Admin<'_> {
+    fn check(self, default_domain: Option<&Domain>, directories: &[Directory]) -> Option<Administrator> {
+        let name = self.address.user(default_domain)?;
+        let Some(text) = self.directory else { return Some(Administrator { name, directory: None }) };
+        if !directories.iter().any(|directory| directory.name == text.text) {
+            let known: Vec<&str> = directories.iter().map(|directory| directory.name.as_str()).collect();
+            text.wrong(
+                format!("there is no directory `{}`", text.text),
+                format!("name a configured directory: {}", known.join(", ")),
+            );
+            return None;
+        }
+        Some(Administrator { name, directory: Some(text.text.to_owned()) })
+    }
 }
 
 fn passwords(root: &mut Section<'_>) -> Duration {
@@ -185,7 +217,7 @@ mod tests {
     use crate::config::tests::{check, decode_good};
 
     use super::*;
-    use crate::domain::name::{Domain, Name};
+    use crate::domain::name::Name;
 
     #[test]
     fn an_empty_file_is_all_defaults() {
@@ -244,10 +276,13 @@ mod tests {
         let text = "default_domain = \"x.org\"\n[admin]\naddress = \"Root\"\n\
                     [seats]\nprotected = [\"ceo\", \"a@Y.org\"]\nreclaim_after = \"180d\"\n";
         let config = decode_good(text);
-        assert_eq!(config.administrator.as_ref().map(Name::as_str), Some("root@x.org"));
+        assert_eq!(config.administrator.map(|admin| admin.name), Name::parse("root@x.org", None).ok());
         let protected: Vec<&str> = config.seats.protected.iter().map(Name::as_str).collect();
         assert_eq!(protected, ["ceo@x.org", "a@y.org"]);
         assert_eq!(config.seats.reclaim_after, Some(Duration::from_secs(180 * 86_400)));
+        let named = "[admin]\naddress = \"root@x.org\"\ndirectory = \"nowhere\"";
+        check(named, &["3:13: there is no directory `nowhere` = name a configured directory: "]);
+        check("[admin]\ndirectory = \"a\"", &["2:13: [admin] has a `directory` but no `address`"]);
         check(
             "[admin]\naddress = \"root\"",
             &[

@@ -144,7 +144,7 @@ impl<'a> Follower<'a> {
         });
         let changes = Changes { upserts, removals: verdict.removed, checkpoint, ..Changes::default() };
         let applied = store.apply(*id, changes, now).await?;
-        tell::applied(&directory.name, &store.view(), &applied, false);
+        tell::applied(&directory.name, &applied, false);
         Ok(verdict.held)
     }
 }

@@ -296,7 +296,7 @@ impl<'a> Intake<'a> {
             entombed.count_in(&mut self.report);
         }
         let name = &self.place.directory.name;
-        tell::applied(name, &self.place.store.view(), applied, self.is_first_map);
+        tell::applied(name, applied, self.is_first_map);
     }
 
     /// Ends a refresh that was told to its end: asks the brake, then takes away what it lets through, and

@@ -33,6 +33,7 @@ use crate::config::{self, Bind, Config};
 use crate::directory;
 use crate::domain::directory::Directory;
 use crate::domain::license::Components;
+use crate::domain::names::NameRules;
 use crate::domain::user::Origin;
 use crate::service::directories::Board;
 use crate::service::license::LicenseBoard;
@@ -327,7 +328,7 @@ fn policy(config: &Config) -> Policy {
         seat_limit: None,
         directory_limits: BTreeMap::new(),
         take_on: config.seats.take_on,
-        administrator: config.administrator.clone(),
+        names: NameRules::default(),
         expired: None,
         components: Components::default(),
     };
@@ -340,7 +341,8 @@ fn configure(policy: &mut Policy, config: &Config) {
     let limit = |directory: &Directory| Some((directory.name.clone(), directory.seat_limit?));
     policy.directory_limits = config.directories.iter().filter_map(limit).collect();
     policy.take_on = config.seats.take_on;
-    policy.administrator.clone_from(&config.administrator);
+    let names = config.directories.iter().map(Directory::names).collect();
+    policy.names = NameRules::new(names, config.administrator.clone());
 }
 
 fn license_settings(config: &Config) -> LicenseSettings {
@@ -352,10 +354,10 @@ fn license_settings(config: &Config) -> LicenseSettings {
 }
 
 fn settings(config: &Config) -> Settings {
-    let names = config.directories.iter().map(|directory| (directory.name.clone(), directory.domain.clone()));
+    let served = |directory: &Directory| (directory.name.clone(), directory.domains.clone());
     Settings {
         default_domain: config.default_domain.clone(),
-        directories: names.collect(),
+        directories: config.directories.iter().map(served).collect(),
         removal_grace: config.seats.removal_grace,
         state_dir: config.state_dir.clone(),
         protected: config.seats.protected.clone(),

@@ -1,17 +1,17 @@
 //! What a sync says in the log of each user, the same in a refresh and while following.
 
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use crate::domain::brake::{Held, Loss, sums};
 use crate::domain::sync::Change;
 use crate::domain::user::Kind;
 use crate::service::log_release;
-use crate::store::{Applied, Entombed, ReadView, Upserted};
+use crate::store::{Applied, Entombed, Upserted, log_clash};
 
 /// Tells what became of a batch. `is_first_map` keeps the first map from writing a line for everybody.
-pub(super) fn applied(directory: &str, view: &ReadView, applied: &Applied, is_first_map: bool) {
+pub(super) fn applied(directory: &str, applied: &Applied, is_first_map: bool) {
     for written in &applied.upserted {
-        upserted(directory, view, written, is_first_map);
+        upserted(directory, written, is_first_map);
     }
     for Entombed { name, kind, keeps_seat } in &applied.entombed {
         if *kind == Kind::Person {
@@ -20,14 +20,9 @@ pub(super) fn applied(directory: &str, view: &ReadView, applied: &Applied, is_fi
     }
 }
 
-fn upserted(directory: &str, view: &ReadView, upserted: &Upserted, is_first_map: bool) {
+fn upserted(directory: &str, upserted: &Upserted, is_first_map: bool) {
     let name = &upserted.name;
-    for clash in &upserted.clashes {
-        let claimed = &clash.name;
-        let owner = view.name_of(clash.owner).ok().flatten();
-        let owner = owner.map(|owner| owner.to_string()).unwrap_or_default();
-        warn!(event = "name_clash", directory, user = %name, name = %claimed, owner, "{name} is mapped without {claimed}, which {owner} had first.");
-    }
+    upserted.clashes.iter().for_each(log_clash);
     if upserted.is_person {
         match upserted.change {
             Change::Added if is_first_map => {

@@ -75,11 +75,13 @@ pub struct Taken {
     pub origin: Origin,
     /// Their directory, where they are mapped.
     pub directory: Option<String>,
+    /// They are gone from it, and keep their names for the grace period.
+    pub is_removed: bool,
 }
 
 impl fmt::Display for Taken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Taken { name, owner, origin, directory } = self;
+        let Taken { name, owner, origin, directory, is_removed } = self;
         let who = match (origin, directory) {
             (Origin::Mapped, Some(directory)) => format!("a user of the directory {directory}"),
             (Origin::Mapped, None) => "a mapped user".to_owned(),
@@ -87,10 +89,17 @@ impl fmt::Display for Taken {
             (Origin::Imported, _) => "an imported account".to_owned(),
         };
         if name == owner {
-            write!(f, "{name} is {who} already")
+            write!(f, "{name} is {who} already")?;
         } else {
-            write!(f, "{name} belongs to {owner}, {who}")
+            write!(f, "{name} belongs to {owner}, {who}")?;
         }
+        if *is_removed {
+            write!(
+                f,
+                "; the user was removed and keeps the name for the grace period, or until `seatkeeper users forget {owner}`"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -108,6 +117,17 @@ pub enum AccountRefusal {
         /// Why not.
         decision: Decision,
     },
+    /// An alias in a domain that directories serve, for an account made in another one.
+    #[error("{name} cannot be an alias: the directory {directory} serves the domain {}", name.domain())]
+    ServedElsewhere {
+        /// The alias.
+        name: Name,
+        /// The first directory that serves the domain.
+        directory: String,
+    },
+    /// The internal administrator's address as an alias.
+    #[error("{0} cannot be an alias: it is the internal administrator's address")]
+    Administrator(Name),
     /// Nobody has the name.
     #[error("there is no user {0}")]
     Unknown(Name),

@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 
 use super::license::OnExpiry;
+use super::names::Purpose;
 use super::seats::{Seat, SeatCount, Service, TakenBy};
 use super::user::Kind;
 
@@ -28,6 +29,16 @@ pub enum Operation {
     Enable,
     /// An import brings the user.
     Import,
+}
+
+impl Operation {
+    /// What the name in the request is looked up for.
+    pub fn purpose(&self) -> Purpose {
+        match self {
+            Operation::Delivery | Operation::DeliveryProbe => Purpose::Mail,
+            _ => Purpose::Login,
+        }
+    }
 }
 
 /// One request, already parsed.

@@ -9,14 +9,21 @@ use super::course::Choice;
 use super::ldap_text::{Dn, Filter};
 use super::mapping::{Preset, Rules};
 use super::name::Domain;
+use super::names::DirectoryNames;
 
-/// One upstream: LDAP servers that hold the same data, or an LDIF file, serving one mail domain.
+/// One upstream: LDAP servers that hold the same data, or an LDIF file, serving one or more mail domains.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Directory {
     /// Unique; the store knows the directory by it.
     pub name: String,
-    /// Unique; added to login names that have no domain.
+    /// Added to login names that have no domain; the first of `domains`.
     pub domain: Domain,
+    /// Mail domains that the directory serves; never empty.
+    pub domains: Vec<Domain>,
+    /// Whether its users may have mail addresses in domains that no directory serves.
+    pub foreign_names: bool,
+    /// Whether a login name is a mail address where no user has it as one.
+    pub login_is_address: bool,
     /// A cap for this directory's users, inside the licence.
     pub seat_limit: Option<u64>,
     /// How many users may lose something within an hour.
@@ -243,6 +250,16 @@ impl fmt::Display for LdapUrl {
 }
 
 impl Directory {
+    /// What the directory has to do with names.
+    pub fn names(&self) -> DirectoryNames {
+        DirectoryNames {
+            name: self.name.clone(),
+            domains: self.domains.clone(),
+            foreign_names: self.foreign_names,
+            login_is_address: self.login_is_address,
+        }
+    }
+
     /// The mapping rules under a preset, with the configuration's own attributes laid over them.
     pub fn rules(&self, preset: Preset) -> Rules {
         let mut rules = Rules::new(preset, self.domain.clone());

@@ -84,6 +84,11 @@ impl MailboxTemplate {
         Ok(MailboxTemplate(parts))
     }
 
+    /// Whether the path of a mailbox depends on the user's login name.
+    pub fn needs_login(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Login | Part::Domain))
+    }
+
     /// The path of one user's mailbox. `None` where a name could lead out of its folder: it has a slash, or
     /// begins with a dot.
     pub fn path(&self, login: &Name, address: &Name) -> Option<String> {

@@ -14,6 +14,7 @@ pub mod license;
 pub mod mail_server;
 pub mod mapping;
 pub mod name;
+pub mod names;
 pub mod password;
 mod preset;
 pub mod refresh;

@@ -4,6 +4,7 @@
 //! reason`.
 
 use tokio::sync::watch;
+use tracing::warn;
 
 use crate::domain::mail_server::MailboxTemplate;
 use crate::domain::user::Kind;
@@ -83,7 +84,15 @@ fn value(map: Map, resident: &Resident, template: &MailboxTemplate) -> Reply {
     match map {
         Map::Domains => Reply::NotFound,
         Map::Mailboxes if matches!(resident.kind, Kind::Person | Kind::Resource) => {
-            match template.path(&resident.login, &resident.primary) {
+            let Resident { name, primary, login, .. } = resident;
+            if login.is_none() && template.needs_login() {
+                warn!(
+                    user = %primary, name = %name,
+                    "The mailbox of {primary} has no path: another user owns each of its login names. See `seatkeeper explain {primary}`."
+                );
+                return Reply::Temporary("the user owns no login name".to_owned());
+            }
+            match template.path(login.as_ref().unwrap_or(primary), primary) {
                 Some(path) => Reply::Found(path),
                 None => Reply::Temporary("the user's name cannot be part of a path".to_owned()),
             }
@@ -202,7 +211,7 @@ mod tests {
             seated: false,
             name: name(asked),
             primary: name("alice@example.org"),
-            login: name("al@example.org"),
+            login: Some(name("al@example.org")),
         }
     }
 
@@ -229,6 +238,8 @@ mod tests {
         assert_eq!(said(Map::Mailboxes, &list), "9:NOTFOUND ,");
         assert_eq!(said(Map::Aliases, &list), "20:OK alice@example.org,");
         let login = Name::parse("../x@example.org", None).unwrap();
-        assert!(said(Map::Mailboxes, &Resident { login, ..alias }).contains(":TEMP the user's name"));
+        assert!(
+            said(Map::Mailboxes, &Resident { login: Some(login), ..alias }).contains(":TEMP the user's name")
+        );
     }
 }

@@ -21,10 +21,11 @@ use crate::domain::account::AccountRefusal;
 use crate::domain::admission::{Decision, Operation, Request, decide};
 use crate::domain::brake::Excess;
 use crate::domain::name::{Name, NameError};
+use crate::domain::names::Purpose;
 use crate::domain::password::Password;
 use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount};
 use crate::domain::user::{Kind, Origin, User, UserKey};
-use crate::store::{DirectoryRecord, ReadView, Store, StoreError, UserDetails};
+use crate::store::{Clash, DirectoryRecord, ReadView, Store, StoreError, UserDetails};
 
 /// Clashes shown by `status`; the log has each.
 const CLASHES_SHOWN: usize = 20;
@@ -216,15 +217,15 @@ impl Admin {
     pub async fn explain(&self, name: &str) -> Result<Explanation, AdminError> {
         let name = self.parse(name)?;
         let view = self.fresh_view().await?;
-        let Some(key) = view.find(&name)? else {
-            return Err(if self.0.store.policy().administrator.as_ref() == Some(&name) {
+        let Some(key) = owner(&view, &name)? else {
+            return Err(if view.name_rules().is_administrator(&name) {
                 AdminError::OnlyAdministrator(name.to_string())
             } else {
                 AdminError::NoSuchUser(name.to_string())
             });
         };
         let details = view.details(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
-        let (_, admission) = view.admission(&name, None, &self.0.store.policy())?;
+        let (_, admission) = view.admission(&name, Purpose::Login, None, &self.0.store.policy())?;
         let probe = Request { operation: Operation::Probe, service: None };
         let decision = decide(&admission, &probe, now());
         explanation(&view, details, Verdict::new(&decision, name.as_str()), self.0.settings().removal_grace)
@@ -255,7 +256,8 @@ impl Admin {
     /// Takes a seat back. The user may take one again at the next login.
     pub async fn release(&self, name: &str) -> Result<SeatChange, AdminError> {
         let name = self.parse(name)?;
-        let key = self.0.store.view().find(&name)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
+        let key =
+            owner(&self.0.store.view(), &name)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
         let released = self.0.store.release(key, ReleaseReason::Administrator, now()).await?;
         let (outcome, message, used) = match &released {
             Some(released) => {
@@ -278,7 +280,7 @@ impl Admin {
         let view = self.0.store.view();
         let Some(user) = user else { return history_lines(view.history(None)?.take(limit)) };
         let name = self.parse(user)?;
-        match view.find(&name)? {
+        match owner(&view, &name)? {
             Some(key) => history_lines(view.history(Some(key))?.take(limit)),
             None => {
                 // A user who is gone is only in the lines themselves.
@@ -372,20 +374,19 @@ fn directory_status(
     }
 }
 
+/// Who owns a name that an administrator gives: for logins, or else for mail.
+fn owner(view: &ReadView, name: &Name) -> Result<Option<UserKey>, StoreError> {
+    let owners = view.owners(name)?;
+    Ok(owners.login.or(owners.mail))
+}
+
 fn clashes(view: &ReadView) -> Result<Vec<ClashStatus>, StoreError> {
-    let shown =
-        |key| Ok::<_, StoreError>(view.name_of(key)?.map(|name| name.to_string()).unwrap_or_default());
-    let clashes = view.clashes(CLASHES_SHOWN)?;
-    clashes
-        .iter()
-        .map(|clash| {
-            Ok(ClashStatus {
-                name: clash.name.to_string(),
-                owner: shown(clash.owner)?,
-                claimant: shown(clash.claimant)?,
-            })
-        })
-        .collect()
+    let status = |clash: Clash| ClashStatus {
+        name: clash.name.to_string(),
+        owner: clash.owner.map(|owner| owner.name.to_string()).unwrap_or_default(),
+        claimant: clash.claimant.name.to_string(),
+    };
+    Ok(view.clashes(CLASHES_SHOWN)?.into_iter().map(status).collect())
 }
 
 fn history_lines(
@@ -418,7 +419,8 @@ fn explanation(
     let mut names = Vec::new();
     let mut names_held_by_others = Vec::new();
     for claimed in user.mapped.names() {
-        let list = if view.find(claimed)? == Some(key) { &mut names } else { &mut names_held_by_others };
+        let is_owned = view.clash_of(claimed, key)?.is_none();
+        let list = if is_owned { &mut names } else { &mut names_held_by_others };
         list.push(claimed.to_string());
     }
     let forgotten_at = user.removed_at.and_then(|at| at.checked_add(removal_grace).ok());

@@ -2,6 +2,7 @@
 
 use super::{Admission, AdmitError};
 use crate::domain::name::Name;
+use crate::domain::names::Purpose;
 use crate::domain::user::Kind;
 use crate::store::DirectoryRecord;
 
@@ -20,8 +21,23 @@ pub struct Resident {
     pub name: Name,
     /// The main address.
     pub primary: Name,
-    /// The login name; the main address where there is none.
-    pub login: Name,
+    /// A login name that the user owns; an address that they log in with, where the entry has no login name.
+    pub login: Option<Name>,
+}
+
+impl Resident {
+    /// The internal administrator of whom no directory and no account knows: is let in all the same.
+    fn administrator(name: Name) -> Resident {
+        Resident {
+            kind: Kind::Person,
+            enabled: true,
+            removed: false,
+            seated: true,
+            primary: name.clone(),
+            login: Some(name.clone()),
+            name,
+        }
+    }
 }
 
 impl Admission {
@@ -29,7 +45,7 @@ impl Admission {
     /// are local or imported accounts of it.
     pub fn serves(&self, domain: &str) -> bool {
         let settings = self.0.settings();
-        let mut served = settings.directories.iter().map(|(_, domain)| domain);
+        let mut served = settings.directories.iter().flat_map(|(_, domains)| domains);
         let is_it = |ours: &str| ours.eq_ignore_ascii_case(domain);
         let has_accounts = |record: &DirectoryRecord| {
             record.census.people > 0 && record.accounts_domain().is_some_and(is_it)
@@ -39,10 +55,11 @@ impl Admission {
             || self.0.store.view().directories().any(has_accounts)
     }
 
-    /// Whether somebody has this address.
+    /// Whether mail to this address has an owner.
     pub fn knows(&self, address: &str) -> Result<bool, AdmitError> {
         let Ok(name) = Name::parse(address, None) else { return Ok(false) };
-        Ok(self.0.store.view().find(&name)?.is_some())
+        let view = self.0.store.view();
+        Ok(view.find(&name, Purpose::Mail)?.is_some() || view.name_rules().is_administrator(&name))
     }
 
     /// Who has this address; `None` for nobody, and for a text that is no whole address.
@@ -50,10 +67,13 @@ impl Admission {
         let Ok(name) = Name::parse(address, None) else { return Ok(None) };
         let store = &self.0.store;
         let view = store.view();
-        let found = match view.find(&name)? {
+        let found = match view.find(&name, Purpose::Mail)? {
             Some(key) => view.user_of(key)?.map(|user| (key, user)),
             None => None,
         };
+        if found.is_none() && view.name_rules().is_administrator(&name) {
+            return Ok(Some(Resident::administrator(name)));
+        }
         let Some((key, user)) = found else {
             return match self.may_be_unmapped(&name, &self.0.settings()) {
                 Some(directory) => Err(AdmitError::NotMapped(directory)),
@@ -66,7 +86,7 @@ impl Admission {
             enabled: user.mapped.enabled,
             removed: !user.is_living(),
             seated: view.seat_of(key)?.is_some(),
-            login: user.mapped.logins.first().unwrap_or(&primary).clone(),
+            login: view.login_name(key, &user)?,
             name,
             primary,
         }))

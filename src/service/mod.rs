@@ -53,8 +53,8 @@ fn now() -> Timestamp {
 pub struct Settings {
     /// Added to names without a domain.
     pub default_domain: Option<Domain>,
-    /// Configured directories: name and domain.
-    pub directories: Vec<(String, Domain)>,
+    /// Configured directories: name and the domains that it serves.
+    pub directories: Vec<(String, Vec<Domain>)>,
     /// How long tombstones stay.
     pub removal_grace: std::time::Duration,
     /// Where a file lies while it is imported.
@@ -133,8 +133,8 @@ impl Shared {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Directories that are configured but were never mapped, by name and domain.
-    fn unmapped(&self, view: &ReadView) -> Vec<(String, Domain)> {
+    /// Directories that are configured but were never mapped, by name and domains.
+    fn unmapped(&self, view: &ReadView) -> Vec<(String, Vec<Domain>)> {
         let is_mapped = |name: &str| {
             view.directories().any(|record| record.name == name && record.last_success.is_some())
         };
@@ -246,7 +246,8 @@ impl Admission {
         now: Timestamp,
     ) -> Result<(Option<UserKey>, Decision), StoreError> {
         let store = &self.0.store;
-        let (key, view) = store.view().admission(name, request.service.as_ref(), &store.policy())?;
+        let (purpose, service) = (request.operation.purpose(), request.service.as_ref());
+        let (key, view) = store.view().admission(name, purpose, service, &store.policy())?;
         match decide(&view, request, now) {
             Decision::Granted(_) | Decision::GrantedComponent => {
                 let admitted = store.admit(name.clone(), request.clone(), now).await?;
@@ -266,9 +267,10 @@ impl Admission {
 
     /// The directory that may still bring a user of this name, if there is one.
     fn may_be_unmapped(&self, name: &Name, settings: &Settings) -> Option<String> {
-        let is_served = settings.directories.iter().any(|(_, domain)| domain.as_str() == name.domain());
+        let serves = |domains: &[Domain]| domains.iter().any(|domain| domain.as_str() == name.domain());
+        let is_served = settings.directories.iter().any(|(_, domains)| serves(domains));
         let unmapped = self.0.unmapped(&self.0.store.view());
-        let candidate = |(_, domain): &&(String, Domain)| !is_served || domain.as_str() == name.domain();
+        let candidate = |(_, domains): &&(String, Vec<Domain>)| !is_served || serves(domains);
         unmapped.iter().find(candidate).map(|(directory, _)| directory.clone())
     }
 

@@ -21,6 +21,7 @@ use super::throttle::{Gate, SLOWER, Shut, Tag, Throttle};
 use super::{Admission, AdmitError, Ask, Settings};
 use crate::domain::admission::{Decision, Operation};
 use crate::domain::name::Name;
+use crate::domain::names::Purpose;
 use crate::domain::password::{Password, PasswordHash};
 use crate::domain::user::{Kind, Origin, User, UserKey};
 
@@ -246,7 +247,12 @@ impl Authenticator {
                     let dn = is_person.then(|| entry.user.mapped.dn.to_string());
                     Proof::Bind { directory: entry.directory, dn }
                 }
-                Origin::Local | Origin::Imported => Proof::Hash(entry.hash),
+                // The internal administrator is let in whatever the state of the account: so a disabled one must
+                // not verify a password.
+                Origin::Local | Origin::Imported => {
+                    let is_shut = entry.is_administrator && !entry.user.mapped.enabled;
+                    Proof::Hash(entry.hash.filter(|_| !is_shut))
+                }
             };
             return Ok(Some(Place { tag, proof }));
         }
@@ -254,7 +260,10 @@ impl Authenticator {
             return Err(AdmitError::NotMapped(directory));
         }
         let tag = throttle.tag(name);
-        let served = settings.directories.iter().find(|(_, domain)| domain.as_str() == name.domain());
+        let served = settings
+            .directories
+            .iter()
+            .find(|(_, domains)| domains.iter().any(|domain| domain.as_str() == name.domain()));
         Ok(match served {
             Some((directory, _)) => {
                 Some(Place { tag, proof: Proof::Bind { directory: directory.clone(), dn: None } })
@@ -370,14 +379,16 @@ struct Entry {
     directory: String,
     origin: Origin,
     hash: Option<PasswordHash>,
+    is_administrator: bool,
 }
 
 impl Admission {
     fn entry(&self, name: &Name) -> Result<Option<Entry>, AdmitError> {
         let view = self.0.store.view();
-        let Some(key) = view.find(name)? else { return Ok(None) };
+        let Some(key) = view.find(name, Purpose::Login)? else { return Ok(None) };
         let Some(user) = view.user_of(key)? else { return Ok(None) };
         let hash = view.password_of(key)?;
+        let is_administrator = view.is_administrator(name, Some(key))?;
         let record = view.directories().find(|record| record.id == user.directory);
         Ok(record.map(|record| Entry {
             key,
@@ -385,6 +396,7 @@ impl Admission {
             directory: record.name.clone(),
             origin: record.origin(),
             hash,
+            is_administrator,
         }))
     }
 

@@ -26,7 +26,8 @@ impl Admin {
         let view = self.fresh_view().await?;
         let mut protected = BTreeSet::new();
         for name in &self.settings().protected {
-            protected.extend(view.find(name)?);
+            let owners = view.owners(name)?;
+            protected.extend([owners.login, owners.mail].into_iter().flatten());
         }
         let (mut found, spared) = tokio::task::spawn_blocking(move || candidates(&view, cutoff, &protected))
             .await

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::names::NameLookup;
 use super::tables::Lookup;
 use super::transaction::Transaction;
 use super::{LOCAL, Policy, Released, StoreError};
@@ -76,9 +77,12 @@ impl Transaction<'_> {
         if let Some(taken) = self.taken(account.names(), None)? {
             return Ok(Err(AccountRefusal::Taken(taken)));
         }
-        // No cap holds for local accounts: those are of directories.
-        let view = self.newcomer_view(account.names(), None, None, policy)?;
+        if let Some(refusal) = self.forbidden_alias(&account) {
+            return Ok(Err(refusal));
+        }
         let name = account.address.clone();
+        // No cap holds for local accounts: those are of directories.
+        let view = self.newcomer_view(self.is_administrators_account(&name), None, None, policy)?;
         let seat = match decide(&view, &request(Operation::Create), now) {
             Decision::Granted(seat) => Some(seat),
             Decision::Exempt => None,
@@ -99,7 +103,8 @@ impl Transaction<'_> {
     fn enable(&mut self, account: &Account, policy: &Policy, now: Timestamp) -> Outcome {
         let Account { key, user, name, .. } = account;
         let is_enabled = user.mapped.enabled;
-        let view = self.newcomer_view(user.mapped.names(), Some(*key), Some(user.directory), policy)?;
+        let exempt = Some(*key) == self.administrator_key()?;
+        let view = self.newcomer_view(exempt, Some(*key), Some(user.directory), policy)?;
         let seat = match decide(&view, &request(Operation::Enable), now) {
             Decision::Granted(seat) => Some(seat),
             Decision::Exempt | Decision::Held => None,
@@ -126,12 +131,9 @@ impl Transaction<'_> {
     }
 
     fn own_account(&self, name: &Name) -> Result<Result<Account, AccountRefusal>, StoreError> {
-        let key = self.key_by_name(name)?;
-        let Some((key, user)) = key.map(|key| Ok::<_, StoreError>((key, self.user(key)?))).transpose()?
-        else {
+        let Some((key, user)) = self.account_or_owner(name)? else {
             return Ok(Err(AccountRefusal::Unknown(name.clone())));
         };
-        let user = user.ok_or(StoreError::Corrupt("users"))?;
         let record = self.directories().get(&user.directory).ok_or(StoreError::Corrupt("directories"))?;
         let origin = record.origin();
         if origin == Origin::Mapped {
@@ -142,28 +144,69 @@ impl Transaction<'_> {
         Ok(Ok(Account { key, user, name, origin }))
     }
 
-    /// The first of the names that somebody living has, other than `own`. A tombstone gives names up.
+    /// The account that claims a name, whether it owns it or not; else the user who owns it.
+    fn account_or_owner(&self, name: &Name) -> Result<Option<(UserKey, User)>, StoreError> {
+        let mut found = None;
+        let owners = self.owners_of(name)?;
+        let claims = self.all_claims(name)?.into_iter().map(|(key, _)| key);
+        for key in [owners.login, owners.mail].into_iter().flatten().chain(claims) {
+            let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
+            if self.origin(&user) != Origin::Mapped {
+                return Ok(Some((key, user)));
+            }
+            let is_owner = owners.login == Some(key) || owners.mail == Some(key);
+            found = found.or(is_owner.then_some((key, user)));
+        }
+        Ok(found)
+    }
+
+    /// Whether a local account of this address is the internal administrator.
+    fn is_administrators_account(&self, address: &Name) -> bool {
+        self.rules().administrator().is_some_and(|it| it.directory.is_none() && it.name == *address)
+    }
+
+    /// Why one of the aliases could never belong to the account.
+    fn forbidden_alias(&self, account: &NewAccount) -> Option<AccountRefusal> {
+        let own = account.address.domain();
+        account.aliases.iter().find_map(|alias| {
+            if self.rules().is_administrator(alias) {
+                return Some(AccountRefusal::Administrator(alias.clone()));
+            }
+            let directory =
+                self.rules().directories_of(alias.domain()).next().filter(|_| alias.domain() != own);
+            directory.map(|directory| AccountRefusal::ServedElsewhere {
+                name: alias.clone(),
+                directory: directory.to_owned(),
+            })
+        })
+    }
+
+    /// The first of the names that another user than `own` owns, a tombstone in its grace period among them.
     pub(super) fn taken<'n>(
         &self,
         names: impl Iterator<Item = &'n Name>,
         own: Option<UserKey>,
     ) -> Result<Option<Taken>, StoreError> {
         for name in names {
-            let Some(key) = self.key_by_name(name)?.filter(|key| Some(*key) != own) else { continue };
-            let Some(user) = self.user(key)?.filter(User::is_living) else { continue };
+            let owners = self.owners_of(name)?;
+            let mut others = [owners.login, owners.mail].into_iter().flatten();
+            let Some(key) = others.find(|key| Some(*key) != own) else { continue };
+            let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
             let record = self.directories().get(&user.directory).ok_or(StoreError::Corrupt("directories"))?;
             let origin = record.origin();
             let directory = (origin == Origin::Mapped).then(|| record.name.clone());
             let owner = self.shown_name(key, &user)?;
-            return Ok(Some(Taken { name: name.clone(), owner, origin, directory }));
+            let is_removed = !user.is_living();
+            return Ok(Some(Taken { name: name.clone(), owner, origin, directory, is_removed }));
         }
         Ok(None)
     }
 
-    /// What the decision depends on for somebody who is about to be an enabled person under these names.
-    pub(super) fn newcomer_view<'n>(
+    /// What the decision depends on for a user who is about to be an enabled person. `exempt` is the internal
+    /// administrator.
+    pub(super) fn newcomer_view(
         &self,
-        mut names: impl Iterator<Item = &'n Name>,
+        exempt: bool,
         key: Option<UserKey>,
         directory: Option<DirectoryId>,
         policy: &Policy,
@@ -174,7 +217,6 @@ impl Transaction<'_> {
             None => false,
         };
         let subject = Subject { kind: Kind::Person, enabled: true, removed: false, seated, domain_seats };
-        let exempt = policy.administrator.as_ref().is_some_and(|name| names.any(|own| own == name));
         let (subject, seats) = (Some(subject), self.seat_count(policy)?);
         // An account has no service: a component is asked for when somebody logs in.
         let (component, expired) = (ComponentView::Licensed, policy.expired);

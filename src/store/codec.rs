@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::names::NameRecord;
 use super::{Cookie, DirectoryRecord, Proof, StoreError};
 use crate::domain::brake::{Hour, Minute, Window};
 use crate::domain::name::{Name, StableId};
+use crate::domain::names::{Claim, Owners};
 use crate::domain::seats::{
     LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat, Service, TakenBy,
 };
@@ -249,6 +251,60 @@ pub(super) fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
     let mapped = Mapped { id, kind, enabled, logins, addresses, display_name, dn };
     let disabled_at = has_disabled_at.then(|| decoder.time()).transpose()?;
     Ok(User { directory, mapped, since, removed_at, disabled_at })
+}
+
+fn claim(encoder: &mut Encoder, claim: Claim) {
+    encoder.option(claim.login, Encoder::time);
+    encoder.option(claim.mail, Encoder::time);
+}
+
+fn read_claim(decoder: &mut Decoder<'_>) -> Result<Claim, StoreError> {
+    Ok(Claim { login: decoder.option(Decoder::time)?, mail: decoder.option(Decoder::time)? })
+}
+
+pub(super) fn encode_claim(of: Claim) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    claim(&mut encoder, of);
+    encoder.0
+}
+
+pub(super) fn decode_claim(bytes: &[u8]) -> Result<Claim, StoreError> {
+    read_claim(&mut Decoder::new(bytes, "name_claims")?)
+}
+
+pub(super) fn encode_name(record: &NameRecord) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    match *record {
+        NameRecord::Sole { user, claim: of, owners: Owners { login, mail } } => {
+            // The owner can only be that user.
+            encoder.byte(1 | u8::from(login.is_some()) << 1 | u8::from(mail.is_some()) << 2);
+            encoder.number(user.0);
+            claim(&mut encoder, of);
+        }
+        NameRecord::Contested(Owners { login, mail }) => {
+            encoder.byte(0);
+            for owner in [login, mail] {
+                encoder.option(owner, |encoder, owner| encoder.number(owner.0));
+            }
+        }
+    }
+    encoder.0
+}
+
+pub(super) fn decode_name(bytes: &[u8]) -> Result<NameRecord, StoreError> {
+    let mut decoder = Decoder::new(bytes, "name_owners")?;
+    let flags = decoder.byte()?;
+    if flags & 1 == 0 {
+        let mut owner = || decoder.option(|decoder| decoder.number().map(UserKey));
+        return Ok(NameRecord::Contested(Owners { login: owner()?, mail: owner()? }));
+    }
+    let user = UserKey(decoder.number()?);
+    let owner = |bit: u8| (flags & bit != 0).then_some(user);
+    Ok(NameRecord::Sole {
+        user,
+        claim: read_claim(&mut decoder)?,
+        owners: Owners { login: owner(2), mail: owner(4) },
+    })
 }
 
 fn encode_taken_by(encoder: &mut Encoder, by: &TakenBy) {
@@ -537,6 +593,8 @@ mod tests {
             let _ = decode_directory("demo", &bytes);
             let _ = decode_cookie(&bytes);
             let _ = decode_window(&bytes);
+            let _ = decode_name(&bytes);
+            let _ = decode_claim(&bytes);
         }
     }
 
@@ -568,6 +626,18 @@ mod tests {
         for proof in [None, Some(Proof { at, bytes: vec![1, 2] })] {
             let cookie = Cookie { valid_for: "syncrepl ou=people".to_owned(), bytes: vec![0, 255, 7], proof };
             assert_eq!(decode_cookie(&encode_cookie(&cookie)).unwrap(), cookie);
+        }
+        let claim = Claim { login: None, mail: Some(at) };
+        assert_eq!(decode_claim(&encode_claim(claim)).unwrap(), claim);
+        let user = UserKey(300);
+        for owners in [
+            Owners::default(),
+            Owners { login: Some(user), mail: None },
+            Owners { login: None, mail: Some(user) },
+        ] {
+            for record in [NameRecord::Sole { user, claim, owners }, NameRecord::Contested(owners)] {
+                assert_eq!(decode_name(&encode_name(&record)).unwrap(), record);
+            }
         }
         let login = LastLogin { at, service: imap };
         assert_eq!(decode_last_login(&encode_last_login(&login)).unwrap(), login);

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 
 use super::accounts::request;
+use super::names::NameLookup;
 use super::tables::Lookup;
 use super::transaction::Transaction;
 use super::{IMPORTED, Policy, StoreError};
@@ -154,13 +155,13 @@ impl Transaction<'_> {
         let old = known.as_ref().map(|(_, user)| &user.mapped);
         let mapped = person.into_mapped(old, self.own_id());
         if let Some(taken) = self.taken(mapped.names(), own)? {
-            let first = self.key_by_name(&taken.name)?.and_then(|key| progress.lines.get(&key));
+            let first = self.owners_of(&taken.name)?.mail.and_then(|key| progress.lines.get(&key));
             let place = first.map(|first| format!(" (line {first})")).unwrap_or_default();
             return refuse("name_taken", format!("{taken}{place}"));
         }
         let mut seat = None;
         if known.is_none() && mapped.enabled {
-            let view = self.newcomer_view(mapped.names(), None, None, policy)?;
+            let view = self.newcomer_view(false, None, None, policy)?;
             match decide(&view, &request(Operation::Import), now) {
                 Decision::Granted(granted) => seat = Some(granted),
                 Decision::Exempt => {}
@@ -200,12 +201,17 @@ impl Transaction<'_> {
         {
             return Ok(self.user(key)?.map(|user| (key, user)));
         }
-        let Some(key) = self.key_by_name(&person.address)? else { return Ok(None) };
-        let Some(user) = self.user(key)? else { return Ok(None) };
-        let is_theirs = user.directory == directory
-            && user.mapped.addresses.first() == Some(&person.address)
-            && (person.id.is_none() || user.mapped.id.is_own());
-        Ok(is_theirs.then_some((key, user)))
+        // Who claims the address, since another user may own it by now.
+        for (key, _) in self.all_claims(&person.address)? {
+            let Some(user) = self.user(key)? else { continue };
+            let is_theirs = user.directory == directory
+                && user.mapped.addresses.first() == Some(&person.address)
+                && (person.id.is_none() || user.mapped.id.is_own());
+            if is_theirs {
+                return Ok(Some((key, user)));
+            }
+        }
+        Ok(None)
     }
 }
 

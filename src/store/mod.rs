@@ -9,6 +9,8 @@ mod codec;
 mod import;
 pub mod issuer;
 mod license;
+mod migrate;
+mod names;
 mod settle;
 mod tables;
 mod transaction;
@@ -25,13 +27,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use redb::{Builder, Database, ReadableTable};
+use redb::{Builder, Database};
 use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::AccountChanged;
 pub use import::{Import, Imported};
 pub use license::{LicenseRecord, RefreshRecord};
-pub(crate) use settle::log_release;
+pub(crate) use settle::{log_clash, log_release};
 pub use verify::Finding;
 pub use view::{ReadView, UserDetails};
 pub use writer::Preview;
@@ -41,13 +43,14 @@ use crate::domain::admission::{Decision, Request, TakeOn};
 use crate::domain::brake::{Counts, Hour, Toll};
 use crate::domain::license::{Components, OnExpiry};
 use crate::domain::name::Name;
+use crate::domain::names::{NameRules, Withheld};
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
 use crate::domain::sync::{Change, Report};
 use crate::domain::user::{Census, DirectoryId, Kind, Mapped, Origin, UserKey};
 use writer::Command;
 
 /// The number in the file that says how its tables are laid out.
-const FORMAT: u64 = 3;
+const FORMAT: u64 = 4;
 
 /// Pages kept in memory. The default, 1 GiB, would be most of a small mail server; the decision needs a
 /// few pages a user who really logs in.
@@ -101,8 +104,8 @@ pub struct Policy {
     pub directory_limits: BTreeMap<String, u64>,
     /// Which operations may take a seat.
     pub take_on: TakeOn,
-    /// The internal administrator, who never counts.
-    pub administrator: Option<Name>,
+    /// Who owns which names, and which is the internal administrator's, who never counts.
+    pub names: NameRules,
     /// Set where the licence has expired.
     pub expired: Option<OnExpiry>,
     /// Services that need more than a seat.
@@ -184,15 +187,30 @@ pub struct Released {
     pub seats_used: u64,
 }
 
-/// A name that two living users claim.
+/// A name that a user claims and does not own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Clash {
     /// The name.
     pub name: Name,
-    /// Who had it first, and keeps it.
-    pub owner: UserKey,
+    /// Who owns it, where somebody does.
+    pub owner: Option<Party>,
     /// Who is mapped without it.
-    pub claimant: UserKey,
+    pub claimant: Party,
+    /// Why.
+    pub reason: Withheld,
+}
+
+/// One side of a clash.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Party {
+    /// The user.
+    pub key: UserKey,
+    /// The name shown.
+    pub name: Name,
+    /// The name of the record that the user stands under.
+    pub directory: String,
+    /// Where the entry stands; empty for an account.
+    pub dn: Box<str>,
 }
 
 /// One entry written.
@@ -327,9 +345,9 @@ impl Store {
     }
 
     fn start(db: Database, policy: Policy) -> Result<(Store, Writer), StoreError> {
-        prepare(&db)?;
+        let rules = Arc::new(migrate::prepare(&db)?);
         let shared = Arc::new(Shared {
-            view: RwLock::new(Arc::new(ReadView::open(&db)?)),
+            view: RwLock::new(Arc::new(ReadView::open(&db, rules)?)),
             policy: RwLock::new(Arc::new(policy)),
             beats: AtomicU64::new(0),
         });
@@ -485,25 +503,6 @@ fn open_database(path: &Path) -> Result<Database, StoreError> {
         redb::DatabaseError::DatabaseAlreadyOpen => StoreError::AlreadyOpen(path.to_owned()),
         error => open_error(error.into()),
     })
-}
-
-/// Makes the tables of a new store, brings those of an earlier program up to date, and refuses those of a
-/// later one.
-fn prepare(db: &Database) -> Result<(), StoreError> {
-    let mut txn = db.begin_write()?;
-    txn.set_quick_repair(true);
-    let found = txn.open_table(tables::META)?.get("format")?.map(|format| format.value());
-    match found {
-        Some(FORMAT) => return Ok(txn.abort()?),
-        // 1 knew no accounts, 2 no signed licences: they lack tables, and must not read what is written from
-        // now on.
-        None | Some(1 | 2) => {}
-        Some(_) => return Err(StoreError::NewerFormat),
-    }
-    transaction::Transaction::open(&txn)?.finish()?;
-    txn.open_table(tables::META)?.insert("format", FORMAT)?;
-    txn.commit()?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 use redb::ReadableTable;
-use tracing::{info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::tables::{Lookup, RECLAIMS};
 use super::transaction::Transaction;
-use super::{Policy, Released, StoreError, codec};
+use super::{Clash, Policy, Released, StoreError, codec};
+use crate::domain::names::Withheld;
 use crate::domain::seats::{ReleaseReason, SeatCount, last_used};
 use crate::domain::user::UserKey;
 
@@ -16,6 +17,7 @@ use crate::domain::user::UserKey;
 pub(super) struct Settled {
     released: Option<Released>,
     low: Option<SeatCount>,
+    clashes: Vec<Clash>,
 }
 
 impl Settled {
@@ -24,6 +26,7 @@ impl Settled {
         if let Some(released) = &self.released {
             log_release(released);
         }
+        self.clashes.iter().for_each(log_clash);
         if let Some(SeatCount { used, limit }) = self.low {
             let free = SeatCount { used, limit }.free();
             warn!(
@@ -43,15 +46,43 @@ pub(crate) fn log_release(released: &Released) {
     info!(event = "seat_released", user = %name, reason = reason.as_str(), seats_used, "{name} lost the seat.");
 }
 
+/// Logs that a user is mapped without a name that the entry or the account has.
+pub(crate) fn log_clash(clash: &Clash) {
+    let Clash { name, owner, claimant, reason } = clash;
+    let (user, directory, dn) = (&claimant.name, &claimant.directory, &claimant.dn);
+    let owner_name = owner.as_ref().map(|owner| owner.name.to_string());
+    let (owner_directory, owner_dn) =
+        (owner.as_ref().map(|it| &it.directory), owner.as_ref().map(|it| &it.dn));
+    match reason {
+        Withheld::Administrator => error!(
+            event = "name_clash", directory, %dn, %user, %name,
+            "{user} is mapped without {name}, which is the internal administrator's. If this user is the administrator, \
+             write [admin] directory; else remove the name from the entry."
+        ),
+        Withheld::Owned(_) => warn!(
+            event = "name_clash", directory, %dn, %user, %name,
+            owner = owner_name, owner_directory, owner_dn = owner_dn.map(tracing::field::display),
+            "{user} is mapped without {name}, which belongs to {}.", owner_name.as_deref().unwrap_or_default()
+        ),
+        Withheld::ServedElsewhere => warn!(
+            event = "name_clash", directory, %dn, %user, %name,
+            owner = owner_name, owner_directory, owner_dn = owner_dn.map(tracing::field::display),
+            "{user} is mapped without {name}: other directories serve its domain."
+        ),
+        // `foreign_names = false` drops them by the thousand; they are counted.
+        Withheld::Foreign => {
+            debug!(directory, %dn, %user, %name, "{user} is mapped without the foreign name {name}.")
+        }
+    }
+}
+
 impl Transaction<'_> {
     /// The internal administrator holds no seat, whatever was configured, mapped or renamed before; and
     /// whether few seats are left is noted in the store, so that it is told once each time it comes to that,
     /// restarts or not.
-    pub(super) fn settle(&mut self, policy: &Policy) -> Result<Settled, StoreError> {
-        let mut settled = Settled::default();
-        if let Some(administrator) = &policy.administrator
-            && let Some(key) = self.key_by_name(administrator)?
-        {
+    pub(super) fn settle(&mut self, policy: &Policy, clashes: Vec<Clash>) -> Result<Settled, StoreError> {
+        let mut settled = Settled { clashes, ..Settled::default() };
+        if let Some(key) = self.administrator_key()? {
             settled.released = self.release(key, ReleaseReason::Exempt, Timestamp::now())?;
         }
         if let Some(count) = self.seat_count(policy)? {

@@ -6,9 +6,11 @@ use redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use super::codec::{self, UserHead};
 use super::license::component_view;
+use super::names::NameRecord;
 use super::{DirectoryRecord, Policy, StoreError};
 use crate::domain::admission::{Subject, View};
 use crate::domain::name::{Name, StableId};
+use crate::domain::names::{NameRules, Owners, Purpose};
 use crate::domain::seats::{LastLogin, Refusals, Seat, SeatCount, Service};
 use crate::domain::user::{DirectoryId, User, UserKey};
 
@@ -25,10 +27,12 @@ pub(super) const DIRECTORIES: TableDefinition<'static, &str, &[u8]> = TableDefin
 pub(super) const USERS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("users");
 /// Directory and stable id to the user key: the identity.
 pub(super) const IDS: TableDefinition<'static, (u32, &[u8]), u64> = TableDefinition::new("ids");
-/// Name to the user who has it.
-pub(super) const NAMES: TableDefinition<'static, &str, u64> = TableDefinition::new("names");
-/// Name and user key: users who claim a name that somebody else has; the value is when they began to.
-pub(super) const CLAIMS: TableDefinition<'static, (&str, u64), i64> = TableDefinition::new("claims");
+/// Name to its owners, and to the claim where there is only one.
+pub(super) const NAMES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("name_owners");
+/// Name and user key to the claim, where several users claim a name.
+pub(super) const CLAIMS: TableDefinition<'static, (&str, u64), &[u8]> = TableDefinition::new("name_claims");
+/// What of the configuration the tables follow from; one row, `name_rules`.
+pub(super) const SETTINGS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("settings");
 /// User key to the seat held.
 pub(super) const SEATS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("seats");
 /// User key to the last login.
@@ -67,16 +71,27 @@ pub(super) trait Lookup {
     fn directories(&self) -> &Directories;
     fn users(&self) -> &impl ReadableTable<u64, &'static [u8]>;
     fn ids(&self) -> &impl ReadableTable<(u32, &'static [u8]), u64>;
-    fn names(&self) -> &impl ReadableTable<&'static str, u64>;
+    fn names(&self) -> &impl ReadableTable<&'static str, &'static [u8]>;
+    fn claims(&self) -> &impl ReadableTable<(&'static str, u64), &'static [u8]>;
+    fn rules(&self) -> &NameRules;
     fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]>;
     fn last_logins(&self) -> &impl ReadableTable<u64, &'static [u8]>;
     fn refusals(&self) -> &impl ReadableTable<u64, &'static [u8]>;
     fn component_seats(&self) -> &impl ReadableTable<(u64, &'static str), i64>;
     fn component_counts(&self) -> &impl ReadableTable<&'static str, u64>;
 
-    /// Who has this name now.
-    fn key_by_name(&self, name: &Name) -> Result<Option<UserKey>, StoreError> {
-        Ok(self.names().get(name.as_str())?.map(|key| UserKey(key.value())))
+    /// Who owns this name for a purpose.
+    fn key_by_name(&self, name: &Name, purpose: Purpose) -> Result<Option<UserKey>, StoreError> {
+        Ok(self.owners_of(name)?.of(purpose))
+    }
+
+    /// Who owns this name.
+    fn owners_of(&self, name: &Name) -> Result<Owners, StoreError> {
+        Ok(self.name_record(name)?.map(|record| record.owners()).unwrap_or_default())
+    }
+
+    fn name_record(&self, name: &Name) -> Result<Option<NameRecord>, StoreError> {
+        self.names().get(name.as_str())?.map(|bytes| codec::decode_name(bytes.value())).transpose()
     }
 
     /// Who has this stable id.
@@ -112,8 +127,9 @@ pub(super) trait Lookup {
     /// The name that logs and the ledger show: the first of the user's names that is really theirs.
     fn shown_name(&self, key: UserKey, user: &User) -> Result<Name, StoreError> {
         let mapped = &user.mapped;
-        for name in mapped.addresses.iter().chain(&mapped.logins) {
-            if self.key_by_name(name)? == Some(key) {
+        let addresses = mapped.addresses.iter().map(|name| (name, Purpose::Mail));
+        for (name, purpose) in addresses.chain(mapped.logins.iter().map(|name| (name, Purpose::Login))) {
+            if self.key_by_name(name, purpose)? == Some(key) {
                 return Ok(name.clone());
             }
         }
@@ -125,13 +141,14 @@ pub(super) trait Lookup {
     fn admission_view(
         &self,
         name: &Name,
+        purpose: Purpose,
         service: Option<&Service>,
         policy: &Policy,
     ) -> Result<(Option<UserKey>, View), StoreError>
     where
         Self: Sized,
     {
-        let key = self.key_by_name(name)?;
+        let key = self.key_by_name(name, purpose)?;
         let head = key.map(|key| self.user_head(key)).transpose()?.flatten();
         let subject = match (key, head) {
             (Some(UserKey(key)), Some(head)) => {
@@ -147,21 +164,24 @@ pub(super) trait Lookup {
             _ => None,
         };
         let seats = self.seat_count(policy)?;
-        let exempt = self.is_administrator(name, key, policy)?;
+        let exempt = self.is_administrator(name, key)?;
         let component = component_view(self, key, service, policy)?;
         let (take_on, expired) = (policy.take_on, policy.expired);
         Ok((key, View { subject, seats, take_on, exempt, expired, component }))
     }
 
     /// Whether a name is the internal administrator's: the configured one, or another of the same user.
-    fn is_administrator(
-        &self,
-        name: &Name,
-        key: Option<UserKey>,
-        policy: &Policy,
-    ) -> Result<bool, StoreError> {
-        let Some(administrator) = &policy.administrator else { return Ok(false) };
-        Ok(name == administrator || (key.is_some() && key == self.key_by_name(administrator)?))
+    fn is_administrator(&self, name: &Name, key: Option<UserKey>) -> Result<bool, StoreError> {
+        if self.rules().is_administrator(name) {
+            return Ok(true);
+        }
+        Ok(key.is_some() && key == self.administrator_key()?)
+    }
+
+    /// The user who is the internal administrator, where there is one.
+    fn administrator_key(&self) -> Result<Option<UserKey>, StoreError> {
+        let Some(administrator) = self.rules().administrator() else { return Ok(None) };
+        self.key_by_name(&administrator.name, Purpose::Login)
     }
 
     /// Seats of a directory that has a cap of its own.
@@ -191,8 +211,14 @@ macro_rules! look_up_in_fields {
             fn ids(&self) -> &impl ReadableTable<(u32, &'static [u8]), u64> {
                 &self.ids
             }
-            fn names(&self) -> &impl ReadableTable<&'static str, u64> {
+            fn names(&self) -> &impl ReadableTable<&'static str, &'static [u8]> {
                 &self.names
+            }
+            fn claims(&self) -> &impl ReadableTable<(&'static str, u64), &'static [u8]> {
+                &self.claims
+            }
+            fn rules(&self) -> &NameRules {
+                &self.rules
             }
             fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]> {
                 &self.seats

@@ -5,13 +5,14 @@ mod license;
 use std::sync::Mutex;
 
 use proptest::prelude::*;
-use redb::StorageBackend;
+use redb::{ReadableDatabase, ReadableTable, StorageBackend, TableHandle};
 
 use super::*;
 use crate::domain::account::{ImportRow, RowContent};
 use crate::domain::admission::Operation;
 use crate::domain::brake::{Brake, Counts, Hour};
 use crate::domain::name::{Domain, StableId};
+use crate::domain::names::{DirectoryNames, Purpose};
 use crate::domain::seats::Movement;
 use crate::domain::sync::Sweep;
 use crate::domain::user::Kind;
@@ -27,7 +28,7 @@ fn policy(limit: u64) -> Policy {
         take_on: TakeOn { login: true, delivery: false },
         expired: None,
         components: Components::default(),
-        administrator: None,
+        names: NameRules::default(),
     }
 }
 
@@ -152,7 +153,7 @@ fn an_address_belongs_to_the_one_that_had_it_first() {
         assert!(first.clashes.is_empty());
         assert_eq!(second.clashes.len(), 1);
         assert_eq!(second.name, name("b@x.org"), "a name that is somebody else's is not shown");
-        assert_eq!(store.view().find(&name("shared@x.org")).unwrap(), Some(first.key));
+        assert_eq!(store.view().find(&name("shared@x.org"), Purpose::Login).unwrap(), Some(first.key));
         assert_eq!(store.view().clashes(10).unwrap().len(), 2);
 
         // A clash is told once; the same entry again is unchanged.
@@ -161,35 +162,126 @@ fn an_address_belongs_to_the_one_that_had_it_first() {
 
         // When the first gives it up, it goes to whoever has waited longest.
         upsert(store, directory, mapped(1, &["a@x.org"]), 4).await;
-        assert_eq!(store.view().find(&name("shared@x.org")).unwrap(), Some(second.key));
+        assert_eq!(store.view().find(&name("shared@x.org"), Purpose::Login).unwrap(), Some(second.key));
         upsert(store, directory, mapped(2, &["b@x.org"]), 5).await;
-        assert_eq!(store.view().find(&name("shared@x.org")).unwrap(), Some(third.key));
+        assert_eq!(store.view().find(&name("shared@x.org"), Purpose::Login).unwrap(), Some(third.key));
         assert_eq!(store.view().clashes(10).unwrap(), []);
     });
 }
 
+fn rules(directories: &[(&str, &[&str])]) -> NameRules {
+    let served = |(directory, domains): &(&str, &[&str])| DirectoryNames {
+        name: (*directory).to_owned(),
+        domains: domains.iter().map(|domain| Domain::parse(domain).unwrap()).collect(),
+        foreign_names: true,
+        login_is_address: true,
+    };
+    NameRules::new(directories.iter().map(served).collect(), None)
+}
+
 #[test]
-fn a_tombstone_gives_its_names_to_the_living() {
+fn a_tombstone_keeps_its_names_until_it_is_forgotten() {
     with_store(10, async |store, directory| {
-        let old = upsert(store, directory, mapped(1, &["a@x.org"]), 0).await;
+        store.change_policy(|policy| policy.names = rules(&[("demo", &["x.org"])]));
+        let owner = |text: &str| store.view().find(&name(text), Purpose::Login).unwrap();
+        let old = upsert(store, directory, mapped(1, &["a@x.org", "b@x.org"]), 0).await;
+        let waiting = upsert(store, directory, mapped(2, &["a@x.org"]), 1).await;
         assert_eq!(login(store, "a@x.org").await, "granted");
-        entomb(store, directory, old.key, 1).await;
+        entomb(store, directory, old.key, 10).await;
         assert_eq!(login(store, "a@x.org").await, "removed");
 
-        // Created again under the same address: another id, so neither the seat nor the history.
-        let new = upsert(store, directory, mapped(2, &["a@x.org"]), 2).await;
-        assert_ne!(old.key, new.key);
+        // Whoever got a name after the removal has it; another id, so neither the seat nor the history.
+        let new = upsert(store, directory, mapped(3, &["b@x.org"]), 20).await;
         assert!(new.clashes.is_empty());
+        assert_eq!((owner("a@x.org"), owner("b@x.org")), (Some(old.key), Some(new.key)));
         assert!(store.view().seat_of(new.key).unwrap().is_none());
-        assert!(store.view().seat_of(old.key).unwrap().is_some());
 
-        // The old one comes back: it keeps the seat, and waits for its name.
-        upsert(store, directory, mapped(1, &["a@x.org"]), 3).await;
-        assert_eq!(store.view().find(&name("a@x.org")).unwrap(), Some(new.key));
-        entomb(store, directory, new.key, 4).await;
-        assert_eq!(store.view().find(&name("a@x.org")).unwrap(), Some(old.key));
+        // The old one comes back: it keeps the seat and its name, and the clash about the other is told again.
+        let back = upsert(store, directory, mapped(1, &["a@x.org", "b@x.org"]), 30).await;
+        assert_eq!(back.clashes.len(), 1);
+        assert_eq!((owner("a@x.org"), owner("b@x.org")), (Some(old.key), Some(new.key)));
         assert_eq!(login(store, "a@x.org").await, "held");
+
+        entomb(store, directory, old.key, 40).await;
+        assert_eq!(owner("a@x.org"), Some(old.key));
+        store.purge(at(40), at(50), 10).await.unwrap();
+        assert_eq!(owner("a@x.org"), Some(waiting.key));
     });
+}
+
+/// The owners follow the configuration with the next transaction, the first of a start among them.
+#[test]
+fn a_changed_configuration_changes_owners() {
+    with_store(10, async |store, demo| {
+        let owner = |text: &str| store.view().find(&name(text), Purpose::Mail).unwrap();
+        let other = store.directory("other").await.unwrap();
+        let early = upsert(store, other, mapped(1, &["ceo@x.org", "x@free.org"]), 0).await;
+        let late = upsert(store, demo, mapped(2, &["ceo@x.org"]), 1).await;
+        assert_eq!(late.clashes.len(), 1);
+        assert_eq!(owner("ceo@x.org"), Some(early.key));
+        for (served, expected) in [
+            (rules(&[("demo", &["x.org"]), ("other", &["o.org"])]), Some(late.key)),
+            (rules(&[("demo", &["y.org"]), ("other", &["o.org"])]), Some(late.key)),
+            (rules(&[("demo", &["y.org"]), ("other", &["x.org"])]), Some(early.key)),
+            // No longer configured, it still serves what it served, unless another one does.
+            (rules(&[("demo", &["y.org"])]), Some(early.key)),
+            (rules(&[("demo", &["x.org"])]), Some(late.key)),
+        ] {
+            store.change_policy(|policy| policy.names = served);
+            store.ping().await.unwrap();
+            assert_eq!(owner("ceo@x.org"), expected);
+            assert_eq!(owner("x@free.org"), Some(early.key));
+            assert_eq!(store.view().verify().unwrap(), []);
+        }
+    });
+}
+
+/// A file that the program before this one wrote: see tests/data/README.md.
+#[test]
+fn a_store_of_format_3_is_brought_up_to_date() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("seatkeeper.redb");
+    let packed = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/store-format-3.redb.gz");
+    let unpacked = std::process::Command::new("gzip").args(["-dc", packed]).output().unwrap();
+    std::fs::write(&path, unpacked.stdout).unwrap();
+    let served = rules(&[("corp", &["example.org"]), ("labs", &["example.net"])]);
+    runtime().block_on(async {
+        let (store, writer) = Store::open(&path, Policy { names: served, ..policy(5) }).unwrap();
+        store.ping().await.unwrap();
+        let view = store.view();
+        assert_eq!(view.verify().unwrap(), []);
+        assert_eq!(view.seats_used().unwrap(), 5);
+        let shown = |text: &str| {
+            let owners = view.owners(&name(text)).unwrap();
+            assert_eq!(owners.login, owners.mail, "{text}");
+            owners.mail.map(|key| view.details(key).unwrap().unwrap())
+        };
+        for (asked, user, directory, is_seated) in [
+            ("alice@example.org", "alice@example.org", Some("corp"), true),
+            ("a.alice@example.org", "alice@example.org", Some("corp"), true),
+            ("shared@example.org", "bela@example.org", Some("corp"), true),
+            ("bela@example.org", "bela@example.org", Some("corp"), true),
+            ("bela@example.net", "bela@example.net", Some("labs"), false),
+            ("gone@example.org", "gone@example.org", Some("corp"), true),
+            ("loc@local.example", "local@local.example", None, true),
+        ] {
+            let found = shown(asked).unwrap();
+            let told = (found.name.as_str(), found.directory.as_deref(), found.seat.is_some());
+            assert_eq!(told, (user, directory, is_seated), "{asked}");
+        }
+        assert!(!shown("gone@example.org").unwrap().user.is_living());
+        let clashes = view.clashes(10).unwrap();
+        let clashing: Vec<&str> = clashes.iter().map(|clash| clash.name.as_str()).collect();
+        assert_eq!(clashing, ["bela@example.org", "shared@example.org"]);
+        assert!(clashes.iter().all(|clash| clash.reason == Withheld::ServedElsewhere));
+        drop((store, view));
+        writer.join().unwrap();
+    });
+    // The next start finds nothing to do.
+    let db = Database::open(&path).unwrap();
+    let tables: Vec<String> =
+        db.begin_read().unwrap().list_tables().unwrap().map(|table| table.name().to_owned()).collect();
+    assert!(!tables.iter().any(|table| table == "names" || table == "claims"), "{tables:?}");
 }
 
 #[test]
@@ -271,7 +363,7 @@ fn a_preview_changes_nothing() {
         assert_eq!(counts, (1, 1, 1, 1));
         assert_eq!((report.seats_released, report.seats_released_after_grace), (1, 1));
         assert_eq!(report.held, None);
-        assert_eq!(store.view().find(&name("u9@x.org")).unwrap(), None);
+        assert_eq!(store.view().find(&name("u9@x.org"), Purpose::Login).unwrap(), None);
         assert_eq!(login(store, "u1@x.org").await, "held");
         assert_eq!(login(store, "u4@x.org").await, "held");
     });
@@ -407,9 +499,10 @@ fn verify_finds_what_is_wrong() {
     let db = Builder::new().create_with_backend(disk.clone()).unwrap();
     let txn = db.begin_write().unwrap();
     txn.open_table(tables::SEATS).unwrap().remove(1).unwrap();
-    txn.open_table(tables::NAMES).unwrap().insert("ghost@x.org", 7).unwrap();
+    let ghost = codec::encode_name(&names::NameRecord::Contested(Default::default()));
+    txn.open_table(tables::NAMES).unwrap().insert("ghost@x.org", ghost.as_slice()).unwrap();
     txn.commit().unwrap();
-    let findings = ReadView::open(&db).unwrap().verify().unwrap();
+    let findings = ReadView::open(&db, Arc::default()).unwrap().verify().unwrap();
     let texts: Vec<&str> = findings.iter().map(|finding| finding.0.as_str()).collect();
     assert_eq!(texts.len(), 3, "{texts:?}");
     assert!(texts[0].contains("ghost@x.org"));

@@ -1,6 +1,7 @@
 //! The changes, each inside one write transaction. Nothing here commits: the writer does.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
@@ -9,16 +10,16 @@ use super::codec;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::tables::{
     BRAKES, CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
-    MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATS, SEATS_LOW, STRANGERS,
-    TOMBSTONES, USERS, look_up_in_fields,
+    MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATS, SEATS_LOW, SETTINGS,
+    STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{
-    Admitted, Applied, Changes, Checkpoint, Clash, DirectoryRecord, Entombed, Policy, Released, StoreError,
-    Upserted,
+    Admitted, Applied, Changes, Checkpoint, DirectoryRecord, Entombed, Policy, Released, StoreError, Upserted,
 };
 use crate::domain::admission::{ComponentView, Decision, Request, decide};
 use crate::domain::brake::{Counts, Toll, toll};
 use crate::domain::name::{Name, StableId};
+use crate::domain::names::NameRules;
 use crate::domain::password::PasswordHash;
 use crate::domain::seats::{LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat};
 use crate::domain::sync::{Change, compare};
@@ -30,8 +31,10 @@ pub(super) struct Transaction<'t> {
     directory_records: Table<'t, &'static str, &'static [u8]>,
     users: Table<'t, u64, &'static [u8]>,
     ids: Table<'t, (u32, &'static [u8]), u64>,
-    names: Table<'t, &'static str, u64>,
-    claims: Table<'t, (&'static str, u64), i64>,
+    pub(super) names: Table<'t, &'static str, &'static [u8]>,
+    pub(super) claims: Table<'t, (&'static str, u64), &'static [u8]>,
+    pub(super) settings: Table<'t, &'static str, &'static [u8]>,
+    pub(super) rules: Arc<NameRules>,
     seats: Table<'t, u64, &'static [u8]>,
     last_logins: Table<'t, u64, &'static [u8]>,
     refusals: Table<'t, u64, &'static [u8]>,
@@ -53,7 +56,11 @@ pub(super) struct Transaction<'t> {
 }
 
 impl<'t> Transaction<'t> {
-    pub(super) fn open(txn: &'t WriteTransaction) -> Result<Transaction<'t>, StoreError> {
+    /// `rules` are those that the tables follow from.
+    pub(super) fn open(
+        txn: &'t WriteTransaction,
+        rules: Arc<NameRules>,
+    ) -> Result<Transaction<'t>, StoreError> {
         let directory_records = txn.open_table(DIRECTORIES)?;
         let mut directories = Directories::new();
         for row in directory_records.iter()? {
@@ -70,6 +77,8 @@ impl<'t> Transaction<'t> {
             ids: txn.open_table(IDS)?,
             names: txn.open_table(NAMES)?,
             claims: txn.open_table(CLAIMS)?,
+            settings: txn.open_table(SETTINGS)?,
+            rules,
             seats: txn.open_table(SEATS)?,
             last_logins: txn.open_table(LAST_LOGINS)?,
             refusals: txn.open_table(REFUSALS)?,
@@ -112,7 +121,7 @@ impl<'t> Transaction<'t> {
         now: Timestamp,
     ) -> Result<Admitted, StoreError> {
         let service = request.service.as_ref();
-        let (key, view) = self.admission_view(name, service, policy)?;
+        let (key, view) = self.admission_view(name, request.operation.purpose(), service, policy)?;
         let decision = decide(&view, request, now);
         if let (Decision::Granted(seat), Some(key)) = (&decision, key) {
             self.grant(key, seat)?;
@@ -247,7 +256,7 @@ impl<'t> Transaction<'t> {
             }
             census.count(&user, true);
         });
-        let clashes = self.rename(key, old.as_ref().map(|old| &old.mapped), &user.mapped, at)?;
+        let clashes = self.update_claims(key, old.as_ref(), &user, change == Change::Returned, at)?;
         // A new user holds no seat, and has every name that nobody had first.
         let (released, name) = match change {
             Change::Added if clashes.is_empty() => (None, Name::from_stored(user.mapped.primary())),
@@ -271,89 +280,6 @@ impl<'t> Transaction<'t> {
         self.release(key, reason, at)
     }
 
-    /// Gives up the names that the entry no longer has, then claims the new ones.
-    fn rename(
-        &mut self,
-        key: UserKey,
-        old: Option<&Mapped>,
-        new: &Mapped,
-        at: Timestamp,
-    ) -> Result<Vec<Clash>, StoreError> {
-        for name in old.into_iter().flat_map(Mapped::names) {
-            if !new.names().any(|kept| kept == name) {
-                self.give_up(key, name)?;
-            }
-        }
-        let mut clashes = Vec::new();
-        for name in new.names() {
-            let is_new = !old.is_some_and(|old| old.names().any(|had| had == name));
-            clashes.extend(self.claim(key, name, at, is_new)?);
-        }
-        Ok(clashes)
-    }
-
-    /// Takes a name that is free or a tombstone's; else waits for it behind the user who has it.
-    ///
-    /// A clash is told only when the claim is new, so that each is logged once.
-    fn claim(
-        &mut self,
-        key: UserKey,
-        name: &Name,
-        at: Timestamp,
-        is_new: bool,
-    ) -> Result<Option<Clash>, StoreError> {
-        let owner = self.key_by_name(name)?;
-        match owner {
-            Some(owner) if owner == key => return Ok(None),
-            Some(owner) if self.is_living(owner)? => {
-                if self.claims.get((name.as_str(), key.0))?.is_none() {
-                    self.claims.insert((name.as_str(), key.0), at.as_millisecond())?;
-                }
-                return Ok(is_new.then(|| Clash { name: name.clone(), owner, claimant: key }));
-            }
-            // The tombstone waits behind the living: should it come back, it is a claimant like others.
-            Some(tombstone) => {
-                self.claims.insert((name.as_str(), tombstone.0), at.as_millisecond())?;
-            }
-            None => {}
-        }
-        self.claims.remove((name.as_str(), key.0))?;
-        self.names.insert(name.as_str(), key.0)?;
-        Ok(None)
-    }
-
-    /// Takes a name from a user and hands it to whoever has waited for it longest, the living first.
-    fn give_up(&mut self, key: UserKey, name: &Name) -> Result<(), StoreError> {
-        self.claims.remove((name.as_str(), key.0))?;
-        if self.key_by_name(name)? != Some(key) {
-            return Ok(());
-        }
-        self.names.remove(name.as_str())?;
-        if let Some((heir, _)) = self.heir(name)? {
-            self.claims.remove((name.as_str(), heir.0))?;
-            self.names.insert(name.as_str(), heir.0)?;
-        }
-        Ok(())
-    }
-
-    /// Who has waited longest for a name, and whether they live.
-    fn heir(&self, name: &Name) -> Result<Option<(UserKey, bool)>, StoreError> {
-        let mut best: Option<(bool, i64, UserKey)> = None;
-        for row in self.claims.range((name.as_str(), 0)..=(name.as_str(), u64::MAX))? {
-            let row = row?;
-            let claimant = UserKey(row.0.value().1);
-            let candidate = (!self.is_living(claimant)?, row.1.value(), claimant);
-            if best.is_none_or(|best| candidate < best) {
-                best = Some(candidate);
-            }
-        }
-        Ok(best.map(|(is_tombstone, _, claimant)| (claimant, !is_tombstone)))
-    }
-
-    pub(super) fn is_living(&self, key: UserKey) -> Result<bool, StoreError> {
-        Ok(self.user_head(key)?.is_some_and(|head| head.removed_at.is_none()))
-    }
-
     /// Makes a tombstone. The seat stays until [`Transaction::purge`].
     ///
     /// `None` where there is no living user.
@@ -367,15 +293,7 @@ impl<'t> Transaction<'t> {
             census.count(&old, false);
             census.count(&tombstone, true);
         });
-        for name in old.mapped.names() {
-            if self.key_by_name(name)? == Some(key)
-                && let Some((heir, true)) = self.heir(name)?
-            {
-                self.claims.remove((name.as_str(), heir.0))?;
-                self.claims.insert((name.as_str(), key.0), at.as_millisecond())?;
-                self.names.insert(name.as_str(), heir.0)?;
-            }
-        }
+        self.reconsider_names(&tombstone)?;
         let keeps_seat = self.seat(key)?.is_some();
         Ok(Some(Entombed { name: shown, kind: old.mapped.kind, keeps_seat }))
     }
@@ -404,9 +322,7 @@ impl<'t> Transaction<'t> {
 
     pub(super) fn forget(&mut self, key: UserKey) -> Result<(), StoreError> {
         let Some(user) = self.user(key)? else { return Ok(()) };
-        for name in user.mapped.names() {
-            self.give_up(key, name)?;
-        }
+        self.drop_claims(key, &user)?;
         self.count(user.directory, |census| census.count(&user, false));
         self.ids.remove((user.directory.0, user.mapped.id.as_bytes()))?;
         self.users.remove(key.0)?;

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use redb::{ReadableTable, ReadableTableMetadata};
 
+use super::names::{NameLookup, NameRecord};
 use super::tables::Lookup;
 use super::{ReadView, StoreError, codec};
 use crate::domain::name::Name;
+use crate::domain::names::owners;
 use crate::domain::seats::Movement;
 use crate::domain::user::{Census, DirectoryId, UserKey};
 
@@ -62,11 +64,8 @@ impl ReadView {
                 findings.check(is_listed, || format!("tombstone {} is not listed to expire", key.0));
             }
             for name in user.mapped.names() {
-                let is_had = self.key_by_name(name)? == Some(key);
-                let is_claimed = self.claims.get((name.as_str(), key.0))?.is_some();
-                findings.check(is_had != is_claimed, || {
-                    format!("{name}: user {} must either have this name or wait for it", key.0)
-                });
+                let is_claimed = !self.claim_of(key, name)?.is_empty();
+                findings.check(is_claimed, || format!("{name}: the claim of user {} is missing", key.0));
             }
         }
         let (users, ids) = (self.users.len()?, self.ids.len()?);
@@ -79,16 +78,30 @@ impl ReadView {
     fn verify_names(&self, findings: &mut Findings) -> Result<(), StoreError> {
         for row in self.names.iter()? {
             let row = row?;
-            let (name, key) = (Name::from_stored(row.0.value()), UserKey(row.1.value()));
-            let user = self.user(key)?;
-            let is_theirs = user.is_some_and(|user| user.mapped.names().any(|had| *had == name));
-            findings.check(is_theirs, || format!("the name {name} leads to user {}, who has it not", key.0));
+            let (name, record) = (Name::from_stored(row.0.value()), codec::decode_name(row.1.value())?);
+            let claims = self.all_claims(&name)?;
+            let is_alone = matches!(record, NameRecord::Sole { .. });
+            findings.check(is_alone || claims.len() > 1, || format!("{name} is not contested"));
+            let mut claimants = Vec::new();
+            for (key, claim) in claims {
+                let is_theirs =
+                    self.user(key)?.is_some_and(|user| user.mapped.names().any(|had| *had == name));
+                findings.check(is_theirs, || format!("{name}: user {} does not have this name", key.0));
+                if is_theirs {
+                    claimants.push(self.claimant(&name, key, claim)?);
+                }
+            }
+            let decided = owners(&name, &claimants, record.owners(), &self.rules);
+            findings.check(decided == record.owners(), || {
+                format!("{name} belongs to {decided:?}, but is kept as {:?}", record.owners())
+            });
         }
         for row in self.claims.iter()? {
             let row = row?;
             let (name, key) = row.0.value();
-            let is_had = self.names.get(name)?.is_some();
-            findings.check(is_had, || format!("user {key} waits for {name}, which nobody has"));
+            let record = self.name_record(&Name::from_stored(name))?;
+            let is_contested = matches!(record, Some(NameRecord::Contested(_)));
+            findings.check(is_contested, || format!("{name}: the claim of user {key} stands alone"));
         }
         Ok(())
     }

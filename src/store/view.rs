@@ -4,11 +4,13 @@
 //! `granted` is a holder for everybody who asks later.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
 
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
+use super::names::NameLookup;
 use super::tables::{
     BRAKES, CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
     NAMES, PASSWORDS, RECLAIMS, REFUSALS, SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
@@ -17,6 +19,7 @@ use super::{Clash, Cookie, DirectoryRecord, Policy, StoreError, codec};
 use crate::domain::admission::View;
 use crate::domain::brake::Window;
 use crate::domain::name::{Name, StableId};
+use crate::domain::names::{NameRules, Owners, Purpose};
 use crate::domain::password::PasswordHash;
 use crate::domain::seats::{LastLogin, LedgerEvent, Refusals, Seat, Service};
 use crate::domain::user::{Census, DirectoryId, Kind, Origin, User, UserKey};
@@ -26,8 +29,9 @@ pub struct ReadView {
     pub(super) directories: Directories,
     pub(super) users: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) ids: ReadOnlyTable<(u32, &'static [u8]), u64>,
-    pub(super) names: ReadOnlyTable<&'static str, u64>,
-    pub(super) claims: ReadOnlyTable<(&'static str, u64), i64>,
+    pub(super) names: ReadOnlyTable<&'static str, &'static [u8]>,
+    pub(super) claims: ReadOnlyTable<(&'static str, u64), &'static [u8]>,
+    pub(super) rules: Arc<NameRules>,
     pub(super) seats: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) last_logins: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) refusals: ReadOnlyTable<u64, &'static [u8]>,
@@ -65,7 +69,8 @@ pub struct UserDetails {
 }
 
 impl ReadView {
-    pub(super) fn open(db: &Database) -> Result<ReadView, StoreError> {
+    /// `rules` are those that the tables follow from.
+    pub(super) fn open(db: &Database, rules: Arc<NameRules>) -> Result<ReadView, StoreError> {
         let txn = db.begin_read()?;
         let mut directories = Directories::new();
         for row in txn.open_table(DIRECTORIES)?.iter()? {
@@ -79,6 +84,7 @@ impl ReadView {
             ids: txn.open_table(IDS)?,
             names: txn.open_table(NAMES)?,
             claims: txn.open_table(CLAIMS)?,
+            rules,
             seats: txn.open_table(SEATS)?,
             last_logins: txn.open_table(LAST_LOGINS)?,
             refusals: txn.open_table(REFUSALS)?,
@@ -99,10 +105,11 @@ impl ReadView {
     pub fn admission(
         &self,
         name: &Name,
+        purpose: Purpose,
         service: Option<&Service>,
         policy: &Policy,
     ) -> Result<(Option<UserKey>, View), StoreError> {
-        self.admission_view(name, service, policy)
+        self.admission_view(name, purpose, service, policy)
     }
 
     /// Every directory that was ever mapped.
@@ -170,9 +177,41 @@ impl ReadView {
         self.shown_name(key, user)
     }
 
-    /// Who has this name.
-    pub fn find(&self, name: &Name) -> Result<Option<UserKey>, StoreError> {
-        self.key_by_name(name)
+    /// Who owns this name for a purpose.
+    pub fn find(&self, name: &Name, purpose: Purpose) -> Result<Option<UserKey>, StoreError> {
+        self.key_by_name(name, purpose)
+    }
+
+    /// Whether a name, or the user who owns it, is the internal administrator's.
+    pub fn is_administrator(&self, name: &Name, key: Option<UserKey>) -> Result<bool, StoreError> {
+        Lookup::is_administrator(self, name, key)
+    }
+
+    /// The first name that a user owns for logins: one of the login names, or of the addresses where there are none.
+    pub fn login_name(&self, key: UserKey, user: &User) -> Result<Option<Name>, StoreError> {
+        let User { mapped, .. } = user;
+        let names = if mapped.logins.is_empty() { &mapped.addresses } else { &mapped.logins };
+        for name in names {
+            if self.key_by_name(name, Purpose::Login)? == Some(key) {
+                return Ok(Some(name.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Who owns this name.
+    pub fn owners(&self, name: &Name) -> Result<Owners, StoreError> {
+        self.owners_of(name)
+    }
+
+    /// The rules that decide who owns a name.
+    pub fn name_rules(&self) -> &NameRules {
+        &self.rules
+    }
+
+    /// Why a user does not own a name that they claim.
+    pub fn clash_of(&self, name: &Name, key: UserKey) -> Result<Option<Clash>, StoreError> {
+        self.clash(name, key)
     }
 
     /// All that is known of a user; `None` for a key that is gone.
@@ -277,7 +316,7 @@ impl ReadView {
         })
     }
 
-    /// Names that more than one living user claims: at most `limit` of them, in the order of the names.
+    /// Names that a living user claims and another has: at most `limit` of them, in the order of the names.
     pub fn clashes(&self, limit: usize) -> Result<Vec<Clash>, StoreError> {
         let mut clashes = Vec::new();
         for row in self.claims.iter()? {
@@ -286,11 +325,10 @@ impl ReadView {
             }
             let row = row?;
             let (name, claimant) = row.0.value();
-            let name = Name::from_stored(name);
+            let (name, claimant) = (Name::from_stored(name), UserKey(claimant));
             // A tombstone's claim only means that it gave the name up.
-            let is_living = self.user_head(UserKey(claimant))?.is_some_and(|head| head.removed_at.is_none());
-            if let (true, Some(owner)) = (is_living, self.key_by_name(&name)?) {
-                clashes.push(Clash { name, owner, claimant: UserKey(claimant) });
+            if self.user_head(claimant)?.is_some_and(|head| head.removed_at.is_none()) {
+                clashes.extend(self.clash(&name, claimant)?);
             }
         }
         Ok(clashes)

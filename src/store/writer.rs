@@ -16,12 +16,13 @@ use super::settle::Settled;
 use super::transaction::Transaction;
 use super::view::ReadView;
 use super::{
-    AccountChanged, Admitted, Applied, Changes, Entombed, Import, Imported, LicenseRecord, Policy, Released,
-    Shared, StoreError, Upserted,
+    AccountChanged, Admitted, Applied, Changes, Clash, Entombed, Import, Imported, LicenseRecord, Policy,
+    Released, Shared, StoreError, Upserted,
 };
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::Request;
 use crate::domain::name::Name;
+use crate::domain::names::NameRules;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
 use crate::domain::sync::{Authority, Change, Report, Sweep};
 use crate::domain::user::{DirectoryId, Kind, Mapped, UserKey};
@@ -98,7 +99,7 @@ pub(super) fn run(
         let Some(first) = held_back.take().or_else(|| commands.blocking_recv()) else { return Ok(()) };
         let first = match first {
             Command::Preview { preview, reply } => {
-                let report = run_preview(db, *preview)?;
+                let report = run_preview(db, shared, *preview)?;
                 let _ = reply.send(report);
                 continue;
             }
@@ -129,35 +130,34 @@ pub(super) fn run(
 fn commit(db: &Database, shared: &Shared, batch: Vec<Command>) -> Result<(), StoreError> {
     let policy = shared.policy();
     let txn = begin(db)?;
-    let mut transaction = Transaction::open(&txn)?;
+    let (mut transaction, clashes) = open(&txn, shared, &policy)?;
     let mut answers = Vec::with_capacity(batch.len());
     for command in batch {
         if let Some(answer) = apply(command, &mut transaction, &policy)? {
             answers.push(answer);
         }
     }
-    let settled = transaction.settle(&policy)?;
+    let settled = transaction.settle(&policy, clashes)?;
+    let rules = Arc::clone(&transaction.rules);
     let is_changed = transaction.finish()?;
-    finish(db, shared, txn, is_changed, &settled)?;
+    finish(db, shared, txn, is_changed.then_some(rules), &settled)?;
     for answer in answers {
         answer();
     }
     Ok(())
 }
 
-/// Commits what was changed, publishes it, and tells what was settled.
+/// Commits what was changed, with the rules that it follows from, publishes it, and logs what was settled.
 fn finish(
     db: &Database,
     shared: &Shared,
     txn: WriteTransaction,
-    is_changed: bool,
+    changed: Option<Arc<NameRules>>,
     settled: &Settled,
 ) -> Result<(), StoreError> {
-    if !is_changed {
-        return Ok(txn.abort()?);
-    }
+    let Some(rules) = changed else { return Ok(txn.abort()?) };
     txn.commit()?;
-    shared.publish(ReadView::open(db)?);
+    shared.publish(ReadView::open(db, rules)?);
     settled.tell();
     Ok(())
 }
@@ -167,6 +167,20 @@ fn begin(db: &Database) -> Result<WriteTransaction, StoreError> {
     let mut txn = db.begin_write()?;
     txn.set_quick_repair(true);
     Ok(txn)
+}
+
+/// Opens the tables with the rules of the policy in force.
+fn open<'t>(
+    txn: &'t WriteTransaction,
+    shared: &Shared,
+    policy: &Policy,
+) -> Result<(Transaction<'t>, Vec<Clash>), StoreError> {
+    let mut transaction = Transaction::open(txn, Arc::clone(&shared.view().rules))?;
+    let beat = || {
+        shared.beats.fetch_add(1, Ordering::Relaxed);
+    };
+    let clashes = transaction.adopt_rules(&policy.names, &beat)?;
+    Ok((transaction, clashes))
 }
 
 fn apply(
@@ -217,15 +231,16 @@ fn run_import(
 ) -> Result<Result<Imported, String>, StoreError> {
     let policy = shared.policy();
     let txn = begin(db)?;
-    let mut transaction = Transaction::open(&txn)?;
+    let (mut transaction, clashes) = open(&txn, shared, &policy)?;
     let beat = || {
         shared.beats.fetch_add(1, Ordering::Relaxed);
     };
     let imported = transaction.import(import, &policy, &beat)?;
     if imported.as_ref().is_ok_and(|imported| imported.applied) {
-        let settled = transaction.settle(&policy)?;
+        let settled = transaction.settle(&policy, clashes)?;
+        let rules = Arc::clone(&transaction.rules);
         let is_changed = transaction.finish()?;
-        finish(db, shared, txn, is_changed, &settled)?;
+        finish(db, shared, txn, is_changed.then_some(rules), &settled)?;
     } else {
         drop(transaction);
         txn.abort()?;
@@ -233,16 +248,16 @@ fn run_import(
     Ok(imported)
 }
 
-fn run_preview(db: &Database, preview: Preview) -> Result<Report, StoreError> {
+fn run_preview(db: &Database, shared: &Shared, preview: Preview) -> Result<Report, StoreError> {
     let txn = begin(db)?;
-    let report = preview_in(&txn, preview)?;
+    let report = preview_in(&txn, shared, preview)?;
     txn.abort()?;
     Ok(report)
 }
 
-fn preview_in(txn: &WriteTransaction, preview: Preview) -> Result<Report, StoreError> {
+fn preview_in(txn: &WriteTransaction, shared: &Shared, preview: Preview) -> Result<Report, StoreError> {
     let Preview { directory, mut sweep, writes, mut report, now } = preview;
-    let mut transaction = Transaction::open(txn)?;
+    let (mut transaction, _) = open(txn, shared, &shared.policy())?;
     let directory = transaction.directory(&directory)?;
     for mapped in writes {
         let upserted = transaction.upsert(directory, mapped, now)?;

@@ -200,7 +200,7 @@ fn the_administrator_always_enters_and_never_counts() {
     assert_eq!(daemon.seats_used(), 2);
 
     // A mapped user who holds a seat gives it back, and is known by every name.
-    settings.tables = settings.tables.replace("\"root\"", "\"u0\"");
+    settings.tables = settings.tables.replace("\"root\"", "\"u0\"\ndirectory = \"people\"");
     daemon.configure(&settings);
     daemon.reload().unwrap();
     daemon.wait_for_log(&["event=seat_released", "u0@example.org", "reason=exempt"]);
@@ -228,7 +228,7 @@ fn the_administrator_always_enters_and_never_counts() {
 
     // A user like others again.
     daemon.write(LDIF, &people(0..4));
-    settings.tables = settings.tables.replace("\"u0\"", "\"root\"");
+    settings.tables = settings.tables.replace("\"u0\"\ndirectory = \"people\"", "\"root\"");
     settings.seats = 3;
     daemon.configure(&settings);
     daemon.reload().unwrap();
@@ -249,7 +249,7 @@ fn an_administrator_who_was_chosen_while_the_daemon_was_down_holds_no_seat() {
     let mut daemon = Daemon::start(settings.clone());
     daemon.expect("u0", "granted");
     assert!(daemon.terminate().0.success());
-    settings.tables += "[admin]\naddress = \"u0@example.org\"\n";
+    settings.tables += "[admin]\naddress = \"u0@example.org\"\ndirectory = \"people\"\n";
     daemon.configure(&settings);
     daemon.restart();
     assert_eq!(daemon.seats_used(), 0);

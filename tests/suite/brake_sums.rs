@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use seatkeeper::domain::admission::TakeOn;
 use seatkeeper::domain::name::Name;
+use seatkeeper::domain::names::Purpose;
 use seatkeeper::store::{Changes, Policy, Store};
 use serde_json::Value;
 
@@ -280,7 +281,7 @@ fn with_store<T>(daemon: &Daemon, work: impl AsyncFnOnce(&Store) -> T) -> T {
         seat_limit: Some(50),
         directory_limits: [].into(),
         take_on: TakeOn { login: true, delivery: false },
-        administrator: None,
+        names: Default::default(),
         expired: None,
         components: Default::default(),
     };
@@ -298,7 +299,8 @@ fn losses_stamped_in_the_future_count_and_leave_after_an_hour() {
     daemon.kill9();
     let name = |number| Name::parse(&format!("u{number}@example.org"), None).unwrap();
     with_store(&daemon, async |store| {
-        let removals = (0..3).map(|number| store.view().find(&name(number)).unwrap().unwrap()).collect();
+        let removals =
+            (0..3).map(|number| store.view().find(&name(number), Purpose::Login).unwrap().unwrap()).collect();
         let directory = store.view().directories().next().unwrap().id;
         let in_a_year = Timestamp::now() + Duration::from_secs(365 * 86_400);
         let changes = Changes { removals, ..Changes::default() };

@@ -35,6 +35,7 @@ mod mail;
 mod notification;
 mod outage;
 mod own_passwords;
+mod ownership;
 mod passwords;
 mod postfix;
 mod progress;

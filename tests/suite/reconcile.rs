@@ -4,6 +4,7 @@ use std::fs;
 
 use seatkeeper::domain::admission::TakeOn;
 use seatkeeper::domain::name::{Name, StableId};
+use seatkeeper::domain::names::Purpose;
 use seatkeeper::store::{Changes, Policy, Store};
 use serde_json::Value;
 
@@ -164,7 +165,7 @@ pub(crate) fn tamper(daemon: &Daemon) {
         seat_limit: Some(5),
         directory_limits: [].into(),
         take_on,
-        administrator: None,
+        names: Default::default(),
         expired: None,
         components: Default::default(),
     };
@@ -172,7 +173,7 @@ pub(crate) fn tamper(daemon: &Daemon) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let view = store.view();
     let id = view.directories().find(|record| record.name == "corp").unwrap().id;
-    let key = |name: &str| view.find(&Name::parse(name, None).unwrap()).unwrap().unwrap();
+    let key = |name: &str| view.find(&Name::parse(name, None).unwrap(), Purpose::Login).unwrap().unwrap();
     let mut stale = view.details(key("new3@example.org")).unwrap().unwrap().user.mapped;
     let mut ghost = stale.clone();
     stale.addresses = vec![Name::parse("old3@example.org", None).unwrap()];

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::domain::admission::TakeOn;
 use crate::domain::license::OnExpiry;
+use crate::domain::names::NameRules;
 use crate::issuer::terms;
 use crate::licensing::signer::Signer;
 use crate::store::{Policy, Writer};
@@ -53,8 +54,8 @@ impl World {
     async fn start(&self) -> Run {
         let take_on = TakeOn { login: true, delivery: false };
         let (expired, components) = (None, Components::default());
-        let (seat_limit, directory_limits, administrator) = (None, [].into(), None);
-        let policy = Policy { seat_limit, directory_limits, take_on, administrator, expired, components };
+        let (seat_limit, directory_limits, names) = (None, [].into(), NameRules::default());
+        let policy = Policy { seat_limit, directory_limits, take_on, names, expired, components };
         let (store, writer) = Store::open(&self.folder.path().join("store.redb"), policy).unwrap();
         let board = LicenseBoard::new().0;
         let clock = Arc::clone(&self.clock);

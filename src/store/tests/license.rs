@@ -326,12 +326,12 @@ fn seen(store: &Store, directory: DirectoryId, terms: Terms) -> Expected {
         seen.eas[usize::from(user)] = view.components_of(key).unwrap() == ["activesync"];
     }
     for number in 0..ACCOUNTS {
-        let Some(key) = view.find(&account(number)).unwrap() else { continue };
+        let Some(key) = view.find(&account(number), Purpose::Login).unwrap() else { continue };
         let is_seated = view.seat_of(key).unwrap().is_some();
         seen.locals[usize::from(number)] = if is_seated { Local::Enabled } else { Local::Disabled };
     }
     for number in 0..IMPORTED {
-        let Some(key) = view.find(&imported(number)).unwrap() else { continue };
+        let Some(key) = view.find(&imported(number), Purpose::Login).unwrap() else { continue };
         seen.imported[usize::from(number)] = view.seat_of(key).unwrap().is_some();
     }
     assert_eq!(view.seats_used().unwrap(), seen.used());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::account::{AccountChange, ImportedPerson, NewAccount};
+use crate::domain::names::Administrator;
 
 /// People of two directories, the even ones of them in the one with a cap.
 pub(super) const MAPPED: u8 = 6;
@@ -210,7 +211,8 @@ impl Model {
                     *seated &= *used_at >= self.now - age;
                 }
             }
-            Op::Administrator(user) => self.administrator = user,
+            // No imported account can be the administrator.
+            Op::Administrator(user) => self.administrator = user.filter(|user| *user < LOCAL_END),
             Op::Crash => {}
         }
         None
@@ -236,7 +238,7 @@ impl Model {
     fn policy(&self) -> Policy {
         Policy {
             directory_limits: [("even".to_owned(), self.cap)].into(),
-            administrator: self.administrator.map(|user| name(&address(user))),
+            names: NameRules::new(Vec::new(), self.administrator.map(administrator)),
             ..policy(self.limit)
         }
     }
@@ -246,8 +248,15 @@ pub(super) fn address(user: u8) -> String {
     if user < LOCAL_END { format!("u{user}@x.org") } else { format!("u{user}@other.org") }
 }
 
+/// An entry by its login name, or a local account by its address.
+fn administrator(user: u8) -> Administrator {
+    let directory = ["even", "odd"][usize::from(user % 2)];
+    let directory = (user < MAPPED).then(|| directory.to_owned());
+    Administrator { name: name(&address(user)), directory }
+}
+
 pub(super) fn entry(user: u8, enabled: bool) -> Mapped {
-    Mapped { enabled, ..mapped(user + 1, &[&address(user)]) }
+    Mapped { enabled, logins: vec![name(&address(user))], ..mapped(user + 1, &[&address(user)]) }
 }
 
 async fn change(store: &Store, change: AccountChange, now: Timestamp) -> &'static str {
@@ -258,6 +267,7 @@ async fn change(store: &Store, change: AccountChange, now: Timestamp) -> &'stati
         Err(AccountRefusal::Taken(_)) => "taken",
         Err(AccountRefusal::Unknown(_)) => "unknown",
         Err(AccountRefusal::Mapped { .. }) => "mapped",
+        Err(refusal) => panic!("{refusal}"),
     }
 }
 
@@ -268,7 +278,7 @@ async fn apply_to_store(
     directories: [DirectoryId; 2],
 ) -> Option<&'static str> {
     let directory = |user: u8| directories[usize::from(user % 2)];
-    let key = |user: u8| store.view().find(&name(&address(user))).unwrap();
+    let key = |user: u8| store.view().find(&name(&address(user)), Purpose::Login).unwrap();
     let admit = async |user: u8, operation: Operation| {
         let request = Request { operation, service: None };
         store.admit(name(&address(user)), request, now).await.unwrap()
@@ -343,7 +353,10 @@ fn observe(store: &Store, model: &Model) -> Model {
     let view = store.view();
     let mut seen = Model { lives: Vec::new(), seated: Vec::new(), ..model.clone() };
     for user in 0..EVERYBODY {
-        let details = view.find(&name(&address(user))).unwrap().and_then(|key| view.details(key).unwrap());
+        let details = view
+            .find(&name(&address(user)), Purpose::Login)
+            .unwrap()
+            .and_then(|key| view.details(key).unwrap());
         seen.lives.push(match &details {
             None => Life::Unknown,
             Some(details) if details.user.is_living() => {

@@ -1,0 +1,389 @@
+//! Who owns a name: one function of all who claim it.
+//!
+//! A name is claimed as a login name, as a mail address, or as both, and logins and mail are looked up apart: for a
+//! login a login name outranks a mail address, for mail it is the other way round. A name in a domain that directories
+//! serve belongs to their users and to the accounts made in that domain, whoever claimed it first.
+
+use std::collections::{BTreeSet, HashMap};
+
+use jiff::Timestamp;
+
+use super::name::{Domain, Name, StableId};
+use super::user::{Mapped, Origin, UserKey};
+
+/// What a name is looked up for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Somebody logs in.
+    Login,
+    /// Mail arrives.
+    Mail,
+}
+
+/// The owners of one name, which may be two users.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Owners {
+    /// Who logs in under the name.
+    pub login: Option<UserKey>,
+    /// Who gets mail to the name.
+    pub mail: Option<UserKey>,
+}
+
+impl Owners {
+    /// The owner for one purpose.
+    pub fn of(self, purpose: Purpose) -> Option<UserKey> {
+        match purpose {
+            Purpose::Login => self.login,
+            Purpose::Mail => self.mail,
+        }
+    }
+}
+
+/// What a configured directory has to do with names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirectoryNames {
+    /// The directory's name.
+    pub name: String,
+    /// The mail domains that it serves.
+    pub domains: Vec<Domain>,
+    /// Whether its users may have mail addresses in domains that no directory serves.
+    pub foreign_names: bool,
+    /// Whether a login name is a mail address where no user has it as one.
+    pub login_is_address: bool,
+}
+
+/// The internal administrator: `[admin]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Administrator {
+    /// The address.
+    pub name: Name,
+    /// The directory whose entry with this login name is the administrator. Without one only a local account of exactly
+    /// this address is.
+    pub directory: Option<String>,
+}
+
+/// Everything in the configuration that decides about names. Replaced as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct NameRules {
+    /// Configured directories, in the order of the file.
+    directories: Vec<DirectoryNames>,
+    /// Directories that were configured before, with what they served.
+    retired: Vec<DirectoryNames>,
+    administrator: Option<Administrator>,
+    /// Domain to the positions in `directories` that serve it.
+    serving: HashMap<Domain, Vec<usize>>,
+}
+
+impl PartialEq for NameRules {
+    fn eq(&self, other: &NameRules) -> bool {
+        // `serving` follows from the others.
+        (&self.directories, &self.retired, &self.administrator)
+            == (&other.directories, &other.retired, &other.administrator)
+    }
+}
+
+impl Eq for NameRules {}
+
+impl NameRules {
+    /// The rules of a configuration.
+    pub fn new(directories: Vec<DirectoryNames>, administrator: Option<Administrator>) -> NameRules {
+        let mut serving: HashMap<Domain, Vec<usize>> = HashMap::new();
+        for (position, directory) in directories.iter().enumerate() {
+            for domain in &directory.domains {
+                serving.entry(domain.clone()).or_default().push(position);
+            }
+        }
+        NameRules { directories, retired: Vec::new(), administrator, serving }
+    }
+
+    /// These rules, with the directories that `before` knew and that are not configured any more.
+    pub fn retiring(&self, before: &NameRules) -> NameRules {
+        let known = before.directories.iter().chain(&before.retired);
+        let retired = known.filter(|directory| self.position(&directory.name).is_none()).cloned().collect();
+        NameRules { retired, ..self.clone() }
+    }
+
+    /// Configured directories, in the order of the file.
+    pub fn directories(&self) -> &[DirectoryNames] {
+        &self.directories
+    }
+
+    /// Directories that were configured before.
+    pub fn retired(&self) -> &[DirectoryNames] {
+        &self.retired
+    }
+
+    /// The internal administrator.
+    pub fn administrator(&self) -> Option<&Administrator> {
+        self.administrator.as_ref()
+    }
+
+    /// Whether a name is the internal administrator's.
+    pub fn is_administrator(&self, name: &Name) -> bool {
+        self.administrator.as_ref().is_some_and(|administrator| administrator.name == *name)
+    }
+
+    /// The names of the directories that serve a domain.
+    pub fn directories_of<'a>(&'a self, domain: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.served_by(domain).iter().filter_map(|at| Some(self.directories.get(*at)?.name.as_str()))
+    }
+
+    /// Whether the owners of a name may be others than under the rules before.
+    pub fn may_change(&self, before: &NameRules, name: &Name) -> bool {
+        if self.administrator != before.administrator
+            && (self.is_administrator(name) || before.is_administrator(name))
+        {
+            return true;
+        }
+        let kept = self.directories.iter().filter(|directory| before.position(&directory.name).is_some());
+        let is_addition = self.retired == before.retired && kept.eq(&before.directories);
+        !is_addition || !self.directories_of(name.domain()).eq(before.directories_of(name.domain()))
+    }
+
+    /// Whether a directory is configured.
+    pub fn is_configured(&self, directory: &str) -> bool {
+        self.position(directory).is_some()
+    }
+
+    fn position(&self, directory: &str) -> Option<usize> {
+        self.directories.iter().position(|known| known.name == directory)
+    }
+
+    fn served_by(&self, domain: &str) -> &[usize] {
+        // A domain that does not parse is served by no directory.
+        let domain = Domain::parse(domain).ok();
+        domain.and_then(|domain| self.serving.get(&domain)).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Where the claimant of a name comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Home {
+    /// A directory, by its name.
+    Directory(String),
+    /// A local or imported account of this mail domain.
+    Account {
+        /// The domain.
+        domain: String,
+        /// Local, not imported.
+        local: bool,
+    },
+}
+
+/// Since when a user claims one name, and as what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Claim {
+    /// As a login name.
+    pub login: Option<Timestamp>,
+    /// As a mail address.
+    pub mail: Option<Timestamp>,
+}
+
+impl Claim {
+    /// Whether nothing is claimed.
+    pub fn is_empty(self) -> bool {
+        self.login.is_none() && self.mail.is_none()
+    }
+
+    /// The earlier of the two.
+    fn since(self) -> Option<Timestamp> {
+        [self.login, self.mail].into_iter().flatten().min()
+    }
+
+    /// How well the claim serves a purpose, the best first.
+    fn rank(self, purpose: Purpose) -> Option<(u8, Timestamp)> {
+        let (first, second) = match purpose {
+            Purpose::Login => (self.login, self.mail),
+            Purpose::Mail => (self.mail, self.login),
+        };
+        first.map(|since| (0, since)).or(second.map(|since| (1, since)))
+    }
+
+    /// This claim under `before`: what was claimed before keeps its time, what is new begins at `now`.
+    pub fn continuing(self, before: Claim) -> Claim {
+        let time = |new: Option<Timestamp>, old: Option<Timestamp>| new.map(|new| old.unwrap_or(new));
+        Claim { login: time(self.login, before.login), mail: time(self.mail, before.mail) }
+    }
+}
+
+/// The names that an entry or an account claims at `now`, without repeats. The address of an account is its login name
+/// too.
+pub fn claims_of(mapped: &Mapped, origin: Origin, now: Timestamp) -> HashMap<Name, Claim> {
+    let mut claims: HashMap<Name, Claim> = HashMap::new();
+    for address in &mapped.addresses {
+        claims.entry(address.clone()).or_default().mail = Some(now);
+    }
+    let own = mapped.addresses.first().filter(|_| origin != Origin::Mapped);
+    for login in mapped.logins.iter().chain(own) {
+        claims.entry(login.clone()).or_default().login = Some(now);
+    }
+    claims
+}
+
+/// One of those who claim a name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Claimant {
+    /// The user.
+    pub user: UserKey,
+    /// The stable id.
+    pub id: StableId,
+    /// Where the user comes from.
+    pub home: Home,
+    /// When the user was removed from the directory: set for a tombstone.
+    pub removed_at: Option<Timestamp>,
+    /// All login names of the user.
+    pub logins: Vec<Name>,
+    /// The name is the main address.
+    pub is_main: bool,
+    /// What is claimed.
+    pub claim: Claim,
+}
+
+/// Why a user does not own a name that is claimed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Withheld {
+    /// Another user owns it.
+    Owned(UserKey),
+    /// It is the internal administrator's.
+    Administrator,
+    /// Its domain is served by other directories.
+    ServedElsewhere,
+    /// `foreign_names = false`, and its domain is none of the directory's.
+    Foreign,
+}
+
+/// A claim that may own the name.
+struct Candidate<'a> {
+    claimant: &'a Claimant,
+    /// What of the claim counts.
+    claim: Claim,
+    /// The position of the directory in the file; accounts come behind all.
+    order: usize,
+    /// Of a directory that is not configured any more.
+    is_retired: bool,
+    /// Directories serve the name's domain.
+    is_served: bool,
+}
+
+/// Decides who owns `name` among all who claim it. `present` are the owners until now.
+pub fn owners(name: &Name, claimants: &[Claimant], present: Owners, rules: &NameRules) -> Owners {
+    let candidates: Vec<Candidate<'_>> =
+        claimants.iter().filter_map(|claimant| candidate(name, claimant, rules).ok()).collect();
+    let standing: Vec<&Candidate<'_>> =
+        candidates.iter().filter(|candidate| !gives_way(candidate, &candidates)).collect();
+    Owners {
+        login: best(&standing, Purpose::Login, present.login, rules),
+        mail: best(&standing, Purpose::Mail, present.mail, rules),
+    }
+}
+
+/// Why a user does not own a name as what they claim it, given who owns it; `None` where they do.
+pub fn withheld(name: &Name, claimant: &Claimant, owners: Owners, rules: &NameRules) -> Option<Withheld> {
+    let Claim { login, mail } = claimant.claim;
+    let claimed = [(login, owners.login), (mail, owners.mail)];
+    let mut others = claimed.iter().filter(|(since, _)| since.is_some()).map(|(_, owner)| *owner);
+    let owner = others.find(|owner| *owner != Some(claimant.user))?;
+    match candidate(name, claimant, rules) {
+        Err(reason) => Some(reason),
+        // A mail address in a domain that is not the directory's, beside a login name that is.
+        Ok(_) => Some(owner.map_or(Withheld::Foreign, Withheld::Owned)),
+    }
+}
+
+fn best(
+    candidates: &[&Candidate<'_>],
+    purpose: Purpose,
+    present: Option<UserKey>,
+    rules: &NameRules,
+) -> Option<UserKey> {
+    let able = candidates.iter().filter(|candidate| serves(candidate, purpose, rules));
+    let ranked = able.filter_map(|candidate| {
+        let (role, since) = candidate.claim.rank(purpose)?;
+        let Claimant { user, id, .. } = candidate.claimant;
+        Some(((role, present != Some(*user), since, candidate.order, id), *user))
+    });
+    ranked.min_by(|(left, _), (right, _)| left.cmp(right)).map(|(_, user)| user)
+}
+
+/// Whether the claim is good for a purpose at all.
+fn serves(candidate: &Candidate<'_>, purpose: Purpose, rules: &NameRules) -> bool {
+    match (&candidate.claimant.home, purpose, candidate.claim.mail) {
+        (Home::Directory(name), Purpose::Mail, None) => rules
+            .position(name)
+            .is_none_or(|at| rules.directories.get(at).is_none_or(|it| it.login_is_address)),
+        _ => true,
+    }
+}
+
+/// Whether a claimant may own the name, apart from the others.
+fn candidate<'a>(name: &Name, claimant: &'a Claimant, rules: &NameRules) -> Result<Candidate<'a>, Withheld> {
+    let mut claim = claimant.claim;
+    if let Some(administrator) = rules.administrator.as_ref().filter(|it| it.name == *name) {
+        // For a directory's administrator the login name alone counts.
+        if administrator.directory.is_some() {
+            claim.mail = None;
+        }
+        if !is_administrator(claimant, claim, administrator) {
+            return Err(Withheld::Administrator);
+        }
+    }
+    let serving = rules.served_by(name.domain());
+    let (order, is_retired) = match &claimant.home {
+        Home::Account { domain, .. } => {
+            if !serving.is_empty() && domain != name.domain() {
+                return Err(Withheld::ServedElsewhere);
+            }
+            (usize::MAX, false)
+        }
+        Home::Directory(directory) => match rules.position(directory) {
+            Some(at) if serving.contains(&at) => (at, false),
+            Some(_) if !serving.is_empty() => return Err(Withheld::ServedElsewhere),
+            Some(at) => {
+                if rules.directories.get(at).is_some_and(|it| !it.foreign_names) {
+                    claim.mail = None;
+                }
+                (at, false)
+            }
+            None if serving.is_empty() => (usize::MAX, true),
+            None => {
+                let served = |it: &&DirectoryNames| it.name == *directory;
+                let retired = rules.retired.iter().find(served);
+                let is_served = |domain: &Domain| domain.as_str() == name.domain();
+                if !retired.is_some_and(|it| it.domains.iter().any(is_served)) {
+                    return Err(Withheld::ServedElsewhere);
+                }
+                (usize::MAX, true)
+            }
+        },
+    };
+    if claim.is_empty() {
+        return Err(Withheld::Foreign);
+    }
+    Ok(Candidate { claimant, claim, order, is_retired, is_served: !serving.is_empty() })
+}
+
+fn is_administrator(claimant: &Claimant, claim: Claim, administrator: &Administrator) -> bool {
+    match (&administrator.directory, &claimant.home) {
+        (Some(wanted), Home::Directory(directory)) => wanted == directory && claim.login.is_some(),
+        (None, Home::Account { local, .. }) => *local && claimant.is_main,
+        _ => false,
+    }
+}
+
+/// Whether a tombstone, or a user of a directory that is not configured any more, gives the name to one of the others.
+fn gives_way(candidate: &Candidate<'_>, all: &[Candidate<'_>]) -> bool {
+    let mut living = all.iter().filter(|other| other.claimant.removed_at.is_none());
+    let Some(removed_at) = candidate.claimant.removed_at else {
+        return candidate.is_retired && candidate.is_served && living.any(|other| !other.is_retired);
+    };
+    let logins: BTreeSet<&Name> = candidate.claimant.logins.iter().collect();
+    living.any(|living| {
+        let is_neighbour = living.claimant.home == candidate.claimant.home;
+        let has_login = living.claimant.logins.iter().any(|login| logins.contains(login));
+        let came_later = living.claimant.claim.since().is_some_and(|since| since > removed_at);
+        candidate.is_retired || is_neighbour && (has_login || came_later)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! The format of the file: a new store gets its tables, that of an earlier program is brought up to date, and that of a
+//! later one is refused. Each step is whole or not at all, and the original number is only replaced with the last.
+
+use std::sync::Arc;
+
+use redb::{Database, ReadableTable};
+
+use super::names::{from_format_3, stored_rules};
+use super::tables::{META, SETTINGS};
+use super::transaction::Transaction;
+use super::{FORMAT, StoreError};
+use crate::domain::names::NameRules;
+
+/// Makes the tables fit this program, and returns the rules that the tables of names follow from.
+pub(super) fn prepare(db: &Database) -> Result<NameRules, StoreError> {
+    let mut txn = db.begin_write()?;
+    txn.set_quick_repair(true);
+    let found = txn.open_table(META)?.get("format")?.map(|format| format.value());
+    match found {
+        Some(FORMAT) => {}
+        None => {}
+        // 1 knew no accounts, 2 no signed licenses: they only lack tables. 3 had one owner for each name.
+        Some(1..=3) => from_format_3(&txn)?,
+        Some(_) => return Err(StoreError::NewerFormat),
+    }
+    let rules = stored_rules(&txn.open_table(SETTINGS)?)?;
+    if found == Some(FORMAT) {
+        txn.abort()?;
+        return Ok(rules);
+    }
+    Transaction::open(&txn, Arc::new(rules.clone()))?.finish()?;
+    txn.open_table(META)?.insert("format", FORMAT)?;
+    txn.commit()?;
+    Ok(rules)
+}

@@ -1,0 +1,424 @@
+//! Who owns a name, kept in tables: [`crate::domain::names`] decides, here its decision is made again whenever a claim,
+//! a claimant or the configuration changes.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use redb::{ReadableTable, Table, WriteTransaction};
+
+use super::codec::{self, Decoder, Encoder};
+use super::tables::Lookup;
+use super::transaction::Transaction;
+use super::{Clash, DirectoryRecord, Party, StoreError};
+use crate::domain::name::{Domain, Name};
+use crate::domain::names::{
+    Administrator, Claim, Claimant, DirectoryNames, Home, NameRules, Owners, Withheld, claims_of, owners,
+    withheld,
+};
+use crate::domain::user::{Origin, User, UserKey};
+
+/// Key of the rules in [`SETTINGS`].
+const RULES: &str = "name_rules";
+
+/// Names read between two changes while all of them are decided again: some 200 kB.
+const NAMES_AT_A_TIME: usize = 4096;
+
+/// What is kept of a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NameRecord {
+    /// One user claims it.
+    Sole {
+        /// The user.
+        user: UserKey,
+        /// The claim.
+        claim: Claim,
+        /// The user, or no one.
+        owners: Owners,
+    },
+    /// Several do; their claims have rows of their own.
+    Contested(Owners),
+}
+
+impl NameRecord {
+    pub(super) fn owners(&self) -> Owners {
+        match self {
+            NameRecord::Sole { owners, .. } | NameRecord::Contested(owners) => *owners,
+        }
+    }
+}
+
+impl Transaction<'_> {
+    /// Brings the claims of a user up to date and decides anew about every name concerned. Clashes are those of new
+    /// claims, and of all where the user `is_back`, so that each is logged once.
+    pub(super) fn update_claims(
+        &mut self,
+        key: UserKey,
+        old: Option<&User>,
+        new: &User,
+        is_back: bool,
+        at: Timestamp,
+    ) -> Result<Vec<Clash>, StoreError> {
+        let origin = self.origin(new);
+        let wanted = claims_of(&new.mapped, origin, at);
+        for name in old.into_iter().flat_map(|old| old.mapped.names()) {
+            if !wanted.contains_key(name) {
+                self.set_claim(key, name, Claim::default())?;
+            }
+        }
+        let is_other = old.is_none_or(|old| {
+            is_back
+                || old.mapped.logins != new.mapped.logins
+                || old.mapped.addresses.first() != new.mapped.addresses.first()
+        });
+        let mut news = Vec::new();
+        for name in new.mapped.names() {
+            let Some(claim) = wanted.get(name) else { continue };
+            let before = self.claim_of(key, name)?;
+            let claim = claim.continuing(before);
+            if claim != before {
+                self.set_claim(key, name, claim)?;
+            } else if is_other {
+                self.decide_owners(name)?;
+            }
+            if claim != before || is_back {
+                news.push(name);
+            }
+        }
+        // With every claim in place, since a clash shows the user by a name that they own.
+        news.into_iter().filter_map(|name| self.clash(name, key).transpose()).collect()
+    }
+
+    /// Decides anew about every name of a user who became a tombstone.
+    pub(super) fn reconsider_names(&mut self, user: &User) -> Result<(), StoreError> {
+        user.mapped.names().try_for_each(|name| self.decide_owners(name))
+    }
+
+    /// Withdraws all claims of a user.
+    pub(super) fn drop_claims(&mut self, key: UserKey, user: &User) -> Result<(), StoreError> {
+        user.mapped.names().try_for_each(|name| self.set_claim(key, name, Claim::default()))
+    }
+
+    /// Puts the rules of the configuration in force, and decides anew about the names that they may concern. Returns
+    /// who claims the internal administrator's name in vain, where that is new.
+    pub(super) fn adopt_rules(
+        &mut self,
+        wanted: &NameRules,
+        beat: &dyn Fn(),
+    ) -> Result<Vec<Clash>, StoreError> {
+        let wanted = wanted.retiring(&self.rules);
+        if *self.rules == wanted {
+            return Ok(Vec::new());
+        }
+        let before = std::mem::replace(&mut self.rules, Arc::new(wanted));
+        let bytes = encode_rules(&self.rules);
+        self.settings.insert(RULES, bytes.as_slice())?;
+        self.is_dirty = true;
+        let mut last: Option<String> = None;
+        loop {
+            beat();
+            let names = self.names_after(last.as_deref())?;
+            let Some(end) = names.last() else { break };
+            last = Some(end.as_str().to_owned());
+            for name in &names {
+                if self.rules.may_change(&before, name) {
+                    self.decide_owners(name)?;
+                }
+            }
+        }
+        if self.rules.administrator() == before.administrator() {
+            return Ok(Vec::new());
+        }
+        let administrator = self.rules.administrator().map(|it| it.name.clone());
+        administrator.map_or(Ok(Vec::new()), |name| self.clashes_of(&name))
+    }
+
+    fn names_after(&self, last: Option<&str>) -> Result<Vec<Name>, StoreError> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = last.map_or(Unbounded, Excluded);
+        let rows = self.names.range::<&str>((from, Unbounded))?.take(NAMES_AT_A_TIME);
+        rows.map(|row| Ok(Name::from_stored(row?.0.value()))).collect()
+    }
+
+    /// Replaces what a user claims of a name; an empty claim withdraws it.
+    fn set_claim(&mut self, key: UserKey, name: &Name, claim: Claim) -> Result<(), StoreError> {
+        let present = match self.name_record(name)? {
+            None => return self.write_owners(name, &[(key, claim)], Owners::default()),
+            Some(NameRecord::Sole { user, owners, .. }) if user == key => {
+                return self.write_owners(name, &[(key, claim)], owners);
+            }
+            Some(NameRecord::Sole { .. }) if claim.is_empty() => return Ok(()),
+            Some(NameRecord::Sole { user, claim: other, owners }) => {
+                self.put_claim(user, name, other)?;
+                // Claims of one moment are equal, whichever was written first.
+                if other == claim { Owners::default() } else { owners }
+            }
+            Some(NameRecord::Contested(owners)) => owners,
+        };
+        self.put_claim(key, name, claim)?;
+        let claims = self.claims_on(name)?;
+        if let [(last, _)] = claims.as_slice() {
+            self.put_claim(*last, name, Claim::default())?;
+        }
+        self.write_owners(name, &claims, present)
+    }
+
+    fn put_claim(&mut self, key: UserKey, name: &Name, claim: Claim) -> Result<(), StoreError> {
+        let row = (name.as_str(), key.0);
+        if claim.is_empty() {
+            self.claims.remove(row)?;
+        } else {
+            self.claims.insert(row, codec::encode_claim(claim).as_slice())?;
+        }
+        self.is_dirty = true;
+        Ok(())
+    }
+
+    fn decide_owners(&mut self, name: &Name) -> Result<(), StoreError> {
+        let owners = self.owners_of(name)?;
+        let claims = self.all_claims(name)?;
+        self.write_owners(name, &claims, owners)
+    }
+
+    /// Decides about a name that these users claim.
+    fn write_owners(
+        &mut self,
+        name: &Name,
+        claims: &[(UserKey, Claim)],
+        present: Owners,
+    ) -> Result<(), StoreError> {
+        let claimants: Vec<Claimant> = claims
+            .iter()
+            .filter(|(_, claim)| !claim.is_empty())
+            .map(|(user, claim)| self.claimant(name, *user, *claim))
+            .collect::<Result<_, StoreError>>()?;
+        let owners = owners(name, &claimants, present, &self.rules);
+        let record = match claimants.as_slice() {
+            [] => None,
+            [only] => Some(NameRecord::Sole { user: only.user, claim: only.claim, owners }),
+            _ => Some(NameRecord::Contested(owners)),
+        };
+        if self.name_record(name)? == record {
+            return Ok(());
+        }
+        self.is_dirty = true;
+        match record {
+            Some(record) => self.names.insert(name.as_str(), codec::encode_name(&record).as_slice())?,
+            None => self.names.remove(name.as_str())?,
+        };
+        Ok(())
+    }
+
+    /// Who claims this name without owning it, each with the reason.
+    fn clashes_of(&self, name: &Name) -> Result<Vec<Clash>, StoreError> {
+        let keys: Vec<UserKey> = self.all_claims(name)?.into_iter().map(|(key, _)| key).collect();
+        keys.into_iter().filter_map(|key| self.clash(name, key).transpose()).collect()
+    }
+}
+
+/// What a read view and a transaction know of names.
+pub(super) trait NameLookup: Lookup {
+    /// The claims that have rows of their own: none where there is only one.
+    fn claims_on(&self, name: &Name) -> Result<Vec<(UserKey, Claim)>, StoreError> {
+        let rows = self.claims().range((name.as_str(), 0)..=(name.as_str(), u64::MAX))?;
+        rows.map(|row| {
+            let row = row?;
+            Ok((UserKey(row.0.value().1), codec::decode_claim(row.1.value())?))
+        })
+        .collect()
+    }
+
+    /// Every claim on a name.
+    fn all_claims(&self, name: &Name) -> Result<Vec<(UserKey, Claim)>, StoreError> {
+        match self.name_record(name)? {
+            None => Ok(Vec::new()),
+            Some(NameRecord::Sole { user, claim, .. }) => Ok(vec![(user, claim)]),
+            Some(NameRecord::Contested(_)) => self.claims_on(name),
+        }
+    }
+
+    /// What a user claims of a name.
+    fn claim_of(&self, key: UserKey, name: &Name) -> Result<Claim, StoreError> {
+        match self.name_record(name)? {
+            Some(NameRecord::Sole { user, claim, .. }) if user == key => Ok(claim),
+            Some(NameRecord::Contested(_)) => {
+                let row = self.claims().get((name.as_str(), key.0))?;
+                Ok(row.map(|bytes| codec::decode_claim(bytes.value())).transpose()?.unwrap_or_default())
+            }
+            _ => Ok(Claim::default()),
+        }
+    }
+
+    /// A claimant with all that the decision needs to know.
+    fn claimant(&self, name: &Name, key: UserKey, claim: Claim) -> Result<Claimant, StoreError> {
+        let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
+        let record = self.directories().get(&user.directory).ok_or(StoreError::Corrupt("directories"))?;
+        Ok(Claimant {
+            user: key,
+            home: home(record),
+            removed_at: user.removed_at,
+            is_main: user.mapped.addresses.first() == Some(name),
+            logins: user.mapped.logins,
+            id: user.mapped.id,
+            claim,
+        })
+    }
+
+    /// The clash of a user about a name that they claim; `None` where they own it.
+    fn clash(&self, name: &Name, key: UserKey) -> Result<Option<Clash>, StoreError> {
+        let claimant = self.claimant(name, key, self.claim_of(key, name)?)?;
+        let owners = self.owners_of(name)?;
+        let Some(reason) = withheld(name, &claimant, owners, self.rules()) else { return Ok(None) };
+        let owner = match reason {
+            Withheld::Owned(owner) => Some(self.party(owner)?),
+            _ => owners.mail.or(owners.login).map(|owner| self.party(owner)).transpose()?,
+        };
+        Ok(Some(Clash { name: name.clone(), owner, claimant: self.party(key)?, reason }))
+    }
+
+    fn party(&self, key: UserKey) -> Result<Party, StoreError> {
+        let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
+        let record = self.directories().get(&user.directory).ok_or(StoreError::Corrupt("directories"))?;
+        Ok(Party {
+            key,
+            name: self.shown_name(key, &user)?,
+            directory: record.name.clone(),
+            dn: user.mapped.dn,
+        })
+    }
+
+    fn origin(&self, user: &User) -> Origin {
+        self.directories().get(&user.directory).map_or(Origin::Mapped, DirectoryRecord::origin)
+    }
+}
+
+impl<T: Lookup> NameLookup for T {}
+
+fn home(record: &DirectoryRecord) -> Home {
+    match record.accounts_domain() {
+        Some(domain) => Home::Account { domain: domain.to_owned(), local: record.origin() == Origin::Local },
+        None => Home::Directory(record.name.clone()),
+    }
+}
+
+/// The rules that the tables follow from; those of no configuration in a new store.
+pub(super) fn stored_rules(
+    settings: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<NameRules, StoreError> {
+    Ok(settings.get(RULES)?.map(|bytes| decode_rules(bytes.value())).transpose()?.unwrap_or_default())
+}
+
+/// Fills the tables of names from those of format 3, where a name had one owner for logins and mail alike.
+pub(super) fn from_format_3(txn: &WriteTransaction) -> Result<(), StoreError> {
+    use redb::TableDefinition;
+    const OWNERS_3: TableDefinition<'static, &str, u64> = TableDefinition::new("names");
+    const CLAIMS_3: TableDefinition<'static, (&str, u64), i64> = TableDefinition::new("claims");
+    let keys: Vec<u64> = {
+        let users = txn.open_table(super::tables::USERS)?;
+        users.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, StoreError>>()?
+    };
+    {
+        let (owners, waiting) = (txn.open_table(OWNERS_3)?, txn.open_table(CLAIMS_3)?);
+        let mut transaction = Transaction::open(txn, Arc::new(NameRules::default()))?;
+        for key in keys {
+            transaction.claim_as_before(UserKey(key), &owners, &waiting)?;
+        }
+        transaction.finish()?;
+    }
+    txn.delete_table(OWNERS_3)?;
+    txn.delete_table(CLAIMS_3)?;
+    Ok(())
+}
+
+impl Transaction<'_> {
+    /// Whoever waited claims a name since they began to, all others since they were mapped. An owner stays the owner.
+    fn claim_as_before(
+        &mut self,
+        key: UserKey,
+        owners: &Table<'_, &'static str, u64>,
+        waiting: &Table<'_, (&'static str, u64), i64>,
+    ) -> Result<(), StoreError> {
+        let Some(user) = self.user(key)? else { return Ok(()) };
+        for (name, claim) in claims_of(&user.mapped, self.origin(&user), user.since) {
+            let since = waiting.get((name.as_str(), key.0))?.map(|row| row.value());
+            let since = since.and_then(|at| Timestamp::from_millisecond(at).ok());
+            let time = |at: Option<Timestamp>| at.map(|at| since.unwrap_or(at));
+            let claim = Claim { login: time(claim.login), mail: time(claim.mail) };
+            self.set_claim(key, &name, claim)?;
+            let owner = owners.get(name.as_str())?.map(|row| UserKey(row.value()));
+            let claims = self.all_claims(&name)?;
+            self.write_owners(&name, &claims, Owners { login: owner, mail: owner })?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_rules(rules: &NameRules) -> Vec<u8> {
+    fn directories(encoder: &mut Encoder, directories: &[DirectoryNames]) {
+        encoder.number(directories.len() as u64);
+        for DirectoryNames { name, domains, foreign_names, login_is_address } in directories {
+            encoder.text(name);
+            encoder.number(u64::from(*foreign_names) | u64::from(*login_is_address) << 1);
+            encoder.number(domains.len() as u64);
+            domains.iter().for_each(|domain| encoder.text(domain.as_str()));
+        }
+    }
+    let mut encoder = Encoder::new();
+    directories(&mut encoder, rules.directories());
+    directories(&mut encoder, rules.retired());
+    encoder.option(rules.administrator(), |encoder, administrator| {
+        encoder.text(administrator.name.as_str());
+        encoder.option(administrator.directory.as_deref(), Encoder::text);
+    });
+    encoder.into_bytes()
+}
+
+fn decode_rules(bytes: &[u8]) -> Result<NameRules, StoreError> {
+    fn directories(decoder: &mut Decoder<'_>) -> Result<Vec<DirectoryNames>, StoreError> {
+        let count = decoder.number()?;
+        (0..count).map(|_| directory(decoder)).collect()
+    }
+    fn directory(decoder: &mut Decoder<'_>) -> Result<DirectoryNames, StoreError> {
+        let name = decoder.text()?.to_owned();
+        let flags = decoder.number()?;
+        let count = decoder.number()?;
+        let domain = |text: &str| Domain::parse(text).map_err(|_| StoreError::Corrupt("settings"));
+        let domains = (0..count).map(|_| domain(decoder.text()?)).collect::<Result<_, _>>()?;
+        Ok(DirectoryNames { name, domains, foreign_names: flags & 1 != 0, login_is_address: flags & 2 != 0 })
+    }
+    let mut decoder = Decoder::new(bytes, "settings")?;
+    let (configured, retired) = (directories(&mut decoder)?, directories(&mut decoder)?);
+    let administrator = decoder.option(|decoder| {
+        Ok(Administrator {
+            name: Name::from_stored(decoder.text()?),
+            directory: decoder.option(|decoder| decoder.text().map(str::to_owned))?,
+        })
+    })?;
+    let before = NameRules::new(retired, None);
+    Ok(NameRules::new(configured, administrator).retiring(&before))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_survive() {
+        let directory = |name: &str, flag| DirectoryNames {
+            name: name.to_owned(),
+            domains: vec![Domain::parse("a.org").unwrap(), Domain::parse("b.org").unwrap()],
+            foreign_names: flag,
+            login_is_address: !flag,
+        };
+        let name = Name::parse("root@a.org", None).unwrap();
+        let before = NameRules::new(vec![directory("old", true)], None);
+        for administrator in [
+            None,
+            Some(Administrator { name: name.clone(), directory: None }),
+            Some(Administrator { name, directory: Some("a".to_owned()) }),
+        ] {
+            let rules = NameRules::new(vec![directory("a", true), directory("b", false)], administrator);
+            let rules = rules.retiring(&before);
+            assert_eq!(decode_rules(&encode_rules(&rules)).unwrap(), rules);
+        }
+    }
+}

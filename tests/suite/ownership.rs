@@ -1,0 +1,209 @@
+//! Who owns a name, at every door: two tenants on one real slapd, whose people write their own entries.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::daemon::{Daemon, HTTP, LDIF, Settings, no_brake};
+use crate::support::slapd::{Options, PEOPLE, Slapd, entry_uuid, installed, people, person};
+
+const TENANTS: [(&str, &str); 2] = [("a", "a.org"), ("b", "b.org")];
+
+/// A person of a tenant with the password `secret-LOGIN`; `more` are lines of the entry.
+fn entry(number: u32, tenant: &str, login: &str, more: &str) -> String {
+    let uuid = entry_uuid(number);
+    format!(
+        "dn: uid={login},ou={tenant},{PEOPLE}\nobjectClass: inetOrgPerson\nuid: {login}\ncn: {login}\nsn: x\n\
+         entryUUID: {uuid}\nuserPassword: secret-{login}\n{more}\n"
+    )
+}
+
+/// Tenant `a` has `eve` and `ann`, tenant `b` has `ceo` and `bob`.
+fn tenants() -> Slapd {
+    let unit =
+        |(tenant, _)| format!("dn: ou={tenant},{PEOPLE}\nobjectClass: organizationalUnit\nou: {tenant}\n\n");
+    let data = TENANTS.map(unit).concat()
+        + &entry(1, "a", "eve", "mail: eve@a.org\n")
+        + &entry(2, "a", "ann", "mail: ann@a.org\n")
+        + &entry(3, "b", "ceo", "mail: ceo@b.org\n")
+        + &entry(4, "b", "bob", "mail: bob@b.org\n");
+    Slapd::start(Options { data, ..Options::default() })
+}
+
+fn settings(slapd: &Slapd, keys: &str) -> Settings {
+    let directory = |(tenant, domain): (&str, &str)| {
+        format!(
+            "[[directory.ldap]]\nname = \"{tenant}\"\ndomain = \"{domain}\"\nurls = [\"{}\"]\n\
+             base_dn = \"ou={tenant},{PEOPLE}\"\nbind_dn = \"{}\"\nbind_password_file = {:?}\n\
+             poll_every = \"1h\"\nsync = \"sweep\"\n{keys}\n{}",
+            slapd.url(),
+            slapd.bind_dn(),
+            slapd.password_file(),
+            no_brake("ldap"),
+        )
+    };
+    let maps = "[[listen.socketmap]]\nbind = \"127.0.0.1:0\"\nmailbox = \"{domain}/{login}/\"\n";
+    Settings {
+        seats: 10,
+        tables: TENANTS.map(directory).concat(),
+        listeners: HTTP.to_owned() + maps,
+        ..Settings::default()
+    }
+}
+
+fn log_in(daemon: &Daemon, user: &str, password: &str) -> String {
+    let body = json!({ "user": user, "password": password }).to_string();
+    let answer = daemon.http().ask("POST", "/v1/authenticate", &body).unwrap();
+    answer.json()["decision"].as_str().unwrap().to_owned()
+}
+
+/// What Postfix finds in one of the maps.
+fn look_up(daemon: &Daemon, map: &str, key: &str) -> String {
+    let table = format!("socketmap:inet:127.0.0.1:{}:{map}", daemon.port("socketmap"));
+    let output = installed("postmap", "postfix").args(["-q", key, &table]).output().unwrap();
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned()
+}
+
+fn set_mail(slapd: &Slapd, dn: &str, values: &[&str]) {
+    let lines: String = values.iter().map(|value| format!("mail: {value}\n")).collect();
+    slapd.modify(&format!("dn: {dn}\nchangetype: modify\nreplace: mail\n{lines}"));
+}
+
+#[test]
+fn an_address_of_another_tenant_opens_nothing_and_gets_no_mail() {
+    let slapd = tenants();
+    // Eve claims it before the other tenant is mapped for the first time.
+    set_mail(&slapd, &format!("uid=eve,ou=a,{PEOPLE}"), &["eve@a.org", "ceo@b.org", "free@b.org"]);
+    let daemon = Daemon::start(settings(&slapd, ""));
+    daemon.wait_for_log(&["event=name_clash", "name=ceo@b.org", "directory=a", "uid=eve"]);
+    daemon.sync("a").unwrap();
+    daemon.sync("b").unwrap();
+    assert_eq!(log_in(&daemon, "ceo@b.org", "secret-eve"), "wrong_password");
+    assert_eq!(log_in(&daemon, "free@b.org", "secret-eve"), "wrong_password");
+    assert_eq!(log_in(&daemon, "ceo@b.org", "secret-ceo"), "granted");
+    assert_eq!(log_in(&daemon, "eve@a.org", "secret-eve"), "granted");
+    assert_eq!(look_up(&daemon, "mailboxes", "ceo@b.org"), "b.org/ceo/");
+    assert_eq!(look_up(&daemon, "mailboxes", "free@b.org"), "");
+    // Nor while the owner is missing from a sweep.
+    slapd.delete(&format!("uid=ceo,ou=b,{PEOPLE}"));
+    daemon.sync("b").unwrap();
+    assert_eq!(log_in(&daemon, "ceo@b.org", "secret-eve"), "wrong_password");
+    daemon.expect("ceo@b.org", "removed");
+    let explained = daemon.explain("eve@a.org");
+    assert_eq!(explained["names_held_by_others"], json!(["ceo@b.org", "free@b.org"]));
+    // Nor as an alias of an account, nor in a file.
+    let added = daemon.command(&["account", "add", "x@c.org", "--alias", "boss@b.org"]);
+    assert!(!added.status.success());
+    assert!(
+        String::from_utf8_lossy(&added.stderr).contains("the directory b serves the domain b.org"),
+        "{added:?}"
+    );
+    daemon.write("import.csv", "address,name,aliases\ny@c.org,Y,boss@b.org\n");
+    let file = daemon.path("import.csv");
+    let imported = daemon.command(&["import", file.to_str().unwrap(), "--domain", "c.org"]);
+    assert!(String::from_utf8_lossy(&imported.stdout).contains("boss@b.org is not in c.org"), "{imported:?}");
+    daemon.expect("boss@b.org", "unknown_user");
+    daemon.verify();
+}
+
+#[test]
+fn logins_and_mail_are_looked_up_apart() {
+    let slapd = tenants();
+    let daemon = Daemon::start(settings(&slapd, ""));
+    // Eve takes Ann's login name as an address: Ann logs in, and mail goes to whoever has it as an address.
+    set_mail(&slapd, &format!("uid=ann,ou=a,{PEOPLE}"), &["ann.other@a.org"]);
+    daemon.sync("a").unwrap();
+    set_mail(&slapd, &format!("uid=eve,ou=a,{PEOPLE}"), &["eve@a.org", "ann@a.org"]);
+    daemon.sync("a").unwrap();
+    assert_eq!(log_in(&daemon, "ann@a.org", "secret-eve"), "wrong_password");
+    assert_eq!(log_in(&daemon, "ann@a.org", "secret-ann"), "granted");
+    assert_eq!(look_up(&daemon, "mailboxes", "ann.other@a.org"), "a.org/ann/");
+    assert_eq!(look_up(&daemon, "mailboxes", "ann@a.org"), "a.org/eve/");
+    daemon.verify();
+}
+
+#[test]
+fn login_names_are_no_addresses_where_that_is_switched_off() {
+    let slapd = tenants();
+    set_mail(&slapd, &format!("uid=ann,ou=a,{PEOPLE}"), &["ann.other@a.org", "x@else.org"]);
+    let mut daemon = Daemon::start(settings(&slapd, "login_is_address = false\nforeign_names = false"));
+    assert_eq!(log_in(&daemon, "ann@a.org", "secret-ann"), "granted");
+    assert_eq!(look_up(&daemon, "mailboxes", "ann@a.org"), "");
+    assert_eq!(look_up(&daemon, "mailboxes", "x@else.org"), "");
+    assert_eq!(look_up(&daemon, "mailboxes", "ann.other@a.org"), "a.org/ann/");
+    assert_eq!(log_in(&daemon, "x@else.org", "secret-ann"), "wrong_password");
+    // A reload is enough to have them back.
+    daemon.configure(&settings(&slapd, ""));
+    daemon.reload().unwrap();
+    assert_eq!(look_up(&daemon, "mailboxes", "ann@a.org"), "a.org/ann/");
+    assert_eq!(look_up(&daemon, "mailboxes", "x@else.org"), "a.org/ann/");
+    daemon.verify();
+}
+
+#[test]
+fn nobody_becomes_the_administrator_by_an_address() {
+    let slapd = tenants();
+    set_mail(&slapd, &format!("uid=eve,ou=a,{PEOPLE}"), &["eve@a.org", "root@a.org"]);
+    let with = |admin: &str| {
+        let mut settings = settings(&slapd, "");
+        settings.tables += &format!("[admin]\naddress = \"root@a.org\"\n{admin}");
+        settings
+    };
+    let mut daemon = Daemon::start(with(""));
+    let is_error = daemon.wait_for_log(&["event=name_clash", "name=root@a.org", "uid=eve"]);
+    assert!(is_error.contains("ERROR"), "{is_error}");
+    assert_eq!(log_in(&daemon, "root@a.org", "secret-eve"), "wrong_password");
+    assert_eq!(look_up(&daemon, "mailboxes", "root@a.org"), "a.org/root/");
+    daemon.expect("root@a.org", "exempt");
+    daemon.expect("eve@a.org", "granted");
+    let added = daemon.command(&["account", "add", "x@c.org", "--alias", "root@a.org"]);
+    assert!(
+        String::from_utf8_lossy(&added.stderr).contains("the internal administrator's address"),
+        "{added:?}"
+    );
+
+    // A local account of that address is, and only while it is enabled.
+    let passwd = |user: &str| {
+        let script = format!(
+            "echo secret-root | {} --config {} account passwd {user}",
+            crate::support::daemon::SEATKEEPER,
+            daemon.config().display()
+        );
+        assert!(Command::new("sh").args(["-c", &script]).output().unwrap().status.success());
+    };
+    assert!(daemon.command(&["account", "add", "root@a.org"]).status.success());
+    passwd("root@a.org");
+    assert_eq!(log_in(&daemon, "root@a.org", "secret-root"), "exempt");
+    assert!(daemon.command(&["account", "disable", "root@a.org"]).status.success());
+    assert_eq!(log_in(&daemon, "root@a.org", "secret-root"), "wrong_password");
+    assert!(daemon.command(&["account", "remove", "root@a.org"]).status.success());
+
+    // Or the entry with that login name, and no other.
+    slapd.add(&entry(9, "a", "root", ""));
+    daemon.configure(&with("directory = \"a\"\n"));
+    daemon.reload().unwrap();
+    daemon.sync("a").unwrap();
+    assert_eq!(log_in(&daemon, "root@a.org", "secret-root"), "exempt");
+    assert_eq!(log_in(&daemon, "root@a.org", "secret-eve"), "wrong_password");
+    assert_eq!(daemon.seats_used(), 1);
+    daemon.verify();
+}
+
+/// What tombstones give away, and to whom.
+#[test]
+fn a_new_entry_with_the_login_name_has_all_names_of_the_old() {
+    let daemon = Daemon::start(Settings::ldif(5, &people(0..2)));
+    daemon.expect("u0", "granted");
+    let alias = person(0).replace("mail: u0@", "mail: alias@example.org\nmail: u0@");
+    daemon.write(LDIF, &(alias.clone() + &person(1)));
+    daemon.sync("people").unwrap();
+    let again = alias.replace(&entry_uuid(0), &entry_uuid(77));
+    daemon.write(LDIF, &(again + &person(1)));
+    daemon.sync("people").unwrap();
+    for name in ["u0", "u0@example.org", "alias@example.org"] {
+        let explained = daemon.explain(name);
+        assert_eq!(explained["id"], entry_uuid(77), "{explained}");
+        assert_eq!(explained["seat"], Value::Null);
+    }
+    daemon.verify();
+}
