@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "suite/support/ports.rs"]
+mod ports;
+
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+use ports::free_port;
 
 /// Between the commands in the shell's output.
 const MARK: &str = "@@ next @@";
@@ -37,10 +41,6 @@ fn comparable(lines: &[String], ports: &[(u16, &str)]) -> Vec<String> {
         lines.pop();
     }
     lines
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 struct Daemon(Child);

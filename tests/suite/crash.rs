@@ -61,7 +61,7 @@ fn kill_after(daemon: &mut Daemon, count: u64, answers: &Receiver<Answer>) -> Ve
 
 #[test]
 fn fifty_crashes_while_seats_are_taken() {
-    let mut settings = Settings::ldif(FREE, &people(0..USERS));
+    let mut settings = Settings::ldif(FREE, &people(0..USERS)).on_own_ports();
     let mut daemon = Daemon::start(settings.clone());
     let next = AtomicU32::new(0);
     let mut answered = 0;

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,6 +13,9 @@ use crate::support::slapd::{Options, Slapd, person};
 use crate::support::{PATIENCE, wait_for};
 
 const CLIENTS: usize = 500;
+
+/// All of them together, on a loaded machine.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
 /// A request of a holder in each protocol, and what its answer ends with.
 struct Protocol {
@@ -117,7 +120,7 @@ fn five_hundred_clients_are_answered_beside_slow_ones_and_those_who_never_read()
             check_answer(client, &protocol);
         }
         let took = start.elapsed();
-        assert!(took < PATIENCE, "{}: {took:?}", protocol.kind);
+        assert!(took < ANSWERED_WITHIN, "{}: {took:?}", protocol.kind);
         slow.write_all(rest).unwrap();
         check_answer(&mut slow, &protocol);
         drop((clients, rude));

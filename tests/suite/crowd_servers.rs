@@ -211,7 +211,7 @@ fn five_hundred_log_in_through_nginx_and_by_saslauthds_protocol() {
         lua: None,
         master: None,
         // Some processes for all, instead of one for each.
-        extra: "service imap {\n service_count = 0\n client_limit = 200\n}\n",
+        extra: "service imap {\n service_count = 0\n client_limit = 200\n process_limit = 20\n}\n",
     });
     let backend = format!("backends.imap = \"127.0.0.1:{}\"\n", dovecot.imap_port);
     settings.listeners = settings.listeners.replace(nowhere, &backend);

@@ -11,6 +11,7 @@ use seatkeeper::domain::ldap_text::{Dn, Filter};
 use seatkeeper::domain::mapping::{Entry, Preset};
 use tokio::sync::mpsc;
 
+use crate::support::free_port;
 use crate::support::slapd::{Options, PEOPLE, Slapd, entry_uuid, people};
 
 const ATTRIBUTES: [&str; 5] = ["objectClass", "entryUUID", "uid", "mail", "cn"];
@@ -427,8 +428,8 @@ async fn an_anonymous_bind_reads_what_everybody_may() {
 #[tokio::test]
 async fn servers_are_tried_in_their_order_from_the_given_one() {
     let slapd = Slapd::start(Options { data: people(0..3), ..Options::default() });
-    // A port that was free a moment ago, and a name that never resolves (RFC 6761 section 6.4).
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // A port where nothing listens, and a name that never resolves (RFC 6761 section 6.4).
+    let port = free_port();
     let dead = LdapUrl::parse(&format!("ldap://127.0.0.1:{port}")).unwrap();
     let nowhere = LdapUrl::parse("ldap://nowhere.invalid").unwrap();
     let alive = LdapUrl::parse(&slapd.url()).unwrap();

@@ -33,10 +33,12 @@ service submission-login {
 }
 service imap {
   client_limit = 100
+  process_limit = 20
   service_count = 0
 }
 service pop3 {
   client_limit = 100
+  process_limit = 20
   service_count = 0
 }
 ";

@@ -10,10 +10,10 @@ use crate::support::slapd::{BIND_DN, BIND_PASSWORD, Options, PEOPLE, SUFFIX, Sla
 use crate::support::wait_for;
 
 /// What the daemon promises.
-const NOTICED_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a loaded machine may add to it.
-const LEEWAY: Duration = Duration::from_secs(5);
+pub(crate) const LEEWAY: Duration = Duration::from_secs(5);
 
 fn provider() -> Options {
     Options {

@@ -13,7 +13,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
 #[test]
 fn sigterm_finishes_what_was_asked_and_writes_the_last_login() {
-    let mut daemon = Daemon::start(Settings::ldif(3, &people(0..3)));
+    let mut daemon = Daemon::start(Settings::ldif(3, &people(0..3)).on_own_ports());
     // One idle connection, and one whose request is known to have begun.
     let mut idle = daemon.client();
     assert_eq!(idle.check("u1").0, "granted");
@@ -116,8 +116,8 @@ fn a_killed_daemons_socket_is_replaced() {
 
 #[test]
 fn a_listener_that_cannot_be_had_is_an_error() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _holder = std::net::TcpListener::bind(taken).unwrap();
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
     let listeners = format!("[[listen.http]]\nbind = \"{taken}\"\n");
     let mut daemon = Daemon::prepare(&Settings { listeners, ..Settings::ldif(3, "") });
     let (status, log) = daemon.start_in_vain();

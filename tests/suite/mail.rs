@@ -20,7 +20,7 @@ impl Site {
             |number| person(number).trim_end().to_owned() + &format!("\nuserPassword: secret-{number}\n\n");
         let data = (1..7).map(with_password).collect();
         let slapd = Slapd::start(Options { data, ..Options::default() });
-        let daemon = Daemon::start(Settings::ldap(3, &slapd, ""));
+        let daemon = Daemon::start(Settings::ldap(3, &slapd, "").on_own_ports());
         let dovecot = Dovecot::start(&DovecotOptions {
             ldap_url: &slapd.url(),
             base_dn: PEOPLE,

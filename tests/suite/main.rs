@@ -37,6 +37,7 @@ mod outage;
 mod own_passwords;
 mod ownership;
 mod passwords;
+mod ports;
 mod postfix;
 mod progress;
 mod raw;

@@ -1,6 +1,5 @@
 //! Directories that fail, lie or come back: nobody is removed, and who holds a seat goes on.
 
-use std::net::TcpListener;
 use std::thread;
 
 use serde_json::Value;
@@ -8,7 +7,7 @@ use serde_json::Value;
 use crate::support::daemon::{Daemon, Settings, directory, ldap_directory, no_brake};
 use crate::support::relay::Relay;
 use crate::support::slapd::{Options, PEOPLE, Slapd, people, person};
-use crate::support::wait_for;
+use crate::support::{free_port, wait_for};
 
 /// Nobody is gone or forgotten, and a holder comes in.
 #[track_caller]
@@ -201,8 +200,8 @@ fn an_emptied_base_is_held_until_it_is_approved_or_filled_again() {
 #[test]
 fn the_next_url_is_used_when_the_first_is_dead() {
     let slapd = Slapd::start(Options { data: people(0..3), ..Options::default() });
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let tables = ldap_directory(&slapd, &[&format!("ldap://{dead}"), &slapd.url()], "");
+    let dead = format!("ldap://127.0.0.1:{}", free_port());
+    let tables = ldap_directory(&slapd, &[&dead, &slapd.url()], "");
     let daemon = Daemon::start(Settings { tables, ..Settings::default() });
     let status = daemon.status();
     let corp = directory(&status, "corp");

@@ -61,7 +61,7 @@ impl Site {
              [[listen.saslauthd]]\nbind = \"unix:mux\"\nsocket_mode = \"0666\"\n\
              [[listen.nginx_auth]]\nbind = \"127.0.0.1:{nginx_auth}\"\n{NO_BACKENDS}"
         );
-        let settings = Settings { seats: 2, tables, listeners, ..Settings::default() };
+        let settings = Settings { seats: 2, tables, listeners, ..Settings::default() }.on_own_ports();
         let daemon = Daemon::start(settings.clone());
         daemon.expect("u1", "granted");
         // Others than root have to get to the socket.

@@ -141,7 +141,7 @@ fn a_delivery_takes_a_seat_where_it_may_and_a_question_does_not() {
 
 #[test]
 fn postmap_finds_mailboxes_aliases_domains_and_holders() {
-    let Site { mut daemon, postfix } = start(settings(2, "", ""));
+    let Site { mut daemon, postfix } = start(settings(2, "", "").on_own_ports());
     daemon.expect("u9", "granted");
     let table = format!("socketmap:inet:127.0.0.1:{}", daemon.port("socketmap"));
     let ask = |map: &str, key: &str| postfix.postmap(key, &format!("{table}:{map}"));

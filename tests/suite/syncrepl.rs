@@ -1,8 +1,7 @@
 //! Changes come by themselves from a real OpenLDAP, by content synchronization (RFC 4533). After each case
 //! the mirror equals what a fresh sweep gives.
 
-use std::time::Duration;
-
+use crate::failover::{LEEWAY, NOTICED_WITHIN};
 use crate::support::daemon::{Daemon, Settings, directory, no_brake};
 use crate::support::slapd::{Options, PEOPLE, Slapd, entry_uuid, people, person};
 use crate::support::wait_for;
@@ -268,7 +267,7 @@ fn a_hung_server_is_noticed() {
     slapd.stop();
     let noticed = std::time::Instant::now();
     daemon.wait_for("the silence to be noticed", |status| directory(status, "corp")["state"] == "backoff");
-    assert!(noticed.elapsed() < Duration::from_secs(31), "{:?}", noticed.elapsed());
+    assert!(noticed.elapsed() < NOTICED_WITHIN + LEEWAY, "{:?}", noticed.elapsed());
     slapd.resume();
     wait_until_following(&daemon);
     daemon.agrees();

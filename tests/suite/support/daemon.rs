@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use super::http::{Address, Answer, Client};
 use super::slapd::{PEOPLE, Slapd, wait_until_stopped};
-use super::wait_for;
+use super::{free_port, wait_for};
 
 /// The binary under test.
 pub(crate) const SEATKEEPER: &str = env!("CARGO_BIN_EXE_seatkeeper");
@@ -85,6 +85,21 @@ impl Settings {
         Settings { seats, tables: ldap_directory(slapd, &[&slapd.url()], keys), ..Settings::default() }
     }
 }
+
+impl Settings {
+    /// Ports that are the daemon's also while it is down, instead of those that the kernel chooses at each start: for
+    /// tests that ask it then.
+    pub(crate) fn on_own_ports(mut self) -> Settings {
+        while self.listeners.contains(ANY_PORT) {
+            let own = format!("\"127.0.0.1:{}\"", free_port());
+            self.listeners = self.listeners.replacen(ANY_PORT, &own, 1);
+        }
+        self
+    }
+}
+
+/// An address of a listener whose port the kernel chooses.
+const ANY_PORT: &str = "\"127.0.0.1:0\"";
 
 /// A directory in a file, read only when asked for.
 pub(crate) fn ldif_directory(name: &str, domain: &str, file: &str) -> String {

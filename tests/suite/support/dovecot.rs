@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,17 +16,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::shipped;
+use super::{assert_quiet, free_port, shipped, wait_for};
 
-/// How long Dovecot may take to greet, and to leave: a loaded machine is slow.
-const READY_WITHIN: Duration = Duration::from_secs(20);
+/// How long Dovecot may take to leave: a loaded machine is slow.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Longer than Dovecot's time-out for the policy server (2 s) and its delays together.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-
-/// Somebody else can take a port between our asking for it and Dovecot's binding it.
-const ATTEMPTS: usize = 5;
 
 /// What a Dovecot is started with.
 pub(crate) struct DovecotOptions<'a> {
@@ -57,19 +53,8 @@ pub(crate) struct Dovecot {
 impl Dovecot {
     /// Starts one and waits until it greets on both ports; panics with its log when it doesn't.
     pub(crate) fn start(options: &DovecotOptions) -> Dovecot {
-        let mut last_error = String::new();
-        for _ in 0..ATTEMPTS {
-            match Dovecot::try_start(options) {
-                Ok(dovecot) => return dovecot,
-                Err(error) => last_error = error,
-            }
-        }
-        panic!("Dovecot did not start in {ATTEMPTS} attempts; the last one: {last_error}");
-    }
-
-    fn try_start(options: &DovecotOptions) -> Result<Dovecot, String> {
         let scratch = tempfile::Builder::new().prefix("dovecot").tempdir().expect("a scratch directory");
-        let (imap_port, pop3_port) = free_ports();
+        let (imap_port, pop3_port) = (free_port(), free_port());
         write_configuration(scratch.path(), options, imap_port, pop3_port);
         let master = Command::new("dovecot")
             .arg("-F")
@@ -86,32 +71,16 @@ impl Dovecot {
                 panic!("dovecot can't run ({error}): tests/run.sh installs Debian's dovecot-imapd")
             });
         let mut dovecot = Dovecot { imap_port, pop3_port, master, scratch };
-        let greeting = dovecot.greeting();
         for port in [imap_port, pop3_port] {
-            dovecot.wait_for_greeting(port, &greeting)?;
+            wait_for("Dovecot to greet", || {
+                if let Ok(Some(status)) = dovecot.master.try_wait() {
+                    panic!("Dovecot ended with {status}\n{}", dovecot.log());
+                }
+                Connection::open(port).ok()?.read_line().ok()
+            });
         }
-        Ok(dovecot)
-    }
-
-    /// Names this instance, so that a stranger who got the port first is not taken for it.
-    fn greeting(&self) -> String {
-        greeting_of(self.scratch.path())
-    }
-
-    fn wait_for_greeting(&mut self, port: u16, greeting: &str) -> Result<(), String> {
-        let deadline = Instant::now() + READY_WITHIN;
-        while Instant::now() < deadline {
-            if let Ok(mut connection) = Connection::open(port)
-                && connection.read_line().is_ok_and(|line| line.contains(greeting))
-            {
-                return Ok(());
-            }
-            if let Ok(Some(status)) = self.master.try_wait() {
-                return Err(format!("it ended with {status}\n{}", self.log()));
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        Err(format!("no greeting on port {port} within {READY_WITHIN:?}\n{}", self.log()))
+        assert_quiet("Dovecot", &dovecot.log());
+        dovecot
     }
 
     /// All that Dovecot has logged.
@@ -169,18 +138,6 @@ fn signal(name: &str, target: &str) {
 fn is_running(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
-}
-
-/// Two different ports that were free a moment ago.
-fn free_ports() -> (u16, u16) {
-    let listeners = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
-    let [first, second] = listeners.each_ref().map(|l| l.local_addr().expect("a bound socket").port());
-    (first, second)
-}
-
-fn greeting_of(scratch: &Path) -> String {
-    let name = scratch.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    format!("ready {name}")
 }
 
 fn shipped_snippet() -> PathBuf {
@@ -248,12 +205,10 @@ fn write_configuration(scratch: &Path, options: &DovecotOptions, imap_port: u16,
 /// after failures, the limit of connections from one address, and one process a login would only cost time.
 fn settings(scratch: &Path, imap_port: u16, pop3_port: u16) -> String {
     let at = scratch.display();
-    let greeting = greeting_of(scratch);
     format!(
         "base_dir = {at}/run
 state_dir = {at}/run
 log_path = {at}/log
-login_greeting = {greeting}
 protocols = imap pop3
 listen = 127.0.0.1
 ssl = no

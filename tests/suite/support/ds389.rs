@@ -9,7 +9,7 @@
 //! The package's own tools (dscreate, dscontainer) make an instance in the system's directories on fixed
 //! ports. The server itself takes every path and port from one file, so this writes that file, from the
 //! package's template: no root, no namespace, and any number of servers at once. It listens with and
-//! without TLS on ports that the kernel chose, in a process group of its own, which dies with the value.
+//! without TLS on ports of its own, in a process group of its own, which dies with the value.
 //! Tests bind as [`Ds389::bind_dn`], whom limits and access rules hold; changes are made by the directory
 //! manager, whom they don't.
 
@@ -25,8 +25,8 @@ use rustix::process::{Signal, kill_process_group};
 use tempfile::TempDir;
 
 use super::slapd::{
-    BIND_DN, BIND_PASSWORD, PEOPLE, PORT_ATTEMPTS, Ports, ROOT_PASSWORD, SUFFIX, certify, free_ports, group,
-    installed, run, wait_until_stopped,
+    BIND_DN, BIND_PASSWORD, PEOPLE, Ports, ROOT_PASSWORD, SUFFIX, certify, group, installed, run,
+    wait_until_stopped,
 };
 use super::wait_for;
 
@@ -83,21 +83,15 @@ pub(crate) struct Ds389 {
 impl Ds389 {
     /// Starts the server and adds the data; returns when it answers.
     pub(crate) fn start(options: Options) -> Ds389 {
-        let mut log = String::new();
-        for _ in 0..PORT_ATTEMPTS {
-            let mut server = Ds389::prepare(&options);
-            if server.launch() {
-                server.add(&(skeleton(&options) + &options.data));
-                return server;
-            }
-            log = server.log();
-        }
-        panic!("ns-slapd does not start:\n{log}");
+        let mut server = Ds389::prepare(&options);
+        assert!(server.launch(), "ns-slapd does not start:\n{}", server.log());
+        server.add(&(skeleton(&options) + &options.data));
+        server
     }
 
     fn prepare(options: &Options) -> Ds389 {
         let dir = tempfile::Builder::new().prefix("ds389-").tempdir().unwrap();
-        let server = Ds389 { dir, ports: free_ports(), process: None };
+        let server = Ds389 { dir, ports: Ports::free(), process: None };
         fs::create_dir_all(server.config().join("schema")).unwrap();
         fs::create_dir(server.path("run")).unwrap();
         fs::write(server.config().join("dse.ldif"), server.configuration(options)).unwrap();
@@ -311,7 +305,6 @@ impl Ds389 {
             if process.try_wait().unwrap().is_some() {
                 return Some(false);
             }
-            // Its own word that it has the ports, since somebody else may answer on them.
             let log = fs::read_to_string(&log).unwrap_or_default();
             let has_ports =
                 ["LDAP", "LDAPS"].iter().all(|kind| log.contains(&format!("for {kind} requests")));

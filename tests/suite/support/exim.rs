@@ -14,7 +14,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 use super::postfix::Smtp;
-use super::{free_port, shipped, wait_for};
+use super::slapd::certify;
+use super::{assert_quiet, free_port, shipped, wait_for};
 
 /// Where the packages were unpacked.
 const UNPACKED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/exim");
@@ -61,6 +62,7 @@ impl Exim {
             }
             Smtp::connect(smtp_port).ok()
         });
+        assert_quiet("Exim", &exim.log());
         exim
     }
 
@@ -135,11 +137,13 @@ fn write_configuration(scratch: &Path, options: &EximOptions, [smtp, submission,
     let auth = shipped("exim-auth.conf", &[("/run/seatkeeper/dovecot-auth.sock", options.auth)]);
     fs::write(scratch.join("auth.conf"), auth).unwrap();
     let debian = format!("{UNPACKED}/etc/exim4/conf.d/acl");
-    // Without a certificate Exim makes one.
     let tls = if options.tls {
-        "tls_advertise_hosts = *"
+        certify(scratch, &["localhost".to_owned()]);
+        format!(
+            "tls_advertise_hosts = *\ntls_certificate = {at}/server.pem\ntls_privatekey = {at}/server.key"
+        )
     } else {
-        "AUTH_SERVER_ALLOW_NOTLS_PASSWORDS = true\ntls_advertise_hosts ="
+        "AUTH_SERVER_ALLOW_NOTLS_PASSWORDS = true\ntls_advertise_hosts =".to_owned()
     };
     let text = format!(
         "CONFDIR = {at}

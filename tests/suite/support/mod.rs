@@ -14,6 +14,7 @@ pub(crate) mod http;
 pub(crate) mod issuer;
 pub(crate) mod network;
 pub(crate) mod nginx;
+pub(crate) mod ports;
 pub(crate) mod postfix;
 pub(crate) mod relay;
 pub(crate) mod samba;
@@ -24,13 +25,10 @@ pub(crate) mod wires;
 
 use std::time::{Duration, Instant};
 
-/// Generous: a loaded machine must not fail a test, and a passing one never waits so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) use self::ports::free_port;
 
-/// A port that was free a moment ago, for a server that must have the same one after a restart.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+/// Generous: a loaded machine must not fail a test, and a passing one never waits so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A file of `config/` as it is shipped, but for the addresses, which each test has of its own.
 #[track_caller]
@@ -59,6 +57,16 @@ pub(crate) fn wait_at_most<T>(patience: Duration, what: &str, mut look: impl FnM
         assert!(Instant::now() < deadline, "waited {patience:?} for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Fails when a server warned while it started: its configuration is wrong then, and a test of it proves little.
+#[track_caller]
+pub(crate) fn assert_quiet(server: &str, log: &str) {
+    let is_trouble = |line: &&str| {
+        ["warning", "error", "fatal", "panic"].iter().any(|word| line.to_lowercase().contains(word))
+    };
+    let trouble: Vec<&str> = log.lines().filter(is_trouble).collect();
+    assert!(trouble.is_empty(), "{server} warned at its start:\n{}", trouble.join("\n"));
 }
 
 /// What Cyrus SASL's own client of the protocol prints.

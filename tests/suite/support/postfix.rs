@@ -2,9 +2,10 @@
 //!
 //! Runs as root alone, as Postfix does.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -15,12 +16,12 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use super::{PATIENCE, wait_for};
+use super::{PATIENCE, assert_quiet, free_port, wait_for};
 
 /// What lies between the shipped settings and the scratch directory.
 #[derive(Default)]
 pub(crate) struct PostfixOptions {
-    /// Settings behind the shipped file: they win.
+    /// Settings that replace or extend the shipped ones.
     pub(crate) settings: String,
     /// Leave the shipped file out.
     pub(crate) bare: bool,
@@ -72,9 +73,7 @@ impl Postfix {
         let scratch = tempfile::Builder::new().prefix("postfix").tempdir().unwrap();
         fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
         make_queues(scratch.path());
-        let [smtp, submission] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [smtp_port, submission_port] =
-            [smtp, submission].map(|listener| listener.local_addr().unwrap().port());
+        let (smtp_port, submission_port) = (free_port(), free_port());
         write_configuration(scratch.path(), options, smtp_port, submission_port);
         let error = fs::File::create(scratch.path().join("stderr")).unwrap();
         let master = Command::new("/usr/lib/postfix/sbin/master")
@@ -94,6 +93,7 @@ impl Postfix {
             }
             Smtp::connect(smtp_port).ok()
         });
+        assert_quiet("Postfix", &postfix.log());
         postfix
     }
 
@@ -120,13 +120,7 @@ impl Postfix {
     pub(crate) fn postmap(&self, key: &str, table: &str) -> Result<String, String> {
         let mut command = Command::new("/usr/sbin/postmap");
         let output = command.arg("-c").arg(self.scratch.path()).args(["-q", key, table]).output().unwrap();
-        let said = |bytes: &[u8]| {
-            let text = String::from_utf8_lossy(bytes);
-            // Settings behind the shipped ones replace them.
-            let lines: Vec<&str> =
-                text.lines().filter(|line| !line.contains("overriding earlier entry")).collect();
-            lines.join("\n")
-        };
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
         if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
     }
 }
@@ -167,14 +161,31 @@ fn write_configuration(scratch: &Path, options: &PostfixOptions, smtp: u16, subm
          maillog_file = {at}/log\nmaillog_file_prefixes = {at}\ninet_interfaces = 127.0.0.1\n\
          inet_protocols = ipv4\nmyhostname = mail.example.net\nmydestination =\nlocal_recipient_maps =\n\
          smtpd_peername_lookup = no\nsmtpd_error_sleep_time = 0\nsmtpd_client_connection_count_limit = 0\n\
-         default_process_limit = 600\nalias_maps =\nmynetworks =\nvirtual_transport = discard:\n{shipped}\n{}\n",
-        options.settings
+         default_process_limit = 600\nalias_maps =\nmynetworks =\nvirtual_transport = discard:\n"
     );
+    let main = settings(&[&main, &shipped, &options.settings]);
     fs::write(scratch.join("main.cf"), main).unwrap();
     fs::create_dir(scratch.join("sasl")).unwrap();
     fs::write(scratch.join("sasl/smtpd.conf"), &options.sasl).unwrap();
     let services = SERVICES.replace("SMTP", &smtp.to_string()).replace("SUBMISSION", &submission.to_string());
     fs::write(scratch.join("master.cf"), services).unwrap();
+}
+
+/// One text of settings (postconf(5)), in which a later text replaces the keys of an earlier one. Each process of
+/// Postfix warns of a key that is set twice, and the warnings of postlogd fill the socket that postlogd itself reads:
+/// Postfix hangs.
+fn settings(texts: &[&str]) -> String {
+    let mut settings = BTreeMap::new();
+    for text in texts {
+        // Lines that begin with white space continue the one before.
+        let text = text.replace("\n ", " ");
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+        settings.extend(lines.map(|line| {
+            let (key, value) = line.split_once('=').unwrap();
+            (key.trim().to_owned(), value.trim().to_owned())
+        }));
+    }
+    settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
 }
 
 /// A person's, or another server's, side of SMTP (RFC 5321).

@@ -60,7 +60,7 @@ const LDAP_PORT: u16 = 389;
 const LDAPS_PORT: u16 = 636;
 
 /// Two keys of 4,096 bits are generated where the server makes its own certificate.
-const START_PATIENCE: Duration = PATIENCE.saturating_mul(4);
+const START_PATIENCE: Duration = PATIENCE.saturating_mul(2);
 
 /// How a domain controller is set up.
 #[derive(Clone, Debug)]

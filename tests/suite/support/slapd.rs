@@ -6,14 +6,14 @@
 //! slapd.stop(); // hangs until slapd.resume()
 //! ```
 //!
-//! It listens with and without TLS on ports that the kernel chose, in a process group of its own, which
-//! dies with the value. Tests bind as [`Slapd::bind_dn`], whom limits and access rules hold; changes are
+//! It listens with and without TLS on ports of its own, in a process group of its own, which dies with the
+//! value. Tests bind as [`Slapd::bind_dn`], whom limits and access rules hold; changes are
 //! made by the root DN, whom they don't.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -27,7 +27,7 @@ use rcgen::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use super::wait_for;
+use super::{free_port, wait_for};
 
 /// The database's suffix.
 pub(crate) const SUFFIX: &str = "dc=example,dc=org";
@@ -42,9 +42,6 @@ pub(crate) const BIND_PASSWORD: &str = "reader-secret";
 
 /// The database may grow to this; of the file only what is used takes space. A million people are some 2 GiB.
 const MAP_BYTES: u64 = 8 << 30;
-
-/// Another process may take a port between our closing and the server's opening of it.
-pub(super) const PORT_ATTEMPTS: usize = 5;
 
 /// How a server is set up.
 #[derive(Clone, Debug)]
@@ -112,6 +109,12 @@ pub(super) struct Ports {
     pub(super) ldaps: u16,
 }
 
+impl Ports {
+    pub(super) fn free() -> Ports {
+        Ports { ldap: free_port(), ldaps: free_port() }
+    }
+}
+
 impl Slapd {
     /// Loads the data and starts the server; returns when it answers.
     pub(crate) fn start(options: Options) -> Slapd {
@@ -123,14 +126,9 @@ impl Slapd {
         fs::set_permissions(&password_file, fs::Permissions::from_mode(0o600)).unwrap();
         certify(dir.path(), &options.certificate_names);
         load(dir.path(), &options.data);
-        let mut slapd = Slapd { dir, ports: free_ports(), process: None };
-        for _ in 0..PORT_ATTEMPTS {
-            if slapd.launch() {
-                return slapd;
-            }
-            slapd.ports = free_ports();
-        }
-        panic!("slapd does not start:\n{}", slapd.log());
+        let mut slapd = Slapd { dir, ports: Ports::free(), process: None };
+        assert!(slapd.launch(), "slapd does not start:\n{}", slapd.log());
+        slapd
     }
 
     /// `ldap://127.0.0.1:PORT`.
@@ -307,8 +305,7 @@ impl Slapd {
             if process.try_wait().unwrap().is_some() {
                 return Some(false);
             }
-            // Its own word that it has the ports, since somebody else may answer on them; it listens a
-            // moment later.
+            // It says that it has the ports a moment before it listens.
             let has_ports = fs::read_to_string(&log).unwrap_or_default().contains("slapd starting");
             let listens = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
             (has_ports && listens(ports.ldap) && listens(ports.ldaps)).then_some(true)
@@ -437,13 +434,6 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-pub(super) fn free_ports() -> Ports {
-    // Both are open at once, so that they differ.
-    let [ldap, ldaps] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let [ldap, ldaps] = [ldap, ldaps].map(|listener| listener.local_addr().unwrap().port());
-    Ports { ldap, ldaps }
 }
 
 /// Waits until every thread has obeyed SIGSTOP.
