@@ -1,15 +1,29 @@
 #!/bin/bash
-# Runs the tests, after installing the Debian packages that they need. Arguments go to `cargo test`.
+# Runs the tests: see --help.
 #
-# What it does to the machine: nothing, when the packages are there. Otherwise it says which it installs and
-# installs them with apt-get (with sudo, when not root), without the recommended ones. Their services are neither
-# started nor restarted meanwhile, and those of newly installed servers are disabled, since the tests start
-# servers of their own, on loopback and in scratch directories, and end them. Those that boot a systemd, in
+# What it does to the machine, unless only the quick ones run: nothing, when the packages are there. Otherwise it says
+# which it installs and installs them with apt-get (with sudo, when not root), without the recommended ones. Their
+# services are neither started nor restarted meanwhile, and those of newly installed servers are disabled, since the
+# tests start servers of their own, on loopback and in scratch directories, and end them. Those that boot a systemd, in
 # namespaces of its own, take root.
 #
 # Exim can't be installed beside Postfix: its packages are unpacked below target/, what libraries they need is
 # installed, and the system user Debian-exim is made, without whom Exim doesn't run, as its package does it.
 set -euo pipefail
+
+usage() {
+    cat <<'END'
+usage: tests/run.sh              all tests; installs the Debian packages that they need, and takes root for some
+       tests/run.sh quick        those that need no server, no package and no root: less than 2 minutes
+       tests/run.sh one NAME...  those whose names contain NAME, such as failover::a_cookie_does_not_travel
+       tests/run.sh --help
+
+Each builds first. At the end it prints how long the build and the tests took, and the ten slowest tests.
+
+RUST_TEST_THREADS is the number of tests that run at the same time: by default two per processor, since many only
+wait for a server.
+END
+}
 
 packages=(
     slapd ldap-utils                         # the directory
@@ -125,14 +139,79 @@ install_missing() {
     done
 }
 
+install() {
+    # Servers are in the system's directories, which are not in everybody's PATH.
+    PATH=$PATH:/usr/sbin:/sbin
+    if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
+        unpack_exim
+        install_missing
+    else
+        say "this is no Debian; have the programs of these packages installed: ${packages[*]}"
+        say "and the files of these below $exim: ${exim_packages[*]}"
+    fi
+}
+
+build() {
+    local start=$SECONDS
+    cargo test --locked --no-run "$@"
+    built=$((built + SECONDS - start))
+}
+
+# Runs `cargo test` with these arguments, the last of which are the harness's. Only the harness measures each test. The
+# option is an unstable one, which the variable unlocks when the tests run; nothing is compiled with it.
+run() {
+    local start=$SECONDS
+    cargo test --locked --no-fail-fast --config "target.'cfg(all())'.runner = ['env', 'RUSTC_BOOTSTRAP=1']" \
+        "$@" -Zunstable-options --report-time | tee -a "$log" || failed=1
+    ran=$((ran + SECONDS - start))
+}
+
+report() {
+    local count
+    count=$(grep -c '^test .* <[0-9.]*s>$' "$log") || {
+        say "no test has such a name"
+        exit 1
+    }
+    say "$count tests took $ran s, after $built s for the build; the slowest:"
+    sed -nE 's/^test (.*) \.\.\. .*<([0-9.]+)s>$/\2 s  \1/p' "$log" | sort -rn | sed 10q >&2
+    exit "$failed"
+}
+
 cd "$(dirname "$0")/.."
-# Servers are in the system's directories, which are not in everybody's PATH.
-PATH=$PATH:/usr/sbin:/sbin
-if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
-    unpack_exim
-    install_missing
-else
-    say "this is no Debian; have the programs of these packages installed: ${packages[*]}"
-    say "and the files of these below $exim: ${exim_packages[*]}"
-fi
-cargo test --locked "$@"
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
+mkdir -p target
+log=target/tests.log
+: >"$log"
+built=0 ran=0 failed=0
+targets=(--lib --bins --tests)
+case ${1-} in
+"")
+    install
+    build "${targets[@]}"
+    run "${targets[@]}" --
+    ;;
+quick)
+    mapfile -t modules <tests/suite/quick
+    build --lib --bins --test tidy --test suite
+    run --lib --bins --test tidy --
+    run --test suite -- "${modules[@]/%/::}"
+    ;;
+one)
+    [ $# -gt 1 ] || {
+        usage >&2
+        exit 2
+    }
+    install
+    build "${targets[@]}"
+    run "${targets[@]}" -- "${@:2}"
+    ;;
+-h | --help)
+    usage
+    exit
+    ;;
+*)
+    usage >&2
+    exit 2
+    ;;
+esac
+report

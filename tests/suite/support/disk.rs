@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::wait_for;
+use super::{assert_may_start, wait_for};
 
 /// Hangs until it recovers or is dropped.
 pub(crate) struct HungDisk(Child);
@@ -14,6 +14,7 @@ impl HungDisk {
     /// Under the daemon of this process id.
     #[track_caller]
     pub(crate) fn under(pid: u32) -> HungDisk {
+        assert_may_start("strace");
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
         let mut tasks = tasks.map(|task| task.unwrap().path());
         let is_writer = |name: String| name == "store-writer\n";

@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{assert_quiet, free_port, shipped, wait_for};
+use super::{assert_may_start, assert_quiet, free_port, shipped, wait_for};
 
 /// How long Dovecot may take to leave: a loaded machine is slow.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -53,6 +53,7 @@ pub(crate) struct Dovecot {
 impl Dovecot {
     /// Starts one and waits until it greets on both ports; panics with its log when it doesn't.
     pub(crate) fn start(options: &DovecotOptions) -> Dovecot {
+        assert_may_start("Dovecot");
         let scratch = tempfile::Builder::new().prefix("dovecot").tempdir().expect("a scratch directory");
         let (imap_port, pop3_port) = (free_port(), free_port());
         write_configuration(scratch.path(), options, imap_port, pop3_port);

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::postfix::Smtp;
 use super::slapd::certify;
-use super::{assert_quiet, free_port, shipped, wait_for};
+use super::{assert_may_start, assert_quiet, free_port, shipped, wait_for};
 
 /// Where the packages were unpacked.
 const UNPACKED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/exim");
@@ -107,6 +107,7 @@ impl Drop for Exim {
 
 #[track_caller]
 fn exim(scratch: &Path) -> Command {
+    assert_may_start("Exim");
     let path = Path::new(UNPACKED).join("usr/sbin/exim4");
     let why = match Command::new(&path).args(["-C", "/dev/null", "-bV"]).output() {
         Ok(output) if output.status.success() => None,

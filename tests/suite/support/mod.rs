@@ -59,6 +59,19 @@ pub(crate) fn wait_at_most<T>(patience: Duration, what: &str, mut look: impl FnM
     }
 }
 
+/// Modules whose tests start nothing but the daemon: `tests/run.sh quick` runs them where nothing is installed.
+const QUICK: &str = include_str!("../quick");
+
+/// Fails in a test of one of them.
+#[track_caller]
+pub(crate) fn assert_may_start(program: &str) {
+    // The harness names the thread after the test.
+    let thread = std::thread::current();
+    let module = thread.name().and_then(|test| test.split("::").next());
+    let is_quick = QUICK.lines().any(|quick| Some(quick) == module);
+    assert!(!is_quick, "this starts {program}: move the test, or take its module from tests/suite/quick");
+}
+
 /// Fails when a server warned while it started: its configuration is wrong then, and a test of it proves little.
 #[track_caller]
 pub(crate) fn assert_quiet(server: &str, log: &str) {

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use super::{PATIENCE, assert_quiet, free_port, wait_for};
+use super::{PATIENCE, assert_may_start, assert_quiet, free_port, wait_for};
 
 /// What lies between the shipped settings and the scratch directory.
 #[derive(Default)]
@@ -70,6 +70,7 @@ impl Postfix {
     /// Starts one and waits until it greets; panics with its log when it doesn't.
     #[track_caller]
     pub(crate) fn start(options: &PostfixOptions) -> Postfix {
+        assert_may_start("Postfix");
         let scratch = tempfile::Builder::new().prefix("postfix").tempdir().unwrap();
         fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
         make_queues(scratch.path());

@@ -27,7 +27,7 @@ use rcgen::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use super::{free_port, wait_for};
+use super::{assert_may_start, free_port, wait_for};
 
 /// The database's suffix.
 pub(crate) const SUFFIX: &str = "dc=example,dc=org";
@@ -454,7 +454,9 @@ pub(super) fn group(process: &Child) -> Pid {
 }
 
 /// A program of a Debian package; fails with what to install.
+#[track_caller]
 pub(crate) fn installed(program: &str, package: &str) -> Command {
+    assert_may_start(program);
     let found = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"]
         .iter()
         .map(|dir| Path::new(dir).join(program))

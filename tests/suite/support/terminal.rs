@@ -1,11 +1,10 @@
 //! A command at a terminal, which `script` makes for it.
 
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use super::slapd::installed;
 use super::wait_for;
 
 /// A command that runs at a terminal of its own.
@@ -19,7 +18,8 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Runs a line of the shell's.
     pub(crate) fn run(command: &str) -> Terminal {
-        let mut script = installed("script", "bsdutils");
+        // In an essential package of Debian: it is always there.
+        let mut script = Command::new("script");
         script.args(["-qfec", command, "/dev/null"]).env("SHELL", "/bin/sh");
         let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let keyboard = child.stdin.take().unwrap();
