@@ -5,6 +5,7 @@
 pub mod account;
 pub mod admission;
 pub mod brake;
+pub mod clock;
 pub mod course;
 pub mod directory;
 pub mod group;
