@@ -19,6 +19,7 @@
 //!   │     └── net     sockets, the accept loop, HTTP; shared by front and admin
 //!   └── service       the handles `Admission` and `Admin`: all that front and admin may call
 //!         └── store   tables, read views, the one writer (the only module that names redb)
+//!               └── clock   the machine's clocks; goes on from the time that the store kept
 //! issuer              the vendor's side: keys, licences by hand, the licence server; beside the daemon
 //! domain              the rules, which everybody above uses and which use nobody
 //! ```
@@ -37,6 +38,7 @@
 //! | what a password goes through | [`service::passwords::Authenticator::log_in`], [`directory::Verifier`] |
 //! | how a protocol is spoken | its file in [`front`], over [`net::dialogue`] or [`net::http`] |
 //! | what a change in a directory goes through | `daemon::intake`, `daemon::follow` |
+//! | what time it is, and when that is in doubt | [`domain::clock`], [`clock`] |
 //! | what a licence means at a moment | [`domain::license`] |
 //! | which tokens are licences | `licensing::token` |
 //! | how a licence is installed, refreshed and followed through its dates | `daemon::license` |
@@ -96,6 +98,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod directory;

@@ -18,15 +18,16 @@ const MAX_LINES: usize = 600;
 const OWNED_CRATES: [(&str, &str); 2] = [("redb", "store"), ("ldap3", "directory")];
 
 /// The modules of the crate that a module may name beside itself. One that isn't listed may name all.
-const DIRECTIONS: [(&str, &[&str]); 13] = [
+const DIRECTIONS: [(&str, &[&str]); 14] = [
     ("domain", &[]),
+    ("clock", &["domain"]),
     ("config", &["domain"]),
-    ("store", &["domain"]),
+    ("store", &["clock", "domain"]),
     ("directory", &["domain"]),
     ("licensing", &["domain"]),
     ("issuer", &["store", "licensing", "net", "config", "admin", "cli", "domain"]),
     ("net", &["config"]),
-    ("service", &["store", "domain"]),
+    ("service", &["store", "clock", "domain"]),
     ("front", &["service", "net", "domain"]),
     ("admin", &["service", "net", "domain", "cli", "import"]),
     ("import", &["directory", "domain"]),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use redb::{ReadableTable, TableDefinition};
+use redb::{ReadTransaction, ReadableTable, TableDefinition};
 
 use super::codec::{Decoder, Encoder};
 use super::tables::Lookup;
@@ -14,9 +14,10 @@ use crate::domain::license::{ComponentName, ComponentStanding};
 use crate::domain::seats::{SeatCount, Service};
 use crate::domain::user::UserKey;
 
-/// One row, [`RECORD`].
+/// Two rows: [`RECORD`], and [`COMING`] where there is one.
 pub(super) const LICENSE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("license");
 const RECORD: &str = "license";
+const COMING: &str = "coming";
 
 /// User key and component: since when (milliseconds) the user holds one of the component's seats.
 pub(super) const COMPONENT_SEATS: TableDefinition<'static, (u64, &str), i64> =
@@ -38,7 +39,9 @@ pub struct LicenseRecord {
     pub serials: BTreeMap<String, u64>,
     /// The serial and state that the log was last told.
     pub told: Option<(u64, String)>,
-    /// The highest time that was seen.
+    /// A signed licence that takes effect later, and replaces the one in force then.
+    pub coming: Option<String>,
+    /// The highest time that was seen by a program that kept no time of its own.
     pub time_seen: Option<Timestamp>,
     /// How the licence server last answered.
     pub refresh: Option<RefreshRecord>,
@@ -113,11 +116,19 @@ fn decode(bytes: &[u8]) -> Result<LicenseRecord, StoreError> {
     Ok(record)
 }
 
+/// The time that the record of an earlier program has.
+pub(super) fn time_seen(txn: &ReadTransaction) -> Result<Option<Timestamp>, StoreError> {
+    let record = txn.open_table(LICENSE)?.get(RECORD)?.map(|bytes| decode(bytes.value())).transpose()?;
+    Ok(record.and_then(|record: LicenseRecord| record.time_seen))
+}
+
 impl ReadView {
     /// What is kept of the licence; all empty in a new store.
     pub fn license(&self) -> Result<LicenseRecord, StoreError> {
         let record = self.license.get(RECORD)?.map(|bytes| decode(bytes.value())).transpose()?;
-        Ok(record.unwrap_or_default())
+        let coming = self.license.get(COMING)?.map(|token| String::from_utf8(token.value().to_vec()));
+        let coming = coming.transpose().map_err(|_| StoreError::Corrupt("license"))?;
+        Ok(LicenseRecord { coming, ..record.unwrap_or_default() })
     }
 
     /// Seats of a component that are held.
@@ -192,6 +203,10 @@ impl Transaction<'_> {
     /// Replaces what is kept of the licence.
     pub(super) fn keep_license(&mut self, record: &LicenseRecord) -> Result<(), StoreError> {
         self.license.insert(RECORD, encode(record).as_slice())?;
+        match &record.coming {
+            Some(token) => drop(self.license.insert(COMING, token.as_bytes())?),
+            None => drop(self.license.remove(COMING)?),
+        }
         self.is_dirty = true;
         Ok(())
     }
@@ -235,6 +250,7 @@ mod tests {
             installed_at: Some(at),
             serials: [("L-1".to_owned(), u64::MAX), ("L-2".to_owned(), 0)].into(),
             told: Some((7, "active".to_owned())),
+            coming: None,
             time_seen: Some(at),
             refresh: Some(RefreshRecord {
                 at,

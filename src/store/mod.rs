@@ -5,6 +5,7 @@
 
 mod accounts;
 mod brake;
+mod clock;
 mod codec;
 mod import;
 pub mod issuer;
@@ -38,6 +39,7 @@ pub use verify::Finding;
 pub use view::{ReadView, UserDetails};
 pub use writer::Preview;
 
+use crate::clock::{self as machine, Clock};
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::{Decision, Request, TakeOn};
 use crate::domain::brake::{Counts, Hour, Toll};
@@ -300,6 +302,7 @@ pub struct Applied {
 struct Shared {
     view: RwLock<Arc<ReadView>>,
     policy: RwLock<Arc<Policy>>,
+    clock: Clock,
     /// Counts on while the writer is at something long.
     beats: AtomicU64,
 }
@@ -341,14 +344,24 @@ impl Writer {
 impl Store {
     /// Opens the store, or creates it, readable by its owner alone.
     pub fn open(path: &Path, policy: Policy) -> Result<(Store, Writer), StoreError> {
-        Store::start(open_database(path)?, policy)
+        Store::open_with(path, policy, machine::system())
     }
 
-    fn start(db: Database, policy: Policy) -> Result<(Store, Writer), StoreError> {
+    /// The same with other clocks than the machine's.
+    pub(crate) fn open_with(
+        path: &Path,
+        policy: Policy,
+        clocks: machine::Source,
+    ) -> Result<(Store, Writer), StoreError> {
+        Store::start(open_database(path)?, policy, clocks)
+    }
+
+    fn start(db: Database, policy: Policy, clocks: machine::Source) -> Result<(Store, Writer), StoreError> {
         let rules = Arc::new(migrate::prepare(&db)?);
         let shared = Arc::new(Shared {
             view: RwLock::new(Arc::new(ReadView::open(&db, rules)?)),
             policy: RwLock::new(Arc::new(policy)),
+            clock: Clock::start(clock::kept(&db)?, clocks),
             beats: AtomicU64::new(0),
         });
         let (commands, queue) = mpsc::channel(writer::QUEUE);
@@ -375,6 +388,16 @@ impl Store {
     pub fn change_policy(&self, change: impl FnOnce(&mut Policy)) {
         let mut policy = self.shared.policy.write().unwrap_or_else(PoisonError::into_inner);
         change(Arc::make_mut(&mut policy));
+    }
+
+    /// The clock, which goes on from the time that the store kept.
+    pub fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    /// Trusted time.
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
     }
 
     /// Returns when the writer has ended, which it does by itself only when storage fails.
@@ -466,6 +489,12 @@ impl Store {
     /// Replaces what is kept of the licence.
     pub async fn keep_license(&self, record: LicenseRecord) -> Result<(), StoreError> {
         self.ask(|reply| Command::KeepLicense { record: Box::new(record), reply }).await
+    }
+
+    /// Writes the time now. It is written by itself with other changes, once a minute.
+    pub async fn keep_time(&self) -> Result<(), StoreError> {
+        self.shared.clock.set_due();
+        self.ask(|reply| Command::KeepTime { reply }).await
     }
 
     /// Runs a collected sweep in a transaction that is dropped.

@@ -80,10 +80,15 @@ impl Transaction<'_> {
     /// The internal administrator holds no seat, whatever was configured, mapped or renamed before; and
     /// whether few seats are left is noted in the store, so that it is told once each time it comes to that,
     /// restarts or not.
-    pub(super) fn settle(&mut self, policy: &Policy, clashes: Vec<Clash>) -> Result<Settled, StoreError> {
+    pub(super) fn settle(
+        &mut self,
+        policy: &Policy,
+        clashes: Vec<Clash>,
+        now: Timestamp,
+    ) -> Result<Settled, StoreError> {
         let mut settled = Settled { clashes, ..Settled::default() };
         if let Some(key) = self.administrator_key()? {
-            settled.released = self.release(key, ReleaseReason::Exempt, Timestamp::now())?;
+            settled.released = self.release(key, ReleaseReason::Exempt, now)?;
         }
         if let Some(count) = self.seat_count(policy)? {
             let is_new = self.note_low(count.is_low())?;

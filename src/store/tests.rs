@@ -1,5 +1,6 @@
 //! The rules of the store one by one; `model` has them all together, with crashes.
 
+mod clock;
 mod license;
 
 use std::sync::Mutex;
@@ -112,7 +113,7 @@ impl StorageBackend for Disk {
 
 fn start(disk: &Disk, policy: Policy) -> (Store, Writer) {
     let db = Builder::new().set_cache_size(1 << 20).create_with_backend(disk.clone()).unwrap();
-    Store::start(db, policy).unwrap()
+    Store::start(db, policy, machine::system()).unwrap()
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::domain::admission::{ComponentView, Decision, Request, decide};
 use crate::domain::brake::{Counts, Toll, toll};
+use crate::domain::clock::STEP;
 use crate::domain::name::{Name, StableId};
 use crate::domain::names::NameRules;
 use crate::domain::password::PasswordHash;
@@ -413,15 +414,19 @@ impl<'t> Transaction<'t> {
         Ok(())
     }
 
-    /// Writes coalesced last logins and refusals of users who still exist, and refusals of unknown names.
+    /// Writes coalesced last logins and refusals of users who still exist, and refusals of unknown names. A last
+    /// login is never replaced by an earlier one.
     pub(super) fn record_activity(
         &mut self,
         logins: &[(UserKey, LastLogin)],
         refusals: &[(UserKey, Refusals)],
         strangers: &[(Name, Refusals)],
+        now: Timestamp,
     ) -> Result<(), StoreError> {
         for (key, login) in logins {
-            if self.users.get(key.0)?.is_some() {
+            // One far in the future is from a clock that was wrong, and was set right by an administrator.
+            let is_later = |old: LastLogin| login.at >= old.at || old.at.duration_since(now) > STEP;
+            if self.users.get(key.0)?.is_some() && self.last_login(*key)?.is_none_or(is_later) {
                 self.last_logins.insert(key.0, codec::encode_last_login(login).as_slice())?;
                 self.is_dirty = true;
             }

@@ -12,6 +12,7 @@ use redb::{Database, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::brake::{conclude, keep};
+use super::clock;
 use super::settle::Settled;
 use super::transaction::Transaction;
 use super::view::ReadView;
@@ -66,6 +67,8 @@ pub(super) enum Command {
     KeepLicense { record: Box<LicenseRecord>, reply: Reply<()> },
     /// Run a whole sweep in a transaction that is dropped.
     Preview { preview: Box<Preview>, reply: Reply<Report> },
+    /// Write the time.
+    KeepTime { reply: Reply<()> },
     /// Show that the writer is alive.
     Ping { reply: Reply<()> },
 }
@@ -128,16 +131,16 @@ pub(super) fn run(
 }
 
 fn commit(db: &Database, shared: &Shared, batch: Vec<Command>) -> Result<(), StoreError> {
-    let policy = shared.policy();
+    let (policy, now) = (shared.policy(), shared.clock.now());
     let txn = begin(db)?;
     let (mut transaction, clashes) = open(&txn, shared, &policy)?;
     let mut answers = Vec::with_capacity(batch.len());
     for command in batch {
-        if let Some(answer) = apply(command, &mut transaction, &policy)? {
+        if let Some(answer) = apply(command, &mut transaction, &policy, now)? {
             answers.push(answer);
         }
     }
-    let settled = transaction.settle(&policy, clashes)?;
+    let settled = transaction.settle(&policy, clashes, now)?;
     let rules = Arc::clone(&transaction.rules);
     let is_changed = transaction.finish()?;
     finish(db, shared, txn, is_changed.then_some(rules), &settled)?;
@@ -156,7 +159,14 @@ fn finish(
     settled: &Settled,
 ) -> Result<(), StoreError> {
     let Some(rules) = changed else { return Ok(txn.abort()?) };
+    let time = shared.clock.due();
+    if let Some(time) = &time {
+        clock::keep(&txn, time)?;
+    }
     txn.commit()?;
+    if time.is_some() {
+        shared.clock.was_kept();
+    }
     shared.publish(ReadView::open(db, rules)?);
     settled.tell();
     Ok(())
@@ -187,6 +197,7 @@ fn apply(
     command: Command,
     transaction: &mut Transaction<'_>,
     policy: &Arc<Policy>,
+    now: Timestamp,
 ) -> Result<Option<Answer>, StoreError> {
     fn answer<T: Send + 'static>(reply: Reply<T>, value: T) -> Option<Answer> {
         // Whoever asked may have gone meanwhile; the change stands all the same.
@@ -211,11 +222,15 @@ fn apply(
             answer(reply, transaction.reclaim(&keys, cutoff, now)?)
         }
         Command::RecordActivity { logins, refusals, strangers, reply } => {
-            transaction.record_activity(&logins, &refusals, &strangers)?;
+            transaction.record_activity(&logins, &refusals, &strangers, now)?;
             answer(reply, ())
         }
         Command::KeepLicense { record, reply } => {
             transaction.keep_license(&record)?;
+            answer(reply, ())
+        }
+        Command::KeepTime { reply } => {
+            transaction.is_dirty = true;
             answer(reply, ())
         }
         Command::Ping { reply } => answer(reply, ()),
@@ -237,7 +252,7 @@ fn run_import(
     };
     let imported = transaction.import(import, &policy, &beat)?;
     if imported.as_ref().is_ok_and(|imported| imported.applied) {
-        let settled = transaction.settle(&policy, clashes)?;
+        let settled = transaction.settle(&policy, clashes, shared.clock.now())?;
         let rules = Arc::clone(&transaction.rules);
         let is_changed = transaction.finish()?;
         finish(db, shared, txn, is_changed.then_some(rules), &settled)?;
