@@ -92,10 +92,25 @@ pub enum ClientCommand {
     /// The licence: show, install, activate and refresh it; or, for a vendor, issue and serve licences.
     #[command(subcommand)]
     License(LicenseArgs),
+    /// Say what time it is, where the clock is in doubt.
+    #[command(subcommand)]
+    Clock(ClockCommand),
     /// Recount the store and check every invariant.
     ///
     /// Exits with 1 when one does not hold.
     Verify,
+}
+
+/// `clock …`.
+#[derive(Subcommand, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClockCommand {
+    /// Confirm that the clock of the machine is right.
+    ///
+    /// Ends the doubt that `status` shows: seats, licenses and all dates go by the clock from now on. Look at the clock
+    /// first. Where a wrong time in the future was accepted, set the clock right and confirm it: the time that counts goes
+    /// back. It cannot go back to before the program was built or the license was signed, plus the time that the daemon
+    /// has run since.
+    Confirm,
 }
 
 /// `license …`.
@@ -392,6 +407,7 @@ mod tests {
         check("seatkeeper check --connect", Command::Check { connect: true });
         check("seatkeeper status", client(ClientCommand::Status));
         check("seatkeeper verify --json", client(ClientCommand::Verify));
+        check("seatkeeper clock confirm", client(ClientCommand::Clock(ClockCommand::Confirm)));
         check("seatkeeper man", Command::Man);
         check("seatkeeper completions bash", Command::Completions { shell: clap_complete::Shell::Bash });
         check("seatkeeper explain alice", client(ClientCommand::Explain { user: "alice".to_owned() }));

@@ -102,7 +102,7 @@ impl Session<'_> {
         match command {
             ClientCommand::Status => {
                 let answer = self.get("/v1/status").await?;
-                self.show(&answer, |status: &Status| output::status(status, now))
+                self.show(&answer, |status: &Status| output::status(status, now_of(status, now)))
             }
             ClientCommand::Users(args) => {
                 let answer = self.get(&users_path(args)).await?;
@@ -131,6 +131,7 @@ impl Session<'_> {
             }
             ClientCommand::Sync(args) => self.sync(args).await,
             ClientCommand::Verify => self.verify().await,
+            ClientCommand::Clock(command) => self.clock(command).await,
             ClientCommand::License(LicenseArgs::Client(command)) => self.license(command).await,
             // It has nothing to do with the daemon.
             ClientCommand::License(LicenseArgs::Issuer(_)) => Ok(()),
@@ -338,6 +339,11 @@ impl Session<'_> {
         // There is nowhere else to say that this failed.
         let _ = writeln!(self.err, "seatkeeper: {}", output::clean(text));
     }
+}
+
+/// What the daemon's times are to be compared with; an older daemon does not say.
+fn now_of(status: &Status, wall: Timestamp) -> Timestamp {
+    Some(status.clock.trusted).filter(|trusted| *trusted != Timestamp::default()).unwrap_or(wall)
 }
 
 /// How far an import is. What is not a regular file has no size.

@@ -2,6 +2,7 @@
 
 mod accounts;
 pub mod client;
+mod clock;
 mod command;
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -1,4 +1,4 @@
-//! The administration API: `/v1/status`, `/v1/license`, `/v1/users`, `/v1/accounts`, `/v1/seats`, `/v1/reclaim`,
+//! The administration API: `/v1/status`, `/v1/license`, `/v1/clock`, `/v1/users`, `/v1/accounts`, `/v1/seats`, `/v1/reclaim`,
 //! `/v1/refused`, `/v1/import`, `/v1/history`, `/v1/directories`, `/v1/verify`.
 //!
 //! Whoever can connect may do everything: the mode of the control socket is the guard.
@@ -14,7 +14,7 @@ use axum::routing::{get, post, put};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{History, Started, accounts, import, license, reclaim, stream};
+use super::{History, Started, accounts, clock, import, license, reclaim, stream};
 use crate::net::http::json;
 use crate::net::problem::Problem;
 use crate::service::answers::SyncReport;
@@ -46,6 +46,7 @@ pub fn routes(admin: Admin) -> Router {
         .with_state(admin.clone())
         .merge(accounts::routes(admin.clone()))
         .merge(license::routes(admin.clone()))
+        .merge(clock::routes(admin.clone()))
         .merge(reclaim::routes(admin.clone()))
         .merge(import::routes(admin.clone()))
         .merge(status_route(admin))
@@ -63,7 +64,10 @@ impl From<AdminError> for Problem {
                 StatusCode::BAD_REQUEST
             }
             AdminError::Hash(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            AdminError::Account(_) | AdminError::ReclaimHeld(..) => StatusCode::CONFLICT,
+            AdminError::Account(_)
+            | AdminError::ReclaimHeld(..)
+            | AdminError::TooEarly(_)
+            | AdminError::ClockInDoubt(_) => StatusCode::CONFLICT,
             AdminError::WrongFile(_) => StatusCode::UNPROCESSABLE_ENTITY,
             AdminError::NoSuchUser(_) | AdminError::OnlyAdministrator(_) | AdminError::NoSuchDirectory(_) => {
                 StatusCode::NOT_FOUND

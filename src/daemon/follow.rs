@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::intake::{Place, SyncError, WRITE_BATCH};
@@ -114,7 +113,7 @@ impl<'a> Follower<'a> {
 
     /// Asks the brake, then writes; what it holds back, where it trips.
     async fn write(&mut self, cookie: Option<Vec<u8>>) -> Result<Option<Held>, SyncError> {
-        let now = Timestamp::now();
+        let now = self.place.store.now();
         let Place { directory, id, store, .. } = &self.place;
         let view = store.view();
         let record = view.directories().find(|record| record.id == *id);

@@ -1,14 +1,14 @@
-//! What happens by itself: writing last logins, forgetting tombstones whose grace period is over, and taking
-//! unused seats back at night.
+//! What happens by itself: writing last logins, looking at the clock, forgetting tombstones whose grace period is over,
+//! and taking unused seats back at night.
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
-use crate::domain::seats::next_reclaim;
+use crate::clock;
+use crate::domain::seats::{is_night, next_reclaim};
 use crate::service::{Admin, AdminError, FLUSH_EVERY, Service, log_release};
 use crate::store::Store;
 
@@ -34,11 +34,37 @@ pub async fn flush(service: Service) {
     }
 }
 
-/// Forgets tombstones when their grace period is over, and releases their seats. Never returns.
-pub async fn purge(store: Store, grace: watch::Receiver<Duration>) {
+/// Longest time that is not written where nothing else is: a start after a crash goes on from there.
+const KEEP_TIME_EVERY: Duration = Duration::from_secs(3600);
+
+/// The same while the clock is in doubt, so that a crash does not begin the doubt again.
+const KEEP_DOUBT_EVERY: Duration = Duration::from_secs(600);
+
+/// Looks at the wall clock, and keeps what time it is. Never returns.
+pub async fn clock(store: Store) {
     loop {
-        let grace = *grace.borrow();
-        tokio::time::sleep((grace / 4).clamp(PURGE_AT_MOST_EVERY, PURGE_EVERY)).await;
+        tokio::time::sleep(clock::LOOK_EVERY).await;
+        let clock = store.clock();
+        let is_new = clock.look();
+        let every = if clock.is_doubted() { KEEP_DOUBT_EVERY } else { KEEP_TIME_EVERY };
+        if (is_new || clock.since_kept() >= every)
+            && let Err(error) = store.keep_time().await
+        {
+            debug!(error = %error, "The time could not be written; it counts all the same.");
+        }
+    }
+}
+
+/// Forgets tombstones when their grace period is over, and releases their seats; looks at once when the
+/// configuration was read again. Never returns.
+pub async fn purge(store: Store, mut changes: watch::Receiver<Duration>) {
+    loop {
+        let wait = (*changes.borrow() / 4).clamp(PURGE_AT_MOST_EVERY, PURGE_EVERY);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            Ok(()) = changes.changed() => {}
+        }
+        let grace = *changes.borrow_and_update();
         if let Err(error) = purge_expired(&store, grace).await {
             error!(error = %error, "Tombstones could not be forgotten.");
         }
@@ -46,7 +72,11 @@ pub async fn purge(store: Store, grace: watch::Receiver<Duration>) {
 }
 
 async fn purge_expired(store: &Store, grace: Duration) -> Result<(), crate::store::StoreError> {
-    let now = Timestamp::now();
+    if store.clock().is_doubted() {
+        debug!("The clock is in doubt: tombstones are kept.");
+        return Ok(());
+    }
+    let now = store.now();
     let Ok(cutoff) = now.checked_sub(grace) else { return Ok(()) };
     // Asking first keeps the writer asleep when nothing has expired.
     while store.view().oldest_tombstone()?.is_some_and(|oldest| oldest <= cutoff) {
@@ -57,26 +87,33 @@ async fn purge_expired(store: &Store, grace: Duration) -> Result<(), crate::stor
     Ok(())
 }
 
-/// Longest time between two looks at the clock: it may be set, and a machine may sleep.
-const CLOCK_EVERY: Duration = Duration::from_secs(60);
+/// Longest time between two looks at the time: the clock may be set, and a machine may sleep.
+const TIME_EVERY: Duration = Duration::from_secs(60);
 
-/// Takes seats back that nobody used for so long, every night. Never returns.
-pub async fn reclaim(admin: Admin, mut after: watch::Receiver<Option<Duration>>) {
-    let next = || next_reclaim(Timestamp::now(), &TimeZone::system());
+/// Takes seats back that nobody used for so long, every night. A night that was missed, because the machine slept or its
+/// clock jumped, is not made up for by day. Never returns.
+pub async fn reclaim(store: Store, admin: Admin, mut after: watch::Receiver<Option<Duration>>) {
+    let next = || next_reclaim(store.now(), &TimeZone::system());
     let mut due = next();
     loop {
-        let until = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default();
+        let until = Duration::try_from(due.duration_since(store.now())).unwrap_or_default();
         tokio::select! {
-            () = tokio::time::sleep(until.min(CLOCK_EVERY)) => {}
+            () = tokio::time::sleep(until.min(TIME_EVERY)) => {}
             Ok(()) = after.changed() => {}
         }
-        if Timestamp::now() < due {
-            // A clock that was set back, or another time zone, brings the night nearer.
+        let now = store.now();
+        if now < due {
+            // Another time zone, or a time that was set right, brings the night nearer.
             due = due.min(next());
             continue;
         }
+        let is_night = is_night(due, now);
         due = next();
         let Some(after) = *after.borrow_and_update() else { continue };
+        if !is_night {
+            info!(next = %due, "The night was missed: unused seats are taken back the next night, at {due}.");
+            continue;
+        }
         match admin.reclaim(after, false).await {
             Ok(report) => {
                 let (seats, protected) = (report.reclaimed.len(), report.protected);
@@ -85,7 +122,7 @@ pub async fn reclaim(admin: Admin, mut after: watch::Receiver<Option<Duration>>)
             Err(error @ AdminError::ReclaimHeld(seats, _)) => {
                 error!(event = "brake_tripped", seats, "{error}");
             }
-            Err(error) => error!(error = %error, "Unused seats could not be taken back."),
+            Err(error) => error!(error = %error, "Unused seats were not taken back: {error}."),
         }
     }
 }

@@ -124,7 +124,7 @@ impl<'a> Intake<'a> {
             None if mode.dry_run => DirectoryId(0),
             None => store.directory(&directory.name).await?,
         };
-        let now = Timestamp::now();
+        let now = store.now();
         let people = known.as_ref().map_or(0, |record| record.census.people);
         let hour = known.as_ref().map_or_else(Hour::default, |record| record.hour.clone());
         if hour.is_ahead(now) && !mode.dry_run {
@@ -395,7 +395,7 @@ impl<'a> Intake<'a> {
         let mut approved = self.approved;
         for changes in batches {
             let changes = Changes { approved, ..changes };
-            let applied = self.place.store.apply(self.place.id, changes, Timestamp::now()).await?;
+            let applied = self.place.store.apply(self.place.id, changes, self.place.store.now()).await?;
             approved = approved.less(applied.happened);
             self.count(&applied);
         }

@@ -13,25 +13,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::sync::{Mutex, MutexGuard, Notify, mpsc};
 use tracing::{debug, error, info, warn};
 
 use crate::config::SignedLicense;
-use crate::domain::license::{
-    ComponentName, Components, InstallationId, License, Refusal, State, trusted_time,
-};
+use crate::domain::clock::Standing;
+use crate::domain::license::{ComponentName, Components, InstallationId, License, Refusal, State};
 use crate::domain::refresh::{Asked, next};
 use crate::domain::seats::Service as MailService;
 use crate::licensing::token::{self, TokenError};
 use crate::service::license::{LicenseBoard, LicenseCommand, LicenseFacts, LicenseFailure};
 use crate::store::{LicenseRecord, Store, StoreError};
 
-/// The clock of the machine may be set, and the machine may sleep: so often dates are looked at again.
+/// The machine may sleep, and its clock may be in doubt: dates are looked at again this often.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-
-/// How often the highest time seen is written: rarely, and often enough that a clock set back by a day shows.
-const WRITE_TIME_EVERY: SignedDuration = SignedDuration::from_hours(1);
 
 /// Licences whose serials are remembered. A customer has one or two.
 const MAX_SERIALS: usize = 64;
@@ -47,9 +43,6 @@ pub struct LicenseSettings {
     pub services: HashMap<MailService, ComponentName>,
 }
 
-/// Where the time comes from; a test has its own.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
 /// Keeps the licence; clones share it.
 #[derive(Clone)]
 pub struct Keeper(Arc<Inner>);
@@ -57,7 +50,6 @@ pub struct Keeper(Arc<Inner>);
 struct Inner {
     store: Store,
     board: LicenseBoard,
-    clock: Clock,
     held: Mutex<Held>,
     /// Wakes the loop, which has to wait for something else now.
     changed: Notify,
@@ -68,9 +60,10 @@ struct Held {
     record: LicenseRecord,
     /// What `record.token` says; `None` also where it is not trusted any more.
     license: Option<License>,
+    /// What `record.coming` says.
+    coming: Option<License>,
     /// Why a licence that is there is not in force.
     refused: Option<String>,
-    is_set_back: bool,
     /// When the daemon started.
     since: Timestamp,
     /// Shortens the wait for the next question to the server; new after each.
@@ -118,7 +111,6 @@ impl Keeper {
         store: Store,
         board: LicenseBoard,
         settings: LicenseSettings,
-        clock: Clock,
     ) -> Result<Keeper, StoreError> {
         let mut record = store.view().license()?;
         if record.installation.is_empty() {
@@ -134,12 +126,12 @@ impl Keeper {
             settings,
             record,
             license: None,
+            coming: None,
             refused: None,
-            is_set_back: false,
-            since: clock(),
+            since: store.now(),
             chance: fastrand::f64(),
         };
-        let inner = Inner { store, board, clock, held: Mutex::new(held), changed: Notify::new() };
+        let inner = Inner { store, board, held: Mutex::new(held), changed: Notify::new() };
         let keeper = Keeper(Arc::new(inner));
         let mut held = keeper.0.held.lock().await;
         keeper.load(&mut held).await?;
@@ -182,6 +174,7 @@ impl Keeper {
         let (outcome, reply) = match command {
             LicenseCommand::Install { token, force, reply } => (self.install(&token, force).await, reply),
             LicenseCommand::Activate { key, customer, reply } => (self.activate(key, customer).await, reply),
+            LicenseCommand::Look { reply } => (self.look_again().await, reply),
             LicenseCommand::Refresh { reply } => (self.refresh().await, reply),
             LicenseCommand::Deactivate { reply } => (self.deactivate().await, reply),
         };
@@ -206,21 +199,39 @@ impl Keeper {
     /// How long nothing is due.
     async fn wait(&self) -> Duration {
         let held = self.0.held.lock().await;
-        let clock = (self.0.clock)();
-        let change = held.license.as_ref().and_then(|license| license.next_change(held.now(clock)));
-        let due = [change, held.next_refresh(clock)].into_iter().flatten().min();
+        let now = self.0.store.now();
+        let change = held.license.as_ref().and_then(|license| license.next_change(now));
+        let starts = held.coming.as_ref().and_then(License::starts);
+        // No date comes while the clock is in doubt.
+        let dates = [change, starts].into_iter().flatten().filter(|_| self.doubted_since().is_none());
+        let due = dates.chain(held.next_refresh(now, self.doubted_since())).min();
         let until = due.map_or(Duration::MAX, |due| {
-            Duration::try_from(due.duration_since(clock)).unwrap_or(Duration::ZERO)
+            Duration::try_from(due.duration_since(now)).unwrap_or(Duration::ZERO)
         });
         until.min(LOOK_EVERY)
     }
 
-    /// Looks at the clock: a date may have come, and the server may have to be asked.
+    /// Since when the clock is in doubt.
+    fn doubted_since(&self) -> Option<Timestamp> {
+        match self.0.store.clock().standing() {
+            Standing::Doubted(doubt) => Some(doubt.since),
+            Standing::Right | Standing::Behind | Standing::Refuted => None,
+        }
+    }
+
+    /// It is another time, all at once.
+    async fn look_again(&self) -> Result<String, LicenseFailure> {
+        let mut held = self.0.held.lock().await;
+        self.apply(&mut held).await?;
+        Ok(String::new())
+    }
+
+    /// Looks at the time: a date may have come, and the server may have to be asked.
     async fn look(&self) -> Result<(), StoreError> {
         let mut held = self.0.held.lock().await;
         self.apply(&mut held).await?;
-        let clock = (self.0.clock)();
-        let is_due = held.next_refresh(clock).is_some_and(|due| due <= clock);
+        let now = self.0.store.now();
+        let is_due = held.next_refresh(now, self.doubted_since()).is_some_and(|due| due <= now);
         drop(held);
         if is_due {
             // What went wrong is in the log and in the status; the licence in hand goes on.
@@ -232,19 +243,25 @@ impl Keeper {
     /// Verifies what the store keeps, with the keys that are trusted now, then looks into the file.
     async fn load(&self, held: &mut Held) -> Result<(), StoreError> {
         held.license = None;
+        held.coming = None;
         held.refused = None;
         if held.settings.declared.is_some() {
             return Ok(());
         }
         if let Some(token) = &held.record.token {
             match token::verify(token, &held.settings.signed.trusted_keys) {
-                Ok(license) => held.license = Some(license),
+                Ok(license) => {
+                    self.0.store.clock().proved(license.issued_at);
+                    held.license = Some(license);
+                }
                 Err(error) => {
                     error!(reason = %error, "The licence that was installed is not in force any more: {error}");
                     held.refused = Some(format!("the licence that was installed: {error}"));
                 }
             }
         }
+        let trusted = &held.settings.signed.trusted_keys;
+        held.coming = held.record.coming.as_ref().and_then(|token| token::verify(token, trusted).ok());
         let Some(path) = held.settings.signed.file.clone() else { return Ok(()) };
         let shown = path.display().to_string();
         let problem = match tokio::task::spawn_blocking(move || read_bounded(&path)).await {
@@ -255,6 +272,9 @@ impl Keeper {
                 Err(InstallError::Refused(Refusal::Older { serial, newest })) if held.license.is_some() => {
                     debug!(serial, newest, "The licence in {shown} is older than the one in force.");
                     return Ok(());
+                }
+                Err(InstallError::Refused(Refusal::NotYetValid(_))) => {
+                    return self.keep_coming(held, &text).await;
                 }
                 Err(InstallError::Store(error)) => return Err(error),
                 Err(error) => error.to_string(),
@@ -268,6 +288,41 @@ impl Keeper {
         Ok(())
     }
 
+    /// Keeps a licence of which nothing is wrong but that its day is still to come.
+    async fn keep_coming(&self, held: &mut Held, token: &str) -> Result<(), StoreError> {
+        let token = token.trim();
+        held.coming = token::verify(token, &held.settings.signed.trusted_keys).ok();
+        if held.record.coming.as_deref() == Some(token) {
+            return Ok(());
+        }
+        held.record.coming = Some(token.to_owned());
+        self.0.store.keep_license(held.record.clone()).await?;
+        if let Some(License { id, serial, seats, not_before: Some(from), .. }) = &held.coming {
+            info!(
+                license = id,
+                serial, seats, "The licence {id} (serial {serial}, {seats} seats) takes effect on {from}."
+            );
+        }
+        Ok(())
+    }
+
+    /// Installs the licence whose day has come.
+    async fn install_coming(&self, held: &mut Held) -> Result<(), StoreError> {
+        let starts = held.coming.as_ref().and_then(License::starts);
+        if starts.is_none_or(|starts| starts > self.0.store.clock().dates()) {
+            return Ok(());
+        }
+        held.coming = None;
+        let Some(token) = held.record.coming.take() else { return Ok(()) };
+        match self.put(held, &token, Via::File).await {
+            Ok(_) => {}
+            Err(InstallError::Store(error)) => return Err(error),
+            // Something newer came meanwhile.
+            Err(error) => info!(reason = %error, "The licence whose day has come is not installed: {error}."),
+        }
+        Ok(())
+    }
+
     /// Verifies a licence, checks that it may be installed, and keeps it. The one before stays otherwise.
     async fn put(&self, held: &mut Held, token: &str, via: Via) -> Result<License, InstallError> {
         if held.settings.declared.is_some() {
@@ -275,12 +330,14 @@ impl Keeper {
         }
         let token = token.trim();
         let license = token::verify(token, &held.settings.signed.trusted_keys)?;
-        let clock = (self.0.clock)();
+        let clock = self.0.store.clock();
         let ours = InstallationId::parse(&held.record.installation)
             .ok_or(InstallError::Store(StoreError::Corrupt("license")))?;
         let newest = held.record.serials.get(&license.id).copied();
         let force = via == Via::Administrator { force: true };
-        license.check(held.now(clock), &ours, newest.filter(|_| !force))?;
+        license.check(clock.dates(), clock.latest(), &ours, newest.filter(|_| !force))?;
+        // It was signed then: so much of the time is proved. No licence turns the time back.
+        clock.proved(license.issued_at);
         let (id, serial, seats) = (&license.id, license.serial, license.seats);
         if let Some(newest) = newest.filter(|newest| serial < *newest) {
             warn!(
@@ -292,15 +349,12 @@ impl Keeper {
         }
         let mut record = held.record.clone();
         record.token = Some(token.to_owned());
-        record.installed_at = Some(held.now(clock));
+        record.installed_at = Some(clock.now());
         if record.serials.len() >= MAX_SERIALS && newest.is_none() {
             record.serials.pop_first();
         }
-        record.serials.insert(id.clone(), serial);
-        if newest.is_none_or(|newest| serial > newest) {
-            // The vendor vouches for the time of a new issue: the way out for a clock that was once ahead.
-            record.time_seen = Some(clock.max(license.issued_at));
-        }
+        // Force lets one older issue in, and not all others after it.
+        record.serials.insert(id.clone(), newest.map_or(serial, |newest| newest.max(serial)));
         if via != Via::Refresh
             && let Some(refresh) = &mut record.refresh
         {
@@ -336,10 +390,9 @@ impl Keeper {
 
     /// Puts what is true now in force: the policy of the store, the log, the status.
     async fn apply(&self, held: &mut Held) -> Result<(), StoreError> {
-        let clock = (self.0.clock)();
         let before = held.record.clone();
-        self.watch_clock(held, clock);
-        let now = held.now(clock);
+        self.install_coming(held).await?;
+        let now = self.0.store.clock().dates();
         let state = held.license.as_ref().map_or(State::Missing, |license| license.state(now));
         tell_state(held, state);
         let license = held.license.as_ref();
@@ -353,7 +406,7 @@ impl Keeper {
             policy.expired = expired;
             policy.components = components;
         });
-        self.publish(held, state, clock);
+        self.publish(held, state);
         if held.record != before {
             self.0.store.keep_license(held.record.clone()).await?;
         } else if is_changed {
@@ -363,49 +416,32 @@ impl Keeper {
         Ok(())
     }
 
-    fn watch_clock(&self, held: &mut Held, clock: Timestamp) {
-        let seen = held.record.time_seen.unwrap_or(clock);
-        let (_, is_set_back) = trusted_time(clock, seen);
-        if is_set_back && !held.is_set_back {
-            warn!(clock = %clock, seen = %seen, "The clock was set back: {clock} was later once, {seen}, which counts for the licence.");
-        }
-        held.is_set_back = is_set_back;
-        let is_due = seen.checked_add(WRITE_TIME_EVERY).is_ok_and(|due| clock >= due);
-        if held.record.time_seen.is_none() || is_due {
-            held.record.time_seen = Some(clock.max(seen));
-        }
-    }
-
-    fn publish(&self, held: &Held, state: State, clock: Timestamp) {
-        let seen = held.record.time_seen.unwrap_or(clock);
-        let set_back = held
-            .is_set_back
-            .then(|| format!("the clock was set back from {seen}, which counts until it is right again"));
+    fn publish(&self, held: &Held, state: State) {
         self.0.board.publish(LicenseFacts {
             declared: held.settings.declared.is_some(),
             state,
             license: held.license.clone(),
             record: held.record.clone(),
             server: held.settings.signed.server.clone(),
-            next_refresh: held.next_refresh(clock),
-            problems: held.refused.clone().into_iter().chain(set_back).collect(),
+            next_refresh: held.next_refresh(self.0.store.now(), self.doubted_since()),
+            coming: held.coming.clone(),
+            problems: held.refused.clone().into_iter().collect(),
         });
     }
 }
 
 impl Held {
-    /// The time that counts for the licence.
-    fn now(&self, clock: Timestamp) -> Timestamp {
-        trusted_time(clock, self.record.time_seen.unwrap_or(clock)).0
-    }
-
     /// When the server is asked next; `None` where there is none, or nothing to ask for.
-    fn next_refresh(&self, clock: Timestamp) -> Option<Timestamp> {
+    /// While the clock is in doubt, the server is asked what time it is.
+    fn next_refresh(&self, now: Timestamp, doubted_since: Option<Timestamp>) -> Option<Timestamp> {
         let license = self.license.as_ref()?;
         self.settings.signed.server.as_ref()?;
         let refresh = self.record.refresh.as_ref();
+        if refresh.is_some_and(|refresh| doubted_since.is_some_and(|since| refresh.at < since)) {
+            return Some(now);
+        }
         let asked = refresh.map(|refresh| Asked { at: refresh.at, failures: refresh.failures });
-        Some(next(self.settings.signed.refresh_every, license.expires, asked, self.since, clock, self.chance))
+        Some(next(self.settings.signed.refresh_every, license.expires, asked, self.since, now, self.chance))
     }
 }
 

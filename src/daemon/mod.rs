@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -133,8 +132,7 @@ impl Daemon {
         let (license_board, license_commands) = LicenseBoard::new();
         // Before anybody can ask: the first login must find the licence in force.
         let wanted = license_settings(&config);
-        let clock = Arc::new(Timestamp::now);
-        let keeper = Keeper::open(store.clone(), license_board.clone(), wanted, clock).await?;
+        let keeper = Keeper::open(store.clone(), license_board.clone(), wanted).await?;
         let (boards, settings) = ((board.clone(), listener_board.clone()), settings(&config));
         let service = Service::new(store.clone(), settings, boards.0, boards.1, license_board);
         let stop = CancellationToken::new();
@@ -151,8 +149,9 @@ impl Daemon {
         let (reclaim_after, after_seen) = watch::channel(config.seats.reclaim_after);
         let background = vec![
             tokio::spawn(housekeeping::flush(service.clone())),
+            tokio::spawn(housekeeping::clock(store.clone())),
             tokio::spawn(housekeeping::purge(store.clone(), grace_seen)),
-            tokio::spawn(housekeeping::reclaim(service.admin(), after_seen)),
+            tokio::spawn(housekeeping::reclaim(store.clone(), service.admin(), after_seen)),
             tokio::spawn(systemd::watch(store.clone(), service.admin())),
             tokio::spawn(keeper.clone().run(license_commands)),
         ];
@@ -216,6 +215,8 @@ impl Daemon {
         }
         listeners.drained().await;
         let flushed = service.flush().await;
+        // Without it the next start goes on from a minute ago.
+        let _ = store.keep_time().await;
         for task in background {
             task.abort();
             let _ = task.await;
@@ -242,6 +243,8 @@ impl Daemon {
     }
 
     async fn try_reload(&mut self) -> anyhow::Result<()> {
+        // Who has set the clock reloads, and need not wait for it to be seen.
+        self.store.clock().look();
         let path = self.path.clone();
         let config = tokio::task::spawn_blocking(move || config::load(&path)).await??;
         for (key, old, new) in [

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -190,11 +189,12 @@ impl SyncLoop {
 
     /// One run, with all that belongs to it.
     async fn carry_out(&mut self, run: Run) -> Happened {
+        let now = self.store.now();
         self.progress.send_modify(|progress| {
             progress.state = DirectoryState::Refreshing;
             progress.seen = 0;
             progress.refreshing_since = Some(std::time::Instant::now());
-            progress.last_attempt = Some(Timestamp::now());
+            progress.last_attempt = Some(now);
         });
         match self.refresh_and_follow(run).await {
             Ok(happened) => happened,
@@ -254,7 +254,7 @@ impl SyncLoop {
         let bytes = bytes.or(cookie);
         let proves = reads_everything || run.reconciles;
         let proof = match &bytes {
-            Some(bytes) if proves => Some(Proof { at: Timestamp::now(), bytes: bytes.clone() }),
+            Some(bytes) if proves => Some(Proof { at: self.store.now(), bytes: bytes.clone() }),
             _ => self.proof.clone(),
         };
         let cookie = bytes.map(|bytes| Cookie { valid_for: valid_for.clone(), bytes, proof: proof.clone() });
@@ -390,7 +390,7 @@ impl SyncLoop {
     /// Until the last proof is as old as it may become. A clock that was set must not put it off.
     fn until_reconcile(&self) -> Duration {
         let every = self.directory.full_sync_every;
-        let age = self.proof.as_ref().map(|proof| Timestamp::now().duration_since(proof.at));
+        let age = self.proof.as_ref().map(|proof| self.store.now().duration_since(proof.at));
         every.saturating_sub(age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default())
     }
 
@@ -500,9 +500,10 @@ impl SyncLoop {
         } else {
             debug!(directory, "The mirror of {directory} equals it.");
         }
+        let last_reconcile = self.store.now();
         self.progress.send_modify(|progress| {
             let total = progress.drift.map_or(0, |drift| drift.total) + found;
-            progress.drift = Some(DriftReport { last_reconcile: Timestamp::now(), found, total });
+            progress.drift = Some(DriftReport { last_reconcile, found, total });
         });
     }
 

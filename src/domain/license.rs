@@ -18,9 +18,6 @@ pub const EXPIRING: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// A licence issued a moment ago by a server whose clock is ahead of ours is no licence of the future.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
 
-/// A clock that goes back by more than this was set back: no leap, summer time or slow battery does that.
-const SET_BACK: SignedDuration = SignedDuration::from_hours(24);
-
 /// A verified licence.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct License {
@@ -261,25 +258,37 @@ pub enum Refusal {
 }
 
 impl License {
-    /// Whether it may be installed here and now. `newest` is the highest serial that was ever installed of
+    /// Whether it may be installed here and now. `now` is the time by which dates come; `latest` is the latest that it
+    /// may be, where that is in doubt: a licence may have been signed until then. `newest` is the highest serial that was ever installed of
     /// the licence with this id; `None` for none, or to force.
     ///
     /// One that has expired may be: then it says so, instead of that there is none.
-    pub fn check(&self, now: Timestamp, ours: &InstallationId, newest: Option<u64>) -> Result<(), Refusal> {
-        let latest = now.saturating_add(CLOCK_SKEW).unwrap_or(now);
-        if let Some(from) = self.not_before.filter(|from| *from > latest) {
-            return Err(Refusal::NotYetValid(from));
-        }
-        if self.issued_at > latest {
+    pub fn check(
+        &self,
+        now: Timestamp,
+        latest: Timestamp,
+        ours: &InstallationId,
+        newest: Option<u64>,
+    ) -> Result<(), Refusal> {
+        if self.issued_at > latest.saturating_add(CLOCK_SKEW).unwrap_or(latest) {
             return Err(Refusal::IssuedInFuture(self.issued_at));
         }
         if let Some(theirs) = self.installation.as_ref().filter(|theirs| *theirs != ours) {
             return Err(Refusal::OtherInstallation { theirs: theirs.clone(), ours: ours.clone() });
         }
-        match newest {
-            Some(newest) if self.serial < newest => Err(Refusal::Older { serial: self.serial, newest }),
+        if let Some(newest) = newest.filter(|newest| self.serial < *newest) {
+            return Err(Refusal::Older { serial: self.serial, newest });
+        }
+        // Last: nothing else is wrong with it, and it may be kept for its day.
+        match self.not_before {
+            Some(from) if self.starts().is_some_and(|starts| starts > now) => Err(Refusal::NotYetValid(from)),
             _ => Ok(()),
         }
+    }
+
+    /// When it may be installed; `None` at any time.
+    pub fn starts(&self) -> Option<Timestamp> {
+        self.not_before.map(|from| from.saturating_sub(CLOCK_SKEW).unwrap_or(from))
     }
 
     /// Where it is in its life.
@@ -338,12 +347,6 @@ impl Component {
 
 fn later(at: Timestamp, duration: Duration) -> Timestamp {
     at.saturating_add(duration).unwrap_or(Timestamp::MAX)
-}
-
-/// The time that counts, and whether the clock was set back: then the highest time seen counts.
-pub fn trusted_time(clock: Timestamp, highest_seen: Timestamp) -> (Timestamp, bool) {
-    let is_set_back = clock < highest_seen.saturating_sub(SET_BACK).unwrap_or(highest_seen);
-    (if is_set_back { highest_seen } else { clock }, is_set_back)
 }
 
 /// A public key that licences may be signed with.

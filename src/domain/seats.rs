@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use super::name::Name;
 use super::user::UserKey;
@@ -221,6 +221,14 @@ pub fn next_reclaim(now: Timestamp, zone: &TimeZone) -> Timestamp {
     nights.into_iter().flatten().filter_map(at).find(|night| *night > now).unwrap_or(Timestamp::MAX)
 }
 
+/// How long a night's reclaim may be late: longer, and people are at work.
+const NIGHT: SignedDuration = SignedDuration::from_hours(1);
+
+/// Whether it is still the night of the reclaim that was due.
+pub fn is_night(due: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(due) < NIGHT
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,6 +259,15 @@ mod tests {
         assert_eq!(last_used(&seat, None), at(100));
         assert_eq!(last_used(&seat, Some(&login(50))), at(100));
         assert_eq!(last_used(&seat, Some(&login(150))), at(150));
+    }
+
+    #[test]
+    fn a_night_is_over_in_an_hour() {
+        let due = Timestamp::UNIX_EPOCH;
+        let at = |minutes| due.checked_add(SignedDuration::from_mins(minutes)).unwrap();
+        for (minutes, expected) in [(0, true), (59, true), (60, false), (9 * 60, false)] {
+            assert_eq!(is_night(due, at(minutes)), expected, "{minutes}");
+        }
     }
 
     #[test]

@@ -27,8 +27,9 @@ use super::shop::{Shop, ShopError, SoldLicense, etag};
 use crate::cli::license::{ServeArgs, TermsArgs};
 use crate::config::{BadTcp, Bind};
 use crate::domain::license::{InstallationId, License, PublicKey};
-use crate::licensing::protocol::{ActivationRequest, LicenseAnswer};
+use crate::licensing::protocol::{ActivationRequest, LicenseAnswer, NONCE, TIME};
 use crate::licensing::signer::Signer;
+use crate::licensing::time::Nonce;
 use crate::net::http::{connection, connection_over, json, read_body, with_fallbacks};
 use crate::net::problem::Problem;
 use crate::net::serve::serve;
@@ -226,11 +227,15 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn license_answer(office: &Office, license: &License, known: Option<&HeaderValue>) -> Answer {
+fn license_answer(
+    office: &Office,
+    license: &License,
+    known: Option<&HeaderValue>,
+    nonce: Option<Nonce>,
+) -> Answer {
     let token = office.signer.sign(license).map_err(ShopError::from)?;
     let tag = etag(&token);
-    let tag = HeaderValue::try_from(tag)
-        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let tag = header(tag)?;
     let mut response = if known == Some(&tag) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -239,10 +244,25 @@ fn license_answer(office: &Office, license: &License, known: Option<&HeaderValue
         json(StatusCode::OK, &LicenseAnswer { license: token })
     };
     response.headers_mut().insert(ETAG, tag);
+    if let Some(nonce) = nonce {
+        let time = office.signer.sign_time(&nonce, Timestamp::now()).map_err(ShopError::from)?;
+        response.headers_mut().insert(TIME, header(time)?);
+    }
     Ok(response)
 }
 
+/// What a daemon sent that asks for the time as well.
+fn nonce(headers: &HeaderMap) -> Option<Nonce> {
+    Nonce::parse(headers.get(NONCE)?.to_str().ok()?)
+}
+
+fn header(value: String) -> Result<HeaderValue, Problem> {
+    HeaderValue::try_from(value)
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
 async fn activate(State(office): State<Arc<Office>>, request: Request) -> Answer {
+    let nonce = nonce(request.headers());
     let body = read_body(request.into_body()).await?;
     // The error names a place, never what stands there: the key is a secret.
     let request: ActivationRequest = serde_json::from_slice(&body).map_err(|error| {
@@ -262,7 +282,7 @@ async fn activate(State(office): State<Arc<Office>>, request: Request) -> Answer
                 installation,
                 "{id} is active on {installation}."
             );
-            license_answer(&office, &license, None)
+            license_answer(&office, &license, None, nonce)
         }
         Err(problem) => {
             let reason = &problem.detail;
@@ -283,7 +303,7 @@ fn bearer(headers: &HeaderMap) -> Result<String, Problem> {
 async fn current(State(office): State<Arc<Office>>, headers: HeaderMap) -> Answer {
     let token = bearer(&headers)?;
     let license = blocking(&office, move |office| office.shop.current(&token, &office.trusted)).await?;
-    license_answer(&office, &license, headers.get(IF_NONE_MATCH))
+    license_answer(&office, &license, headers.get(IF_NONE_MATCH), nonce(&headers))
 }
 
 async fn deactivate(State(office): State<Arc<Office>>, headers: HeaderMap) -> Answer {

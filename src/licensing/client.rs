@@ -9,7 +9,8 @@ use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 
-use super::protocol::{ActivationRequest, LicenseAnswer};
+use super::protocol::{ActivationRequest, LicenseAnswer, NONCE, TIME};
+use super::time::Nonce;
 
 /// A server that takes longer is as good as down; the licence in hand goes on working.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -51,6 +52,15 @@ pub enum Answer {
     },
 }
 
+/// An answer, and the time with it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answered {
+    /// About the licence.
+    pub answer: Answer,
+    /// The signed time, not yet verified; older servers send none.
+    pub time: Option<String>,
+}
+
 /// A licence server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LicenseServer {
@@ -67,22 +77,31 @@ struct ProblemAnswer {
 
 impl LicenseServer {
     /// Binds a licence to this installation.
-    pub async fn activate(&self, request: &ActivationRequest) -> Result<Answer, ServerFailure> {
+    pub async fn activate(
+        &self,
+        request: &ActivationRequest,
+        nonce: Option<&Nonce>,
+    ) -> Result<Answered, ServerFailure> {
         let body =
             serde_json::to_vec(request).map_err(|error| ServerFailure::Permanent(error.to_string()))?;
         let client = self.client().await?;
         let request = client.post(format!("{}/v1/activations", self.url));
-        self.license(request.header("content-type", "application/json").body(body)).await
+        self.license(request.header("content-type", "application/json").body(body), nonce).await
     }
 
     /// Asks for a licence that is newer than the one in hand.
-    pub async fn refresh(&self, token: &str, etag: Option<&str>) -> Result<Answer, ServerFailure> {
+    pub async fn refresh(
+        &self,
+        token: &str,
+        etag: Option<&str>,
+        nonce: Option<&Nonce>,
+    ) -> Result<Answered, ServerFailure> {
         let client = self.client().await?;
         let mut request = client.get(format!("{}/v1/license", self.url)).headers(bearer(token)?);
         if let Some(etag) = etag {
             request = request.header(IF_NONE_MATCH, etag);
         }
-        self.license(request).await
+        self.license(request, nonce).await
     }
 
     /// Gives the licence back.
@@ -110,17 +129,25 @@ impl LicenseServer {
         built.map_err(|error| ServerFailure::Transient(format!("cannot set up TLS: {}", chain(&error))))
     }
 
-    async fn license(&self, request: RequestBuilder) -> Result<Answer, ServerFailure> {
-        let response = self.send(request).await?;
-        if response.status() == StatusCode::NOT_MODIFIED {
-            return Ok(Answer::Unchanged);
+    async fn license(
+        &self,
+        mut request: RequestBuilder,
+        nonce: Option<&Nonce>,
+    ) -> Result<Answered, ServerFailure> {
+        if let Some(nonce) = nonce {
+            request = request.header(NONCE, nonce.as_str());
         }
-        let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        let response = self.send(request).await?;
+        let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+        let (etag, time) = (header(ETAG.as_str()), header(TIME));
+        if response.status() == StatusCode::NOT_MODIFIED {
+            return Ok(Answered { answer: Answer::Unchanged, time });
+        }
         let body = self.body(response).await?;
         let answer: LicenseAnswer = serde_json::from_slice(&body).map_err(|_| {
             ServerFailure::Transient(format!("{} did not answer like a licence server", self.url))
         })?;
-        Ok(Answer::License { token: answer.license, etag })
+        Ok(Answered { answer: Answer::License { token: answer.license, etag }, time })
     }
 
     /// Sends, and sorts out every answer but success and "not modified".
@@ -243,11 +270,11 @@ mod tests {
     async fn a_server_that_is_not_there_is_a_transient_failure() {
         let url = "http://127.0.0.1:1".to_owned();
         let server = LicenseServer { url: url.clone(), ca_file: None };
-        let failure = server.refresh("a.b.c", None).await.unwrap_err();
+        let failure = server.refresh("a.b.c", None, None).await.unwrap_err();
         let ServerFailure::Transient(said) = failure else { panic!("{failure:?}") };
         assert!(said.contains(&url) && said.contains("refused"), "{said}");
         let server = LicenseServer { ca_file: Some("/nonexistent".into()), ..server };
-        let failure = server.refresh("a.b.c", None).await.unwrap_err();
+        let failure = server.refresh("a.b.c", None, None).await.unwrap_err();
         assert!(failure.to_string().contains("ca_file /nonexistent"), "{failure}");
     }
 }

@@ -5,4 +5,5 @@ pub mod claims;
 pub mod client;
 pub mod protocol;
 pub mod signer;
+pub mod time;
 pub mod token;

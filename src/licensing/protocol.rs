@@ -6,6 +6,9 @@
 //! | `GET /v1/license`, `Authorization: Bearer LICENCE` | 200 with [`LicenseAnswer`] and an ETag, or 304; 401, 403, 404, 410 |
 //! | `DELETE /v1/activations`, `Authorization: Bearer LICENCE` | 204 |
 //!
+//! A daemon that sends the header [`NONCE`] gets the header [`TIME`] with every 200 and 304: the time, signed with the
+//! key of the licences ([`super::time`]). A server that does not know it answers without, and a daemon does without.
+//!
 //! The licence in hand is the proof of who asks: it is signed, and names the installation. So the daemon
 //! keeps no other secret, and forgets the activation key at once.
 
@@ -13,6 +16,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+/// The header with a number that is used once, of a daemon that asks for the time as well.
+pub const NONCE: &str = "seatkeeper-nonce";
+
+/// The header with the signed time.
+pub const TIME: &str = "seatkeeper-time";
 
 /// Binds a licence to an installation.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

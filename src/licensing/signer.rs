@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::Serialize;
 
 use super::claims::Claims;
+use super::time::{Nonce, TimeClaims};
 use super::token::key_id;
 use crate::domain::license::{License, PublicKey};
 
@@ -102,8 +105,17 @@ impl Signer {
 
     /// Signs a licence. The same licence gives the same token each time.
     pub fn sign(&self, license: &License) -> Result<String, SignerError> {
+        self.encode(&Claims::from(license))
+    }
+
+    /// Signs what time it is, for whoever sent this nonce.
+    pub fn sign_time(&self, nonce: &Nonce, now: Timestamp) -> Result<String, SignerError> {
+        self.encode(&TimeClaims { nonce: nonce.as_str().to_owned(), time: now.as_second() })
+    }
+
+    fn encode(&self, claims: &impl Serialize) -> Result<String, SignerError> {
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(key_id(&self.public));
-        jsonwebtoken::encode(&header, &Claims::from(license), &self.key).map_err(SignerError::Sign)
+        jsonwebtoken::encode(&header, claims, &self.key).map_err(SignerError::Sign)
     }
 }

@@ -7,7 +7,7 @@ use tracing::info;
 use super::admin::{Admin, AdminError};
 use super::answers::AccountReport;
 use super::hashes;
-use super::{log_release, now};
+use super::log_release;
 use crate::domain::account::{AccountChange, AccountRefusal, MAX_ALIASES, NewAccount};
 use crate::domain::name::Name;
 use crate::domain::password::Password;
@@ -110,7 +110,7 @@ impl Admin {
     }
 
     async fn change_account(&self, change: AccountChange, words: Words) -> Result<AccountReport, AdminError> {
-        let changed = self.store().account(change, now()).await??;
+        let changed = self.store().account(change, self.store().now()).await??;
         let AccountChanged { name, origin, unchanged, granted, released, seats_used } = changed;
         if let Some(seat) = &granted {
             let by = seat.by.to_string();

@@ -12,14 +12,16 @@ use super::answers::{
     LoginReport, RefusalsReport, SeatChange, SeatReport, SeatsByOrigin, SeatsStatus, Status, SyncReport,
     UsersStatus, Verdict, Verification,
 };
+use super::clock;
 use super::directories::{Progress, SyncCommand};
 use super::hashes::HashError;
-use super::license::{self, LicenseCommand, LicenseFailure};
+use super::license::{self, LicenseBoard, LicenseCommand, LicenseFailure};
 use super::users::{UserList, UserQuery};
-use super::{Settings, Shared, now};
+use super::{Settings, Shared};
 use crate::domain::account::AccountRefusal;
 use crate::domain::admission::{Decision, Operation, Request, decide};
 use crate::domain::brake::Excess;
+use crate::domain::clock::TooEarly;
 use crate::domain::name::{Name, NameError};
 use crate::domain::names::Purpose;
 use crate::domain::password::Password;
@@ -76,6 +78,12 @@ pub enum AdminError {
     /// The directory is busy with as many requests as it takes.
     #[error("the directory {0:?} has too many requests waiting: try again later")]
     Busy(String),
+    /// The wall clock is not right.
+    #[error(transparent)]
+    TooEarly(#[from] TooEarly),
+    /// Nothing is taken away by its age.
+    #[error("the clock is in doubt: {0}")]
+    ClockInDoubt(String),
     /// The licence stays as it is.
     #[error(transparent)]
     License(#[from] LicenseFailure),
@@ -102,6 +110,10 @@ impl Admin {
 
     pub(super) fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    pub(super) fn license_board(&self) -> &LicenseBoard {
+        &self.0.license
     }
 
     pub(super) fn settings(&self) -> Arc<Settings> {
@@ -145,8 +157,9 @@ impl Admin {
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.0.started,
+            clock: clock::status(self.0.store.clock()),
             ready: self.0.unmapped(&view).is_empty(),
-            license: license::status(&self.0.license.facts(), &policy, &view, now())?,
+            license: license::status(&self.0.license.facts(), &policy, &view, self.0.store.clock().dates())?,
             seats: SeatsStatus {
                 limit: seats.limit,
                 used: seats.used,
@@ -175,7 +188,7 @@ impl Admin {
     /// The licence.
     pub fn license(&self) -> Result<LicenseStatus, AdminError> {
         let (facts, policy) = (self.0.license.facts(), self.0.store.policy());
-        Ok(license::status(&facts, &policy, &self.0.store.view(), now())?)
+        Ok(license::status(&facts, &policy, &self.0.store.view(), self.0.store.clock().dates())?)
     }
 
     /// Has the licence's keeper do something, and shows the licence after it.
@@ -210,7 +223,7 @@ impl Admin {
         let view = self.fresh_view().await?;
         let board = self.0.board.all();
         let domains = board.iter().map(|(name, handle)| (name.clone(), handle.domain.clone())).collect();
-        Ok(UserList::new(view, query, domains, now()))
+        Ok(UserList::new(view, query, domains, self.0.store.now()))
     }
 
     /// All about one user.
@@ -227,7 +240,7 @@ impl Admin {
         let details = view.details(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
         let (_, admission) = view.admission(&name, Purpose::Login, None, &self.0.store.policy())?;
         let probe = Request { operation: Operation::Probe, service: None };
-        let decision = decide(&admission, &probe, now());
+        let decision = decide(&admission, &probe, self.0.store.now());
         explanation(&view, details, Verdict::new(&decision, name.as_str()), self.0.settings().removal_grace)
     }
 
@@ -235,7 +248,7 @@ impl Admin {
     pub async fn grant(&self, name: &str) -> Result<SeatChange, AdminError> {
         let name = self.parse(name)?;
         let request = Request { operation: Operation::Grant, service: None };
-        let admitted = self.0.store.admit(name.clone(), request, now()).await?;
+        let admitted = self.0.store.admit(name.clone(), request, self.0.store.now()).await?;
         if admitted.decision == Decision::UnknownUser {
             return Err(AdminError::NoSuchUser(name.to_string()));
         }
@@ -258,7 +271,7 @@ impl Admin {
         let name = self.parse(name)?;
         let key =
             owner(&self.0.store.view(), &name)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
-        let released = self.0.store.release(key, ReleaseReason::Administrator, now()).await?;
+        let released = self.0.store.release(key, ReleaseReason::Administrator, self.0.store.now()).await?;
         let (outcome, message, used) = match &released {
             Some(released) => {
                 super::log_release(released);

@@ -1,6 +1,7 @@
 //! What the administration API answers, as JSON: made here, read back by the command line.
 
 mod accounts;
+mod clock;
 mod license;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use accounts::*;
+pub use clock::*;
 pub use license::*;
 
 use crate::domain::admission::Decision;
@@ -24,6 +26,9 @@ pub struct Status {
     pub started: Timestamp,
     /// Whether `/readyz` says yes.
     pub ready: bool,
+    /// The clock.
+    #[serde(default)]
+    pub clock: ClockStatus,
     /// The licence.
     pub license: LicenseStatus,
     /// Seats.

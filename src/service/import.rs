@@ -9,7 +9,6 @@ use tracing::info;
 
 use super::admin::{Admin, AdminError};
 use super::answers::{ImportReport, ImportedLine, RefusedRow};
-use super::now;
 use crate::domain::account::{Mistake, Rows};
 use crate::domain::name::{Domain, Name};
 use crate::store::{Import, Imported};
@@ -43,7 +42,7 @@ impl Admin {
         mode: ImportMode,
     ) -> Result<ImportReport, AdminError> {
         let ImportMode { partial, dry_run } = mode;
-        let import = Import { domain: domain.clone(), rows, partial, dry_run, now: now() };
+        let import = Import { domain: domain.clone(), rows, partial, dry_run, now: self.store().now() };
         let imported = self.store().import(import).await?.map_err(AdminError::WrongFile)?;
         if imported.applied {
             let Imported { added, changed, refused, seats_used, .. } = imported;

@@ -7,8 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use super::answers::{ComponentStatus, LicenseStatus, RefreshStatus};
-use crate::domain::license::{ComponentStanding, License, State, trusted_time};
+use super::answers::{ComingLicense, ComponentStatus, LicenseStatus, RefreshStatus};
+use crate::domain::license::{ComponentStanding, License, State};
 use crate::store::{LicenseRecord, Policy, ReadView, StoreError};
 
 /// Commands that may wait: administrators ask for a licence one by one.
@@ -29,7 +29,9 @@ pub struct LicenseFacts {
     pub server: Option<String>,
     /// When it is asked next.
     pub next_refresh: Option<Timestamp>,
-    /// What somebody should look at: a licence that was refused, a clock that was set back.
+    /// The signed licence that takes effect on a later day.
+    pub coming: Option<License>,
+    /// What somebody should look at: a licence that was refused.
     pub problems: Vec<String>,
 }
 
@@ -42,6 +44,7 @@ impl Default for LicenseFacts {
             record: LicenseRecord::default(),
             server: None,
             next_refresh: None,
+            coming: None,
             problems: Vec::new(),
         }
     }
@@ -78,6 +81,11 @@ pub enum LicenseCommand {
         key: ActivationKey,
         /// Who registers.
         customer: CustomerDetails,
+        /// Where the outcome goes.
+        reply: Reply,
+    },
+    /// Look at the dates: it is another time.
+    Look {
         /// Where the outcome goes.
         reply: Reply,
     },
@@ -148,7 +156,7 @@ impl LicenseBoard {
     }
 }
 
-/// All about the licence, for people.
+/// All about the licence, for people. `now` is the time that its states come by.
 pub(super) fn status(
     facts: &LicenseFacts,
     policy: &Policy,
@@ -156,8 +164,6 @@ pub(super) fn status(
     now: Timestamp,
 ) -> Result<LicenseStatus, StoreError> {
     let license = facts.license.as_ref();
-    // Days are left by the same time that the states come by.
-    let now = trusted_time(now, facts.record.time_seen.unwrap_or(now)).0;
     let declared = facts.declared && policy.seat_limit.is_some();
     let state = if declared { State::Active } else { facts.state };
     Ok(LicenseStatus {
@@ -189,6 +195,12 @@ pub(super) fn status(
             error: refresh.error.clone(),
         }),
         next_refresh: facts.next_refresh,
+        coming: facts.coming.as_ref().map(|license| ComingLicense {
+            id: license.id.clone(),
+            serial: license.serial,
+            seats: license.seats,
+            not_before: license.not_before.unwrap_or(license.issued_at),
+        }),
         problems: facts.problems.clone(),
     })
 }

@@ -5,6 +5,7 @@ mod accounts;
 mod activity;
 mod admin;
 pub mod answers;
+mod clock;
 pub mod directories;
 mod hashes;
 mod import;
@@ -41,12 +42,6 @@ use answers::{ComponentAnswer, Verdict};
 use directories::Board;
 use license::LicenseBoard;
 use listeners::ListenerBoard;
-
-/// The time, in the milliseconds that the store keeps.
-fn now() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
-}
 
 /// What the service takes from the configuration, apart from the store's policy. May change by a reload.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -90,6 +85,7 @@ impl Service {
         listeners: ListenerBoard,
         license: LicenseBoard,
     ) -> Service {
+        let started = store.now();
         Service(Arc::new(Shared {
             store,
             activity: Activity::default(),
@@ -98,7 +94,7 @@ impl Service {
             listeners,
             license,
             reclaiming: tokio::sync::Mutex::default(),
-            started: now(),
+            started,
         }))
     }
 
@@ -226,7 +222,7 @@ impl Admission {
         settings: &Settings,
         ask: &Ask<'_>,
     ) -> Result<Decision, AdmitError> {
-        let now = now();
+        let now = self.0.store.now();
         let request =
             Request { operation: ask.operation.clone(), service: ask.service.and_then(MailService::parse) };
         let (key, decision) = self.decide(name, &request, now).await?;

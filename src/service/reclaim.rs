@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::admin::{Admin, AdminError};
 use super::answers::{ReclaimReport, ReclaimedSeat, RefusedLine, SumReport};
-use super::{log_release, now};
+use super::log_release;
 use crate::domain::brake::{Excess, Limit};
 use crate::domain::user::UserKey;
 use crate::store::{ReadView, StoreError};
@@ -18,10 +18,13 @@ const RECLAIM_BATCH: usize = 500;
 impl Admin {
     /// Takes back the seats of everybody who was not active for so long, save the protected; with `dry_run`
     /// only says whose they are. Each may take one again with the next login. Where the brake does not let all of
-    /// them go, none is taken back.
+    /// them go, or the clock is in doubt, none is taken back.
     pub async fn reclaim(&self, inactive: Duration, dry_run: bool) -> Result<ReclaimReport, AdminError> {
+        if !dry_run {
+            self.check_clock()?;
+        }
         let _alone = self.begin_reclaim().await;
-        let now = now();
+        let now = self.store().now();
         let cutoff = now.checked_sub(inactive).unwrap_or(Timestamp::MIN);
         let view = self.fresh_view().await?;
         let mut protected = BTreeSet::new();

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use super::{clean, count, dated, list, moment, relative};
-use crate::service::answers::{ComponentStatus, LicenseStatus, RefreshStatus};
+use crate::service::answers::{ComingLicense, ComponentStatus, LicenseStatus, RefreshStatus};
 
 /// What `status` says in its first line about the licence.
 pub(super) fn summary(license: &LicenseStatus) -> String {
@@ -58,6 +58,7 @@ pub(super) fn details(license: &LicenseStatus, now: Timestamp) -> Vec<String> {
         lines.push(list(dates));
     }
     lines.extend(license.components.iter().map(component));
+    lines.extend(license.coming.as_ref().map(|coming| format!("then {}", self::coming(coming))));
     lines.extend(license.last_refresh.as_ref().map(|refresh| refreshed(refresh, now)));
     lines.extend(license.problems.iter().map(|problem| format!("PROBLEM: {problem}")));
     lines.retain(|line| !line.is_empty());
@@ -78,6 +79,11 @@ fn component(component: &ComponentStatus) -> String {
     let over = if *licensed { String::new() } else { "OVER".to_owned() };
     let facts = list([users, date, over]);
     if facts.is_empty() { format!("component {name}") } else { format!("component {name}: {facts}") }
+}
+
+fn coming(license: &ComingLicense) -> String {
+    let ComingLicense { id, serial, seats, not_before } = license;
+    format!("{id}, serial {serial}, {} from {}", count(*seats, "seat"), not_before.strftime("%Y-%m-%d"))
 }
 
 fn refreshed(refresh: &RefreshStatus, now: Timestamp) -> String {
@@ -109,6 +115,7 @@ pub(crate) fn license(license: &LicenseStatus, now: Timestamp) -> String {
     line("Ends", &license.expires.map(|at| dated(now, at)).unwrap_or_default());
     line("Grace", &license.ends.map(|ends| format!("until {}", moment(ends))).unwrap_or_default());
     line("On expiry", license.on_expiry.as_deref().unwrap_or_default());
+    line("Then", &license.coming.as_ref().map(coming).unwrap_or_default());
     for each in &license.components {
         line("Component", component(each).trim_start_matches("component "));
     }

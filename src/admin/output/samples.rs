@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 
 use crate::service::answers::{
-    DirectoryState, DirectoryStatus, LicenseStatus, SeatsByOrigin, SeatsStatus, Status, UsersStatus,
+    ClockStatus, DirectoryState, DirectoryStatus, LicenseStatus, SeatsByOrigin, SeatsStatus, Status,
+    UsersStatus,
 };
 
 /// So many seconds after noon of 1 March 2026, which is when the tests take place.
@@ -43,6 +44,7 @@ pub(crate) fn status() -> Status {
         version: "0.1.0".to_owned(),
         started: at(-3 * 3600),
         ready: true,
+        clock: ClockStatus::default(),
         license: LicenseStatus {
             state: "active".to_owned(),
             declared: true,

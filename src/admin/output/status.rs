@@ -7,10 +7,10 @@ use jiff::Timestamp;
 
 use super::license;
 use super::sync::{held, skipped};
-use super::{Columns, clean, count, list, relative};
+use super::{Columns, clean, count, list, moment, relative};
 use crate::service::answers::{
-    DirectoryState, DirectoryStatus, DriftReport, LicenseStatus, SeatsByOrigin, SeatsStatus, Status,
-    UsersStatus,
+    ClockStatus, DirectoryState, DirectoryStatus, DriftReport, LicenseStatus, SeatsByOrigin, SeatsStatus,
+    Status, UsersStatus,
 };
 
 /// The whole state on one page.
@@ -29,6 +29,7 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
             let _ = writeln!(page, "{:<9}{}", "", clean(&line));
         }
     }
+    page.push_str(&clock(&status.clock));
     let SeatsByOrigin { mapped, local, imported } = status.seats_by_origin;
     if local + imported > 0 {
         let _ = writeln!(page, "{:<9}seats: {mapped} mapped, {local} local, {imported} imported", "Origins");
@@ -49,6 +50,13 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
         });
     }
     page
+}
+
+/// Nothing where the clock is right.
+fn clock(clock: &ClockStatus) -> String {
+    let Some(problem) = &clock.problem else { return String::new() };
+    let doubt = clock.since.map(|since| format!("IN DOUBT since {}: ", moment(since)));
+    format!("{:<9}{}{}\n", "Clock", doubt.unwrap_or_default(), clean(problem))
 }
 
 fn seats(seats: &SeatsStatus, license: &LicenseStatus) -> String {
@@ -311,6 +319,19 @@ mod tests {
              \n\
              No directory is configured.\n",
         );
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_is_told() {
+        let problem = Some("the clock says 2040: set it".to_owned());
+        let doubted = ClockStatus { in_doubt: true, since: Some(at(0)), problem, ..ClockStatus::default() };
+        assert_eq!(
+            clock(&doubted),
+            "Clock    IN DOUBT since 2026-03-01 12:00 UTC: the clock says 2040: set it\n"
+        );
+        let behind = ClockStatus { since: None, ..doubted };
+        assert_eq!(clock(&behind), "Clock    the clock says 2040: set it\n");
+        assert_eq!(clock(&ClockStatus::default()), "");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use tracing::{debug, error, warn};
 
 use super::{InstallError, Keeper, Locked, Via, refused, sentence};
-use crate::licensing::client::{Answer, LicenseServer, ServerFailure};
+use crate::licensing::client::{Answer, Answered, LicenseServer, ServerFailure};
 use crate::licensing::protocol::ActivationRequest;
+use crate::licensing::time::{self, Nonce};
 use crate::service::license::{ActivationKey, CustomerDetails, LicenseFailure};
 use crate::store::{RefreshRecord, StoreError};
 
@@ -60,11 +61,14 @@ impl Keeper {
     ) -> Result<String, LicenseFailure> {
         let Question { server, installation, .. } = self.question().await;
         let request = ActivationRequest { key, installation, customer };
-        let answer = server.ok_or_else(no_server)?.activate(&request).await?;
+        let nonce = Nonce::random();
+        let Answered { answer, time } =
+            server.ok_or_else(no_server)?.activate(&request, nonce.as_ref()).await?;
         let Answer::License { token, etag } = answer else { return Err(no_licence()) };
         let mut held = self.0.held.lock().await;
+        self.note_time(&held, time, nonce.as_ref());
         let license = self.put(&mut held, &token, Via::Activation).await.map_err(|error| refused(&error))?;
-        let at = (self.0.clock)();
+        let at = self.0.store.now();
         let outcome = "updated".to_owned();
         held.record.refresh = Some(RefreshRecord { at, etag, failures: 0, outcome, error: None });
         self.apply(&mut held).await?;
@@ -84,6 +88,7 @@ impl Keeper {
         let Some(license) = held.license.take() else { return Err(no_licence()) };
         held.record.token = None;
         held.record.refresh = None;
+        (held.record.coming, held.coming) = (None, None);
         // A copy of the licence that was given back must not be installed again.
         held.record.serials.insert(license.id.clone(), license.serial.saturating_add(1));
         self.0.store.keep_license(held.record.clone()).await?;
@@ -98,13 +103,29 @@ impl Keeper {
     pub(super) async fn refresh(&self) -> Result<String, LicenseFailure> {
         let Question { server, token, etag, .. } = self.question().await;
         let (server, token) = (server.ok_or_else(no_server)?, token.ok_or_else(no_licence)?);
-        let answer = server.refresh(&token, etag.as_deref()).await;
+        let nonce = Nonce::random();
+        let answered = server.refresh(&token, etag.as_deref(), nonce.as_ref()).await;
         let mut held = self.0.held.lock().await;
+        let answer = answered.map(|Answered { answer, time }| {
+            self.note_time(&held, time, nonce.as_ref());
+            answer
+        });
         let outcome = self.conclude(&mut held, answer).await;
         held.chance = fastrand::f64();
         self.0.store.keep_license(held.record.clone()).await?;
         self.apply(&mut held).await?;
         outcome
+    }
+
+    /// Takes over what time it is, where the server has signed it for us.
+    fn note_time(&self, held: &Locked<'_>, time: Option<String>, nonce: Option<&Nonce>) {
+        let (Some(token), Some(nonce)) = (time, nonce) else { return };
+        match time::verify(&token, &held.settings.signed.trusted_keys, nonce) {
+            Ok(time) => self.0.store.clock().signed(time),
+            Err(error) => {
+                warn!(reason = %error, "The time that the licence server sent does not count: {error}.")
+            }
+        }
     }
 
     /// Takes over what the server answered, and keeps how it went.
@@ -143,7 +164,7 @@ impl Keeper {
         };
         let error = result.as_ref().err().map(ToString::to_string);
         let refresh =
-            RefreshRecord { at: (self.0.clock)(), etag, failures, outcome: outcome.to_owned(), error };
+            RefreshRecord { at: self.0.store.now(), etag, failures, outcome: outcome.to_owned(), error };
         tell(before.as_ref(), &refresh);
         held.record.refresh = Some(refresh);
         result

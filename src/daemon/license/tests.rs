@@ -1,11 +1,13 @@
-//! The keeper over a real store, with a clock of the test's.
+//! The keeper over a real store, with clocks of the test's.
 
 use std::sync::Mutex as StdMutex;
 
+use jiff::SignedDuration;
 use tempfile::TempDir;
 
 use super::*;
 use crate::domain::admission::TakeOn;
+use crate::domain::clock::Sample;
 use crate::domain::license::OnExpiry;
 use crate::domain::names::NameRules;
 use crate::issuer::terms;
@@ -18,10 +20,10 @@ fn at(day: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + day * DAY).unwrap()
 }
 
-/// What stays when the daemon restarts: the store's file, the clock, the vendor.
+/// What stays when the daemon restarts: the store's file, the clocks, the vendor.
 struct World {
     folder: TempDir,
-    clock: Arc<StdMutex<Timestamp>>,
+    clocks: Arc<StdMutex<Sample>>,
     signer: Signer,
     settings: LicenseSettings,
 }
@@ -44,11 +46,25 @@ impl World {
             ..SignedLicense::default()
         };
         let settings = LicenseSettings { declared: None, signed, services: HashMap::new() };
-        World { folder, clock: Arc::new(StdMutex::new(at(0))), signer, settings }
+        let clocks = Arc::new(StdMutex::new(Sample { wall: at(0), up: Duration::ZERO }));
+        World { folder, clocks, signer, settings }
     }
 
-    fn set(&self, now: Timestamp) {
-        *self.clock.lock().unwrap() = now;
+    fn now(&self) -> Timestamp {
+        self.clocks.lock().unwrap().wall
+    }
+
+    /// Time passes, until then by the wall clock.
+    fn pass(&self, then: Timestamp) {
+        let mut clocks = self.clocks.lock().unwrap();
+        let passed = then.duration_since(clocks.wall);
+        clocks.up += Duration::try_from(passed).unwrap();
+        clocks.wall = then;
+    }
+
+    /// Somebody sets the wall clock.
+    fn jump(&self, then: Timestamp) {
+        self.clocks.lock().unwrap().wall = then;
     }
 
     async fn start(&self) -> Run {
@@ -56,11 +72,12 @@ impl World {
         let (expired, components) = (None, Components::default());
         let (seat_limit, directory_limits, names) = (None, [].into(), NameRules::default());
         let policy = Policy { seat_limit, directory_limits, take_on, names, expired, components };
-        let (store, writer) = Store::open(&self.folder.path().join("store.redb"), policy).unwrap();
+        let clocks = Arc::clone(&self.clocks);
+        let clocks: crate::clock::Source = Arc::new(move || *clocks.lock().unwrap());
+        let path = self.folder.path().join("store.redb");
+        let (store, writer) = Store::open_with(&path, policy, clocks).unwrap();
         let board = LicenseBoard::new().0;
-        let clock = Arc::clone(&self.clock);
-        let clock: Clock = Arc::new(move || *clock.lock().unwrap());
-        let keeper = Keeper::open(store.clone(), board.clone(), self.settings.clone(), clock).await.unwrap();
+        let keeper = Keeper::open(store.clone(), board.clone(), self.settings.clone()).await.unwrap();
         Run { keeper, board, store, writer }
     }
 
@@ -68,7 +85,7 @@ impl World {
     fn license(&self, serial: u64, ends: i64) -> License {
         License {
             serial,
-            issued_at: *self.clock.lock().unwrap(),
+            issued_at: self.now(),
             expires: Some(at(ends)),
             seats: 25,
             grace: Duration::from_secs(14 * DAY as u64),
@@ -82,9 +99,16 @@ impl World {
 }
 
 impl Run {
-    fn stop(self) {
+    async fn stop(self) {
+        self.store.keep_time().await.unwrap();
         drop((self.keeper, self.board, self.store));
         self.writer.join().unwrap();
+    }
+
+    /// What the daemon does every few seconds and every minute.
+    async fn look(&self) {
+        self.store.clock().look();
+        self.keeper.look().await.unwrap();
     }
 
     async fn install(&self, token: &str) -> Result<String, String> {
@@ -113,15 +137,15 @@ async fn the_id_is_made_once_and_a_licence_outlives_a_restart() {
     let bound = License { installation, ..world.license(5, 100) };
     run.install(&world.sign(&bound)).await.unwrap();
     assert_eq!(run.in_force(), (State::Active, Some(25), None));
-    run.stop();
+    run.stop().await;
     let run = world.start().await;
     assert_eq!(run.board.facts().record.installation, id);
     assert_eq!(run.in_force(), (State::Active, Some(25), None));
-    run.stop();
+    run.stop().await;
     let other = World::new();
     let run = other.start().await;
     assert_ne!(run.board.facts().record.installation, id);
-    run.stop();
+    run.stop().await;
 }
 
 #[tokio::test]
@@ -151,7 +175,7 @@ async fn what_is_refused_says_why_and_the_old_licence_stays() {
     let fewer = License { seats: 3, ..world.license(4, 100) };
     run.keeper.install(&world.sign(&fewer), true).await.unwrap();
     assert_eq!(run.in_force(), (State::Active, Some(3), None));
-    run.stop();
+    run.stop().await;
 }
 
 #[tokio::test]
@@ -192,7 +216,7 @@ async fn a_file_is_installed_at_the_start_and_at_a_reload() {
     );
     run.keeper.reconfigure(world.settings.clone()).await.unwrap();
     assert_eq!(run.in_force(), (State::Active, Some(40), None));
-    run.stop();
+    run.stop().await;
 }
 
 #[tokio::test]
@@ -210,12 +234,12 @@ async fn states_come_with_their_dates_and_are_told_once() {
         (100, State::Grace, None),
         (114, State::Expired, Some(OnExpiry::RefuseAll)),
     ] {
-        world.set(at(day));
-        run.keeper.look().await.unwrap();
+        world.pass(at(day));
+        run.look().await;
         assert_eq!(run.in_force(), (state, Some(25), expired), "day {day}");
         assert_eq!(run.told(), Some((5, state.as_str().to_owned())));
         // After a restart it is the same, and was told already.
-        run.stop();
+        run.stop().await;
         run = world.start().await;
         assert_eq!(run.in_force(), (state, Some(25), expired), "day {day} after a restart");
         assert_eq!(run.told(), Some((5, state.as_str().to_owned())));
@@ -224,9 +248,9 @@ async fn states_come_with_their_dates_and_are_told_once() {
     assert_eq!(run.keeper.wait().await, LOOK_EVERY);
     run.install(&world.sign(&world.license(6, 200))).await.unwrap();
     assert_eq!(run.in_force(), (State::Active, Some(25), None));
-    world.set(at(170).checked_sub(SignedDuration::from_secs(7)).unwrap());
+    world.pass(at(170).checked_sub(SignedDuration::from_secs(7)).unwrap());
     assert_eq!(run.keeper.wait().await, Duration::from_secs(7));
-    run.stop();
+    run.stop().await;
 }
 
 #[tokio::test]
@@ -234,34 +258,114 @@ async fn a_clock_set_back_gives_nothing_back() {
     let world = World::new();
     let mut run = world.start().await;
     run.install(&world.sign(&License { grace: Duration::ZERO, ..world.license(5, 100) })).await.unwrap();
-    world.set(at(101));
-    run.keeper.look().await.unwrap();
+    world.pass(at(101));
+    run.look().await;
     assert_eq!(run.in_force().0, State::Expired);
-    world.set(at(50));
+    let spare = License { id: "L-2".to_owned(), ..world.license(1, 102) };
+    world.jump(at(50));
     for _ in 0..2 {
-        run.keeper.look().await.unwrap();
+        run.look().await;
         assert_eq!(run.in_force(), (State::Expired, Some(25), Some(OnExpiry::RefuseNew)));
-        let problem = run.board.facts().problems.concat();
-        assert!(problem.contains("the clock was set back"), "{problem}");
         // Neither does a restart.
-        run.stop();
+        run.stop().await;
         run = world.start().await;
     }
-    // Less than a day is no fraud, but time that passes.
-    world.set(at(101).checked_sub(SignedDuration::from_hours(20)).unwrap());
-    run.keeper.look().await.unwrap();
-    assert_eq!(run.board.facts().problems, [""; 0]);
+    // Nor another licence, nor force: the one is over by the time that counts, and the other still is.
+    world.pass(at(52));
+    for (license, force) in [(world.license(4, 102), true), (spare, false), (world.license(3, 102), true)] {
+        run.keeper.install(&world.sign(&license), force).await.unwrap();
+        let ends = license.expires.unwrap();
+        assert_eq!(run.store.now(), at(103));
+        assert_eq!(run.in_force().0, if ends > at(103) { State::Active } else { State::Grace });
+    }
+    // The highest serial is remembered all the same.
+    let refused = run.install(&world.sign(&world.license(4, 200))).await.unwrap_err();
+    assert!(refused.contains("its serial is 4, after 5"), "{refused}");
+    run.stop().await;
+}
 
-    // Once the clock was far ahead; the vendor's next licence says what time it is.
-    world.set(at(10_000));
-    run.keeper.look().await.unwrap();
-    world.set(at(102));
-    run.keeper.look().await.unwrap();
-    assert_eq!(run.in_force().0, State::Expired);
+#[tokio::test]
+async fn a_glimpse_of_the_future_ends_no_licence() {
+    let world = World::new();
+    let mut run = world.start().await;
+    run.install(&world.sign(&License { grace: Duration::ZERO, ..world.license(5, 100) })).await.unwrap();
+    let active = (State::Active, Some(25), None);
+    world.jump(at(5000));
+    for _ in 0..3 {
+        run.look().await;
+        run.keeper.reconfigure(world.settings.clone()).await.unwrap();
+        assert_eq!(run.in_force(), active);
+        assert_eq!(run.keeper.wait().await, LOOK_EVERY, "no date is due");
+        run.stop().await;
+        run = world.start().await;
+    }
+    world.jump(at(0));
+    run.look().await;
+    assert_eq!(run.in_force(), active);
+
+    // Six hours of it, with a restart, are no glimpse.
+    world.jump(at(5000));
+    for minute in 0..6 * 60 {
+        run.look().await;
+        assert_eq!(run.in_force(), active, "{minute}");
+        if minute == 200 {
+            run.stop().await;
+            run = world.start().await;
+        }
+        world.pass(world.now().checked_add(Duration::from_secs(60)).unwrap());
+    }
+    run.look().await;
+    assert_eq!(run.in_force(), (State::Expired, Some(25), Some(OnExpiry::RefuseNew)));
+
+    // It was wrong all the same. No licence can tell, but an administrator can.
+    world.jump(at(1));
     run.install(&world.sign(&world.license(6, 200))).await.unwrap();
-    assert_eq!(run.in_force(), (State::Active, Some(25), None));
-    assert_eq!(run.board.facts().problems, [""; 0]);
-    run.stop();
+    run.look().await;
+    assert_eq!(run.in_force().0, State::Expired);
+    run.store.clock().confirm().unwrap();
+    run.look().await;
+    assert_eq!((run.in_force(), run.store.now()), (active, at(1)));
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn a_licence_of_a_later_day_waits_in_the_store() {
+    let world = World::new();
+    let file = world.folder.path().join("license.jwt");
+    let mut run = world.start().await;
+    run.install(&world.sign(&world.license(5, 100))).await.unwrap();
+    let renewal = |serial, seats| License { seats, not_before: Some(at(90)), ..world.license(serial, 500) };
+    std::fs::write(&file, world.sign(&renewal(6, 40))).unwrap();
+    run.keeper.reconfigure(world.settings.clone()).await.unwrap();
+    assert_eq!((run.in_force().1, &run.board.facts().problems), (Some(25), &vec![]));
+    assert_eq!(run.board.facts().coming.as_ref().map(|license| license.seats), Some(40));
+    std::fs::remove_file(&file).unwrap();
+    world.pass(at(89));
+    run.stop().await;
+    run = world.start().await;
+    assert_eq!(run.in_force().1, Some(25));
+    // No day comes while the clock is in doubt.
+    world.jump(at(3000));
+    run.look().await;
+    assert_eq!(run.in_force().1, Some(25));
+    world.jump(at(89));
+    run.look().await;
+    world.pass(at(90).checked_sub(SignedDuration::from_secs(303)).unwrap());
+    assert_eq!(run.keeper.wait().await, Duration::from_secs(3));
+    world.pass(at(90));
+    run.look().await;
+    assert_eq!(run.in_force(), (State::Active, Some(40), None));
+    assert!(run.board.facts().coming.is_none() && run.store.view().license().unwrap().coming.is_none());
+
+    // What came meanwhile and is newer stays.
+    let later = License { not_before: Some(at(95)), ..world.license(7, 500) };
+    std::fs::write(&file, world.sign(&later)).unwrap();
+    run.keeper.reconfigure(world.settings.clone()).await.unwrap();
+    run.install(&world.sign(&License { seats: 50, ..world.license(8, 500) })).await.unwrap();
+    world.pass(at(96));
+    run.look().await;
+    assert_eq!(run.in_force(), (State::Active, Some(50), None));
+    run.stop().await;
 }
 
 /// Nothing listens where the server should be, for a week.
@@ -272,11 +376,10 @@ async fn a_week_without_the_server_changes_nothing() {
     let run = world.start().await;
     run.install(&world.sign(&world.license(5, 100))).await.unwrap();
     let mut looks = 0;
-    while *world.clock.lock().unwrap() < at(7) {
+    while world.now() < at(7) {
         let wait = run.keeper.wait().await;
-        let now = *world.clock.lock().unwrap();
-        world.set(now.checked_add(wait.max(Duration::from_millis(1))).unwrap());
-        run.keeper.look().await.unwrap();
+        world.pass(world.now().checked_add(wait.max(Duration::from_millis(1))).unwrap());
+        run.look().await;
         assert_eq!(run.in_force(), (State::Active, Some(25), None));
         looks += 1;
     }
@@ -285,5 +388,5 @@ async fn a_week_without_the_server_changes_nothing() {
     assert!(refresh.error.unwrap().contains("cannot reach the licence server"));
     assert!((18..=30).contains(&refresh.failures), "asked {} times", refresh.failures);
     assert!(looks >= 7 * 24 * 60, "{looks}");
-    run.stop();
+    run.stop().await;
 }

@@ -54,8 +54,24 @@ pub struct LicenseStatus {
     pub last_refresh: Option<RefreshStatus>,
     /// When it is asked next.
     pub next_refresh: Option<Timestamp>,
+    /// The licence that replaces it on a later day.
+    #[serde(default)]
+    pub coming: Option<ComingLicense>,
     /// What somebody should look at.
     pub problems: Vec<String>,
+}
+
+/// A licence that takes effect on a later day.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct ComingLicense {
+    /// The licence's id.
+    pub id: String,
+    /// Its serial.
+    pub serial: u64,
+    /// Seats bought.
+    pub seats: u64,
+    /// When it takes effect.
+    pub not_before: Timestamp,
 }
 
 /// A component of the licence.
