@@ -45,6 +45,7 @@ packages=(
     curl jq                                  # what an administrator has at hand
     python3-jwt python3-cryptography         # another maker of licences
     procps                                   # kill, pkill, ps
+    faketime                                 # moves the clock of a daemon
     bsdutils                                 # script: a terminal
     wrk                                      # load, for the benches
 )

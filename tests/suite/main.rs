@@ -8,6 +8,7 @@ mod bind;
 mod brake;
 mod brake_sums;
 mod changelog;
+mod clock;
 mod commands;
 mod contentsync;
 mod controller;

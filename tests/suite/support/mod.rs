@@ -21,6 +21,7 @@ pub(crate) mod samba;
 pub(crate) mod slapd;
 pub(crate) mod terminal;
 pub(crate) mod valve;
+pub(crate) mod wall;
 pub(crate) mod wires;
 
 use std::time::{Duration, Instant};
