@@ -126,7 +126,11 @@ pub enum LicenseArgs {
 
 /// Which users to list, and in which order.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct UsersArgs {
+    /// What to do instead of listing.
+    #[command(subcommand)]
+    pub action: Option<UsersAction>,
     /// Only users who hold a seat.
     #[arg(long, conflicts_with = "unseated")]
     pub seated: bool,
@@ -145,6 +149,19 @@ pub struct UsersArgs {
     /// Sort by this: names, the longest away first, or the oldest seat first.
     #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
     pub sort: SortOrder,
+}
+
+/// `users …`, instead of a list.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum UsersAction {
+    /// Forget users who are gone from their directory, before the grace period is over.
+    ///
+    /// Their seats and names are free immediately; a user who comes back is a new one.
+    Forget {
+        /// Addresses, login names, stable ids or DNs.
+        #[arg(required = true)]
+        users: Vec<String>,
+    },
 }
 
 /// The order of a list of users.
@@ -447,6 +464,7 @@ mod tests {
     fn users_takes_filters_and_an_order() {
         check("seatkeeper users", client(ClientCommand::Users(UsersArgs::default())));
         let args = UsersArgs {
+            action: None,
             seated: true,
             unseated: false,
             inactive: Some(Duration::from_secs(180 * 86_400)),

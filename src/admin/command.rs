@@ -18,7 +18,7 @@ use super::upload::Upload;
 use super::{History, Users, import, output, progress};
 use crate::cli::{
     AccountCommand, ClientCommand, Exit, ImportArgs, LicenseArgs, SeatsCommand, SyncAction, SyncArgs,
-    UsersArgs,
+    UsersAction, UsersArgs,
 };
 use crate::service::answers::{Explanation, ImportReport, ReclaimReport, Status, SyncReport, Verification};
 
@@ -104,6 +104,9 @@ impl Session<'_> {
                 let answer = self.get("/v1/status").await?;
                 self.show(&answer, |status: &Status| output::status(status, now_of(status, now)))
             }
+            ClientCommand::Users(UsersArgs { action: Some(UsersAction::Forget { users }), .. }) => {
+                self.change(Method::DELETE, "users", users).await
+            }
             ClientCommand::Users(args) => {
                 let answer = self.get(&users_path(args)).await?;
                 self.show(&answer, |Users { users }: &Users| output::users(users, now))
@@ -114,8 +117,12 @@ impl Session<'_> {
             }
             ClientCommand::Account(command) => self.account(command).await,
             ClientCommand::Import(args) => self.import(args).await,
-            ClientCommand::Seats(SeatsCommand::Grant { users }) => self.change(Method::PUT, users).await,
-            ClientCommand::Seats(SeatsCommand::Release { users }) => self.change(Method::DELETE, users).await,
+            ClientCommand::Seats(SeatsCommand::Grant { users }) => {
+                self.change(Method::PUT, "seats", users).await
+            }
+            ClientCommand::Seats(SeatsCommand::Release { users }) => {
+                self.change(Method::DELETE, "seats", users).await
+            }
             ClientCommand::Seats(SeatsCommand::History { user, limit }) => {
                 let of_user = user.as_ref().map(|user| format!("&user={}", encode(user)));
                 let path = format!("/v1/history?limit={limit}{}", of_user.unwrap_or_default());
@@ -233,9 +240,9 @@ impl Session<'_> {
     }
 
     /// Each user by itself: what one is refused does not stop the next.
-    async fn change(&mut self, method: Method, users: &[String]) -> Result<(), Trouble> {
+    async fn change(&mut self, method: Method, of: &str, users: &[String]) -> Result<(), Trouble> {
         for user in users {
-            let path = format!("/v1/seats/{}", encode(user));
+            let path = format!("/v1/{of}/{}", encode(user));
             match self.client.request(method.clone(), &path).await {
                 Ok(answer) => self.show(&answer, output::change)?,
                 Err(ClientError::Refused(refusal)) => self.refused(&refusal)?,

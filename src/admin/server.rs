@@ -36,7 +36,7 @@ pub fn status_route(admin: Admin) -> Router {
 pub fn routes(admin: Admin) -> Router {
     let routes = Router::new()
         .route("/v1/users", get(users))
-        .route("/v1/users/{address}", get(explain))
+        .route("/v1/users/{address}", get(explain).delete(forget))
         .route("/v1/seats/{address}", put(grant).delete(release))
         .route("/v1/history", get(history))
         .route("/v1/directories/{name}/sync", post(sync))
@@ -67,7 +67,10 @@ impl From<AdminError> for Problem {
             AdminError::Account(_)
             | AdminError::ReclaimHeld(..)
             | AdminError::TooEarly(_)
-            | AdminError::ClockInDoubt(_) => StatusCode::CONFLICT,
+            | AdminError::ClockInDoubt(_)
+            | AdminError::Ambiguous(..)
+            | AdminError::NoLoginName(_)
+            | AdminError::NotRemoved(_) => StatusCode::CONFLICT,
             AdminError::WrongFile(_) => StatusCode::UNPROCESSABLE_ENTITY,
             AdminError::NoSuchUser(_) | AdminError::OnlyAdministrator(_) | AdminError::NoSuchDirectory(_) => {
                 StatusCode::NOT_FOUND
@@ -174,6 +177,11 @@ async fn grant(State(admin): State<Admin>, address: Segment, uri: Uri) -> Answer
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     Ok(json(StatusCode::OK, &change))
+}
+
+async fn forget(State(admin): State<Admin>, address: Segment, uri: Uri) -> Answer {
+    let NoQuery {} = query(&uri)?;
+    Ok(json(StatusCode::OK, &admin.forget(&segment(address)?).await?))
 }
 
 async fn release(State(admin): State<Admin>, address: Segment, uri: Uri) -> Answer {

@@ -214,7 +214,7 @@ pub fn stable_id(entry: &Entry, preset: Preset) -> Option<StableId> {
 }
 
 /// Sixteen bytes, in whatever places their digits are parted by hyphens.
-fn unhex(text: &str) -> Option<[u8; 16]> {
+pub fn unhex(text: &str) -> Option<[u8; 16]> {
     let mut digits = text.chars().filter(|c| *c != '-').map(|c| c.to_digit(16));
     let mut bytes = [0; 16];
     for byte in &mut bytes {

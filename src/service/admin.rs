@@ -41,6 +41,15 @@ pub enum AdminError {
     /// Nobody has the name.
     #[error("there is no user {0}")]
     NoSuchUser(String),
+    /// More than one user is meant.
+    #[error("{0} may mean {1}: give the id")]
+    Ambiguous(String, String),
+    /// No one could log in to the seat.
+    #[error("{0} owns no login name, so that a seat would be of no use: see `seatkeeper explain`")]
+    NoLoginName(String),
+    /// A user who lives cannot be forgotten.
+    #[error("{0} is not removed: only a user who is gone from the directory can be forgotten")]
+    NotRemoved(String),
     /// No such directory is configured.
     #[error("there is no directory {0:?} in the configuration")]
     NoSuchDirectory(String),
@@ -228,25 +237,33 @@ impl Admin {
 
     /// All about one user.
     pub async fn explain(&self, name: &str) -> Result<Explanation, AdminError> {
-        let name = self.parse(name)?;
         let view = self.fresh_view().await?;
-        let Some(key) = owner(&view, &name)? else {
-            return Err(if view.name_rules().is_administrator(&name) {
-                AdminError::OnlyAdministrator(name.to_string())
-            } else {
-                AdminError::NoSuchUser(name.to_string())
-            });
+        let key = self.resolve(&view, name).await?;
+        let details = view.details(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_owned()))?;
+        let login = view.login_name(key, &details.user)?;
+        let (name, decision) = match login {
+            Some(name) => {
+                let (_, admission) = view.admission(&name, Purpose::Login, None, &self.0.store.policy())?;
+                let probe = Request { operation: Operation::Probe, service: None };
+                (name, decide(&admission, &probe, self.0.store.now()))
+            }
+            None => (details.name.clone(), Decision::UnknownUser),
         };
-        let details = view.details(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
-        let (_, admission) = view.admission(&name, Purpose::Login, None, &self.0.store.policy())?;
-        let probe = Request { operation: Operation::Probe, service: None };
-        let decision = decide(&admission, &probe, self.0.store.now());
         explanation(&view, details, Verdict::new(&decision, name.as_str()), self.0.settings().removal_grace)
     }
 
     /// Grants a seat, through the same decision as every login.
     pub async fn grant(&self, name: &str) -> Result<SeatChange, AdminError> {
-        let name = self.parse(name)?;
+        let view = self.0.store.view();
+        let name = match self.resolve(&view, name).await {
+            Ok(key) => {
+                let user = view.user_of(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_owned()))?;
+                view.login_name(key, &user)?.ok_or_else(|| AdminError::NoLoginName(name.to_owned()))?
+            }
+            // Nobody has it, but the internal administrator needs no seat.
+            Err(AdminError::OnlyAdministrator(_)) => self.parse(name)?,
+            Err(error) => return Err(error),
+        };
         let request = Request { operation: Operation::Grant, service: None };
         let admitted = self.0.store.admit(name.clone(), request, self.0.store.now()).await?;
         if admitted.decision == Decision::UnknownUser {
@@ -268,9 +285,9 @@ impl Admin {
 
     /// Takes a seat back. The user may take one again at the next login.
     pub async fn release(&self, name: &str) -> Result<SeatChange, AdminError> {
-        let name = self.parse(name)?;
-        let key =
-            owner(&self.0.store.view(), &name)?.ok_or_else(|| AdminError::NoSuchUser(name.to_string()))?;
+        let view = self.0.store.view();
+        let key = self.resolve(&view, name).await?;
+        let name = view.name_of(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_owned()))?;
         let released = self.0.store.release(key, ReleaseReason::Administrator, self.0.store.now()).await?;
         let (outcome, message, used) = match &released {
             Some(released) => {
@@ -285,6 +302,29 @@ impl Admin {
             done: true,
             message: message.to_owned(),
             seats_used: used,
+        })
+    }
+
+    /// Forgets a user who is gone from the directory: the seat and the names are free at once.
+    pub async fn forget(&self, name: &str) -> Result<SeatChange, AdminError> {
+        let key = self.resolve(&self.0.store.view(), name).await?;
+        let forgotten = self.0.store.forget(key, self.0.store.now()).await?;
+        let forgotten = forgotten.ok_or_else(|| AdminError::NotRemoved(name.to_owned()))?;
+        let message = match &forgotten.released {
+            Some(released) => {
+                super::log_release(released);
+                "The user was forgotten and the seat released."
+            }
+            None => "The user was forgotten.",
+        };
+        let user = forgotten.name.to_string();
+        info!(event = "user_forgotten", user, "{user} was forgotten before the grace period was over.");
+        Ok(SeatChange {
+            user,
+            outcome: "forgotten".to_owned(),
+            done: true,
+            message: message.to_owned(),
+            seats_used: forgotten.seats_used,
         })
     }
 

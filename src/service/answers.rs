@@ -276,6 +276,12 @@ pub struct ListenerStatus {
 pub struct UserLine {
     /// The name shown.
     pub user: String,
+    /// Every name of the entry or the account, those that another user owns among them.
+    pub names: Vec<String>,
+    /// The stable id.
+    pub id: String,
+    /// Where the entry stands; empty for an account.
+    pub dn: String,
     /// For people.
     pub display_name: Option<String>,
     /// The directory's name; `null` for an account that is not mapped.

@@ -15,6 +15,7 @@ mod lookup;
 pub mod passwords;
 mod recent;
 mod reclaim;
+mod resolve;
 mod throttle;
 mod users;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::answers::UserLine;
+use crate::domain::name::Name;
 use crate::domain::seats::last_used;
 use crate::domain::user::{DirectoryId, UserKey};
 use crate::store::{ReadView, StoreError, UserDetails};
@@ -132,6 +133,9 @@ impl UserList {
 fn line(details: UserDetails) -> UserLine {
     UserLine {
         user: details.name.to_string(),
+        names: details.user.mapped.names().map(Name::to_string).collect(),
+        id: details.user.mapped.id.to_string(),
+        dn: details.user.mapped.dn.to_string(),
         display_name: details.user.mapped.display_name.map(String::from),
         directory: details.directory,
         origin: details.origin.to_string(),

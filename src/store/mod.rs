@@ -189,6 +189,17 @@ pub struct Released {
     pub seats_used: u64,
 }
 
+/// A tombstone that was forgotten by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Forgotten {
+    /// The name shown.
+    pub name: Name,
+    /// The seat that it kept.
+    pub released: Option<Released>,
+    /// Seats taken after it.
+    pub seats_used: u64,
+}
+
 /// A name that a user claims and does not own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Clash {
@@ -464,6 +475,11 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Released>, StoreError> {
         self.ask(|reply| Command::Purge { cutoff, now, limit, reply }).await
+    }
+
+    /// Forgets one tombstone, whatever is left of its grace period; `None` where the user lives.
+    pub async fn forget(&self, key: UserKey, now: Timestamp) -> Result<Option<Forgotten>, StoreError> {
+        self.ask(|reply| Command::Forget { key, now, reply }).await
     }
 
     /// Takes the seats of these users back, of each who was not active since `cutoff`.

@@ -14,7 +14,8 @@ use super::tables::{
     STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{
-    Admitted, Applied, Changes, Checkpoint, DirectoryRecord, Entombed, Policy, Released, StoreError, Upserted,
+    Admitted, Applied, Changes, Checkpoint, DirectoryRecord, Entombed, Forgotten, Policy, Released,
+    StoreError, Upserted,
 };
 use crate::domain::admission::{ComponentView, Decision, Request, decide};
 use crate::domain::brake::{Counts, Toll, toll};
@@ -319,6 +320,21 @@ impl<'t> Transaction<'t> {
             self.tombstones.remove((removed_at, key))?;
         }
         Ok(released)
+    }
+
+    /// Forgets one tombstone before its grace period is over; `None` where the user lives.
+    pub(super) fn forget_removed(
+        &mut self,
+        key: UserKey,
+        now: Timestamp,
+    ) -> Result<Option<Forgotten>, StoreError> {
+        let Some(user) = self.user(key)? else { return Ok(None) };
+        let Some(removed_at) = user.removed_at else { return Ok(None) };
+        let name = self.shown_name(key, &user)?;
+        let released = self.release(key, ReleaseReason::Removed, now)?;
+        self.forget(key)?;
+        self.tombstones.remove((removed_at.as_millisecond(), key.0))?;
+        Ok(Some(Forgotten { name, released, seats_used: self.seats_used()? }))
     }
 
     pub(super) fn forget(&mut self, key: UserKey) -> Result<(), StoreError> {

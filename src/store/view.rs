@@ -214,6 +214,30 @@ impl ReadView {
         self.clash(name, key)
     }
 
+    /// Who claims this name, whether they own it or not.
+    pub fn claimants(&self, name: &Name) -> Result<Vec<UserKey>, StoreError> {
+        Ok(self.all_claims(name)?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// The users of all directories who have this stable id.
+    pub fn find_by_id(&self, id: &StableId) -> Result<Vec<UserKey>, StoreError> {
+        let keys = self.directories.keys().map(|directory| self.key_by_id(*directory, id));
+        keys.filter_map(Result::transpose).collect()
+    }
+
+    /// The users whose entry stands under this DN, as the directory wrote it but for letter case. Reads every user: run
+    /// it where blocking is allowed.
+    pub fn find_by_dn(&self, dn: &str) -> Result<Vec<UserKey>, StoreError> {
+        let mut found = Vec::new();
+        for row in self.users.iter()? {
+            let row = row?;
+            if codec::decode_user(row.1.value())?.mapped.dn.eq_ignore_ascii_case(dn) {
+                found.push(UserKey(row.0.value()));
+            }
+        }
+        Ok(found)
+    }
+
     /// All that is known of a user; `None` for a key that is gone.
     pub fn details(&self, key: UserKey) -> Result<Option<UserDetails>, StoreError> {
         let Some(user) = Lookup::user(self, key)? else { return Ok(None) };

@@ -17,8 +17,8 @@ use super::settle::Settled;
 use super::transaction::Transaction;
 use super::view::ReadView;
 use super::{
-    AccountChanged, Admitted, Applied, Changes, Clash, Entombed, Import, Imported, LicenseRecord, Policy,
-    Released, Shared, StoreError, Upserted,
+    AccountChanged, Admitted, Applied, Changes, Clash, Entombed, Forgotten, Import, Imported, LicenseRecord,
+    Policy, Released, Shared, StoreError, Upserted,
 };
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::Request;
@@ -54,6 +54,8 @@ pub(super) enum Command {
     Apply { directory: DirectoryId, changes: Changes, now: Timestamp, reply: Reply<Applied> },
     /// Forget tombstones made at or before `cutoff`, at most `limit` of them.
     Purge { cutoff: Timestamp, now: Timestamp, limit: usize, reply: Reply<Vec<Released>> },
+    /// Forget one tombstone.
+    Forget { key: UserKey, now: Timestamp, reply: Reply<Option<Forgotten>> },
     /// Write coalesced last logins and refusals.
     RecordActivity {
         logins: Vec<(UserKey, LastLogin)>,
@@ -218,6 +220,7 @@ fn apply(
             answer(reply, transaction.apply(directory, changes, now)?)
         }
         Command::Purge { cutoff, now, limit, reply } => answer(reply, transaction.purge(cutoff, now, limit)?),
+        Command::Forget { key, now, reply } => answer(reply, transaction.forget_removed(key, now)?),
         Command::Reclaim { keys, cutoff, now, reply } => {
             answer(reply, transaction.reclaim(&keys, cutoff, now)?)
         }

@@ -189,6 +189,54 @@ fn nobody_becomes_the_administrator_by_an_address() {
     daemon.verify();
 }
 
+/// An administrator names a user by whatever stands in a list, and frees the names and the seat of a removed one.
+#[test]
+fn a_removed_user_can_be_forgotten() {
+    let daemon = Daemon::start(Settings::ldif(1, &people(0..3)));
+    daemon.expect("u0", "granted");
+    let alias = person(1).replace("mail: u1@", "mail: u0@example.org\nmail: u1@");
+    daemon.write(LDIF, &(alias.clone() + &person(2)));
+    daemon.sync("people").unwrap();
+    daemon.expect("u0", "removed");
+    daemon.expect("u1", "exhausted");
+    let run = |arguments: &[&str]| {
+        let output = daemon.command(arguments);
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (code, said) = run(&["users", "forget", "u1"]);
+    assert!(code == Some(1) && said.contains("is not removed"), "{said}");
+    for text in ["u0", "u0@example.org", &entry_uuid(0), &format!("UID=u0,{PEOPLE}")] {
+        let (code, said) = run(&["explain", text]);
+        assert!(code == Some(0) && said.contains(&entry_uuid(0)), "{text}: {said}");
+    }
+    let users: Value = serde_json::from_str(&run(&["--json", "users"]).1).unwrap();
+    let listed = &users["users"][0];
+    assert_eq!((&listed["id"], &listed["dn"]), (&json!(entry_uuid(0)), &json!(format!("uid=u0,{PEOPLE}"))));
+    let (code, said) = run(&["users", "forget", &entry_uuid(0)]);
+    assert!(code == Some(0) && said.contains("The user was forgotten and the seat released."), "{said}");
+    daemon.expect("u1", "granted");
+    // The name goes to the entry that waited for it.
+    daemon.expect("u0@example.org", "held");
+    daemon.verify();
+}
+
+#[test]
+fn a_name_of_two_users_is_not_guessed() {
+    let shared = person(1).replace("mail: u1@", "mail: u0@example.org\nmail: u1@");
+    let without = person(0).replace("mail: u0@example.org\n", "");
+    let daemon = Daemon::start(Settings::ldif(3, &(without + &shared)));
+    let output = daemon.command(&["seats", "grant", "u0@example.org"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && said.contains(&entry_uuid(0)) && said.contains(&entry_uuid(1)),
+        "{said}"
+    );
+    assert!(daemon.command(&["seats", "grant", &entry_uuid(0)]).status.success());
+    assert!(daemon.command(&["seats", "release", &entry_uuid(0)]).status.success());
+    assert_eq!(daemon.seats_used(), 0);
+    daemon.verify();
+}
+
 /// What tombstones give away, and to whom.
 #[test]
 fn a_new_entry_with_the_login_name_has_all_names_of_the_old() {

@@ -144,6 +144,9 @@ mod tests {
     fn alice() -> UserLine {
         UserLine {
             user: "alice@example.org".to_owned(),
+            names: vec!["alice@example.org".to_owned()],
+            id: "e4163207-d094-4996-82f0-ee99731c9452".to_owned(),
+            dn: "uid=alice,ou=people,dc=example,dc=org".to_owned(),
             display_name: Some("Alice".to_owned()),
             directory: Some("corp".to_owned()),
             origin: "mapped".to_owned(),
