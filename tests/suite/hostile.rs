@@ -87,7 +87,7 @@ fn paging(cookie: &[u8]) -> Vec<u8> {
 }
 
 fn source(url: LdapUrl) -> LdapSource {
-    let silence = Duration::from_millis(500);
+    let silence = Duration::from_secs(3);
     LdapSource {
         urls: vec![url],
         base_dn: Dn::parse("dc=x").unwrap(),
