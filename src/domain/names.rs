@@ -70,15 +70,15 @@ pub struct NameRules {
     /// Directories that were configured before, with what they served.
     retired: Vec<DirectoryNames>,
     administrator: Option<Administrator>,
+    /// Name of a directory to its position in `directories`.
+    positions: HashMap<String, usize>,
     /// Domain to the positions in `directories` that serve it.
-    serving: HashMap<Domain, Vec<usize>>,
+    serving: HashMap<String, Vec<usize>>,
 }
 
 impl PartialEq for NameRules {
     fn eq(&self, other: &NameRules) -> bool {
-        // `serving` follows from the others.
-        (&self.directories, &self.retired, &self.administrator)
-            == (&other.directories, &other.retired, &other.administrator)
+        self.is_configured_as(other) && self.retired == other.retired
     }
 }
 
@@ -87,13 +87,21 @@ impl Eq for NameRules {}
 impl NameRules {
     /// The rules of a configuration.
     pub fn new(directories: Vec<DirectoryNames>, administrator: Option<Administrator>) -> NameRules {
-        let mut serving: HashMap<Domain, Vec<usize>> = HashMap::new();
+        let mut positions = HashMap::new();
+        let mut serving: HashMap<String, Vec<usize>> = HashMap::new();
         for (position, directory) in directories.iter().enumerate() {
+            positions.insert(directory.name.clone(), position);
             for domain in &directory.domains {
-                serving.entry(domain.clone()).or_default().push(position);
+                serving.entry(domain.as_str().to_owned()).or_default().push(position);
             }
         }
-        NameRules { directories, retired: Vec::new(), administrator, serving }
+        NameRules { directories, retired: Vec::new(), administrator, positions, serving }
+    }
+
+    /// Whether the same configuration says so, whatever was configured before it.
+    pub fn is_configured_as(&self, other: &NameRules) -> bool {
+        // What is looked up by follows from these.
+        (&self.directories, &self.administrator) == (&other.directories, &other.administrator)
     }
 
     /// These rules, with the directories that `before` knew and that are not configured any more.
@@ -123,7 +131,7 @@ impl NameRules {
         self.administrator.as_ref().is_some_and(|administrator| administrator.name == *name)
     }
 
-    /// The names of the directories that serve a domain.
+    /// The names of the directories that serve a domain, which is given in its compared form.
     pub fn directories_of<'a>(&'a self, domain: &str) -> impl Iterator<Item = &'a str> + use<'a> {
         self.served_by(domain).iter().filter_map(|at| Some(self.directories.get(*at)?.name.as_str()))
     }
@@ -140,19 +148,12 @@ impl NameRules {
         !is_addition || !self.directories_of(name.domain()).eq(before.directories_of(name.domain()))
     }
 
-    /// Whether a directory is configured.
-    pub fn is_configured(&self, directory: &str) -> bool {
-        self.position(directory).is_some()
-    }
-
     fn position(&self, directory: &str) -> Option<usize> {
-        self.directories.iter().position(|known| known.name == directory)
+        self.positions.get(directory).copied()
     }
 
     fn served_by(&self, domain: &str) -> &[usize] {
-        // A domain that does not parse is served by no directory.
-        let domain = Domain::parse(domain).ok();
-        domain.and_then(|domain| self.serving.get(&domain)).map_or(&[], Vec::as_slice)
+        self.serving.get(domain).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -183,6 +184,18 @@ impl Claim {
     /// Whether nothing is claimed.
     pub fn is_empty(self) -> bool {
         self.login.is_none() && self.mail.is_none()
+    }
+
+    /// Whether a user owns the name as everything that is claimed.
+    pub fn is_met(self, user: UserKey, owners: Owners) -> bool {
+        self.unmet(user, owners).is_none()
+    }
+
+    /// Who owns the name instead of `user` as what is claimed: the first of them, who may be nobody.
+    fn unmet(self, user: UserKey, owners: Owners) -> Option<Option<UserKey>> {
+        let claimed = [(self.login, owners.login), (self.mail, owners.mail)];
+        let mut owners = claimed.into_iter().filter(|(since, _)| since.is_some()).map(|(_, owner)| owner);
+        owners.find(|owner| *owner != Some(user))
     }
 
     /// The earlier of the two.
@@ -279,10 +292,7 @@ pub fn owners(name: &Name, claimants: &[Claimant], present: Owners, rules: &Name
 
 /// Why a user does not own a name as what they claim it, given who owns it; `None` where they do.
 pub fn withheld(name: &Name, claimant: &Claimant, owners: Owners, rules: &NameRules) -> Option<Withheld> {
-    let Claim { login, mail } = claimant.claim;
-    let claimed = [(login, owners.login), (mail, owners.mail)];
-    let mut others = claimed.iter().filter(|(since, _)| since.is_some()).map(|(_, owner)| *owner);
-    let owner = others.find(|owner| *owner != Some(claimant.user))?;
+    let owner = claimant.claim.unmet(claimant.user, owners)?;
     match candidate(name, claimant, rules) {
         Err(reason) => Some(reason),
         // A mail address in a domain that is not the directory's, beside a login name that is.

@@ -17,8 +17,7 @@ pub(super) fn prepare(db: &Database) -> Result<NameRules, StoreError> {
     txn.set_quick_repair(true);
     let found = txn.open_table(META)?.get("format")?.map(|format| format.value());
     match found {
-        Some(FORMAT) => {}
-        None => {}
+        None | Some(FORMAT) => {}
         // 1 knew no accounts, 2 no signed licenses: they only lack tables. 3 had one owner for each name.
         Some(1..=3) => from_format_3(&txn)?,
         Some(_) => return Err(StoreError::NewerFormat),

@@ -216,8 +216,6 @@ pub struct Clash {
 /// One side of a clash.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Party {
-    /// The user.
-    pub key: UserKey,
     /// The name shown.
     pub name: Name,
     /// The name of the record that the user stands under.

@@ -17,7 +17,7 @@ use crate::domain::names::{
 };
 use crate::domain::user::{Origin, User, UserKey};
 
-/// Key of the rules in [`SETTINGS`].
+/// Key of the rules in [`super::tables::SETTINGS`].
 const RULES: &str = "name_rules";
 
 /// Names read between two changes while all of them are decided again: some 200 kB.
@@ -73,14 +73,11 @@ impl Transaction<'_> {
         let mut news = Vec::new();
         for name in new.mapped.names() {
             let Some(claim) = wanted.get(name) else { continue };
-            let before = self.claim_of(key, name)?;
-            let claim = claim.continuing(before);
-            if claim != before {
-                self.set_claim(key, name, claim)?;
-            } else if is_other {
+            let is_new = self.set_claim(key, name, *claim)?;
+            if !is_new && is_other {
                 self.decide_owners(name)?;
             }
-            if claim != before || is_back {
+            if is_new || is_back {
                 news.push(name);
             }
         }
@@ -95,7 +92,7 @@ impl Transaction<'_> {
 
     /// Withdraws all claims of a user.
     pub(super) fn drop_claims(&mut self, key: UserKey, user: &User) -> Result<(), StoreError> {
-        user.mapped.names().try_for_each(|name| self.set_claim(key, name, Claim::default()))
+        user.mapped.names().try_for_each(|name| self.set_claim(key, name, Claim::default()).map(drop))
     }
 
     /// Puts the rules of the configuration in force, and decides anew about the names that they may concern. Returns
@@ -105,11 +102,12 @@ impl Transaction<'_> {
         wanted: &NameRules,
         beat: &dyn Fn(),
     ) -> Result<Vec<Clash>, StoreError> {
-        let wanted = wanted.retiring(&self.rules);
-        if *self.rules == wanted {
+        // Each transaction asks.
+        if self.rules.is_configured_as(wanted) {
             return Ok(Vec::new());
         }
-        let before = std::mem::replace(&mut self.rules, Arc::new(wanted));
+        let rules = Arc::new(wanted.retiring(&self.rules));
+        let before = std::mem::replace(&mut self.rules, rules);
         let bytes = encode_rules(&self.rules);
         self.settings.insert(RULES, bytes.as_slice())?;
         self.is_dirty = true;
@@ -139,27 +137,84 @@ impl Transaction<'_> {
         rows.map(|row| Ok(Name::from_stored(row?.0.value()))).collect()
     }
 
-    /// Replaces what a user claims of a name; an empty claim withdraws it.
-    fn set_claim(&mut self, key: UserKey, name: &Name, claim: Claim) -> Result<(), StoreError> {
-        let present = match self.name_record(name)? {
-            None => return self.write_owners(name, &[(key, claim)], Owners::default()),
+    /// Replaces what a user claims of a name; what was claimed before keeps its time, and an empty claim withdraws it.
+    /// Whether that changed anything.
+    fn set_claim(&mut self, key: UserKey, name: &Name, claim: Claim) -> Result<bool, StoreError> {
+        let found = self.name_record(name)?;
+        let before = self.claim_in(found, key, name)?;
+        let claim = claim.continuing(before);
+        if claim == before {
+            return Ok(false);
+        }
+        let record = match found {
+            None => self.decide(name, &[(key, claim)], Owners::default())?,
             Some(NameRecord::Sole { user, owners, .. }) if user == key => {
-                return self.write_owners(name, &[(key, claim)], owners);
+                self.decide(name, &[(key, claim)], owners)?
             }
-            Some(NameRecord::Sole { .. }) if claim.is_empty() => return Ok(()),
             Some(NameRecord::Sole { user, claim: other, owners }) => {
                 self.put_claim(user, name, other)?;
                 // Claims of one moment are equal, whichever was written first.
-                if other == claim { Owners::default() } else { owners }
+                let present = if other == claim { Owners::default() } else { owners };
+                self.decide_with(key, name, claim, present)?
             }
-            Some(NameRecord::Contested(owners)) => owners,
+            Some(NameRecord::Contested(owners)) => self.decide_with(key, name, claim, owners)?,
         };
+        self.put_record(name, record)?;
+        Ok(true)
+    }
+
+    /// Decides about a name that others claim too, with their claims in rows.
+    fn decide_with(
+        &mut self,
+        key: UserKey,
+        name: &Name,
+        claim: Claim,
+        present: Owners,
+    ) -> Result<Option<NameRecord>, StoreError> {
         self.put_claim(key, name, claim)?;
         let claims = self.claims_on(name)?;
         if let [(last, _)] = claims.as_slice() {
             self.put_claim(*last, name, Claim::default())?;
         }
-        self.write_owners(name, &claims, present)
+        self.decide(name, &claims, present)
+    }
+
+    /// Decides anew about a name whose claims are as they were.
+    fn decide_owners(&mut self, name: &Name) -> Result<(), StoreError> {
+        let found = self.name_record(name)?;
+        let present = found.map(|record| record.owners()).unwrap_or_default();
+        let claims = self.all_claims(name)?;
+        let record = self.decide(name, &claims, present)?;
+        if record == found { Ok(()) } else { self.put_record(name, record) }
+    }
+
+    /// What is to be kept of a name that these users claim.
+    fn decide(
+        &self,
+        name: &Name,
+        claims: &[(UserKey, Claim)],
+        present: Owners,
+    ) -> Result<Option<NameRecord>, StoreError> {
+        let claimants: Vec<Claimant> = claims
+            .iter()
+            .filter(|(_, claim)| !claim.is_empty())
+            .map(|(user, claim)| self.claimant(name, *user, *claim))
+            .collect::<Result<_, StoreError>>()?;
+        let owners = owners(name, &claimants, present, &self.rules);
+        Ok(match claimants.as_slice() {
+            [] => None,
+            [only] => Some(NameRecord::Sole { user: only.user, claim: only.claim, owners }),
+            _ => Some(NameRecord::Contested(owners)),
+        })
+    }
+
+    fn put_record(&mut self, name: &Name, record: Option<NameRecord>) -> Result<(), StoreError> {
+        match record {
+            Some(record) => self.names.insert(name.as_str(), codec::encode_name(&record).as_slice())?,
+            None => self.names.remove(name.as_str())?,
+        };
+        self.is_dirty = true;
+        Ok(())
     }
 
     fn put_claim(&mut self, key: UserKey, name: &Name, claim: Claim) -> Result<(), StoreError> {
@@ -170,41 +225,6 @@ impl Transaction<'_> {
             self.claims.insert(row, codec::encode_claim(claim).as_slice())?;
         }
         self.is_dirty = true;
-        Ok(())
-    }
-
-    fn decide_owners(&mut self, name: &Name) -> Result<(), StoreError> {
-        let owners = self.owners_of(name)?;
-        let claims = self.all_claims(name)?;
-        self.write_owners(name, &claims, owners)
-    }
-
-    /// Decides about a name that these users claim.
-    fn write_owners(
-        &mut self,
-        name: &Name,
-        claims: &[(UserKey, Claim)],
-        present: Owners,
-    ) -> Result<(), StoreError> {
-        let claimants: Vec<Claimant> = claims
-            .iter()
-            .filter(|(_, claim)| !claim.is_empty())
-            .map(|(user, claim)| self.claimant(name, *user, *claim))
-            .collect::<Result<_, StoreError>>()?;
-        let owners = owners(name, &claimants, present, &self.rules);
-        let record = match claimants.as_slice() {
-            [] => None,
-            [only] => Some(NameRecord::Sole { user: only.user, claim: only.claim, owners }),
-            _ => Some(NameRecord::Contested(owners)),
-        };
-        if self.name_record(name)? == record {
-            return Ok(());
-        }
-        self.is_dirty = true;
-        match record {
-            Some(record) => self.names.insert(name.as_str(), codec::encode_name(&record).as_slice())?,
-            None => self.names.remove(name.as_str())?,
-        };
         Ok(())
     }
 
@@ -238,7 +258,12 @@ pub(super) trait NameLookup: Lookup {
 
     /// What a user claims of a name.
     fn claim_of(&self, key: UserKey, name: &Name) -> Result<Claim, StoreError> {
-        match self.name_record(name)? {
+        self.claim_in(self.name_record(name)?, key, name)
+    }
+
+    /// The same where the name was looked up already.
+    fn claim_in(&self, record: Option<NameRecord>, key: UserKey, name: &Name) -> Result<Claim, StoreError> {
+        match record {
             Some(NameRecord::Sole { user, claim, .. }) if user == key => Ok(claim),
             Some(NameRecord::Contested(_)) => {
                 let row = self.claims().get((name.as_str(), key.0))?;
@@ -265,8 +290,14 @@ pub(super) trait NameLookup: Lookup {
 
     /// The clash of a user about a name that they claim; `None` where they own it.
     fn clash(&self, name: &Name, key: UserKey) -> Result<Option<Clash>, StoreError> {
-        let claimant = self.claimant(name, key, self.claim_of(key, name)?)?;
-        let owners = self.owners_of(name)?;
+        let record = self.name_record(name)?;
+        let owners = record.map(|record| record.owners()).unwrap_or_default();
+        let claim = self.claim_in(record, key, name)?;
+        // Nearly always, and then nobody has to be read.
+        if claim.is_met(key, owners) {
+            return Ok(None);
+        }
+        let claimant = self.claimant(name, key, claim)?;
         let Some(reason) = withheld(name, &claimant, owners, self.rules()) else { return Ok(None) };
         let owner = match reason {
             Withheld::Owned(owner) => Some(self.party(owner)?),
@@ -278,12 +309,7 @@ pub(super) trait NameLookup: Lookup {
     fn party(&self, key: UserKey) -> Result<Party, StoreError> {
         let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
         let record = self.directories().get(&user.directory).ok_or(StoreError::Corrupt("directories"))?;
-        Ok(Party {
-            key,
-            name: self.shown_name(key, &user)?,
-            directory: record.name.clone(),
-            dn: user.mapped.dn,
-        })
+        Ok(Party { name: self.shown_name(key, &user)?, directory: record.name.clone(), dn: user.mapped.dn })
     }
 
     fn origin(&self, user: &User) -> Origin {
@@ -346,7 +372,8 @@ impl Transaction<'_> {
             self.set_claim(key, &name, claim)?;
             let owner = owners.get(name.as_str())?.map(|row| UserKey(row.value()));
             let claims = self.all_claims(&name)?;
-            self.write_owners(&name, &claims, Owners { login: owner, mail: owner })?;
+            let record = self.decide(&name, &claims, Owners { login: owner, mail: owner })?;
+            self.put_record(&name, record)?;
         }
         Ok(())
     }
