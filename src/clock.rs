@@ -116,7 +116,7 @@ impl Clock {
     /// Looks, and tells whether the wall clock is in doubt: then nothing is taken away from anyone by its age.
     pub fn is_doubted(&self) -> bool {
         self.look();
-        matches!(self.standing(), Standing::Doubted(_))
+        self.standing().doubt().is_some()
     }
 
     /// An administrator says that the wall clock is right. The time that it is.

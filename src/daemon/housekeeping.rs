@@ -46,7 +46,8 @@ pub async fn clock(store: Store) {
         tokio::time::sleep(clock::LOOK_EVERY).await;
         let clock = store.clock();
         let is_new = clock.look();
-        let every = if clock.is_doubted() { KEEP_DOUBT_EVERY } else { KEEP_TIME_EVERY };
+        let is_doubted = clock.standing().doubt().is_some();
+        let every = if is_doubted { KEEP_DOUBT_EVERY } else { KEEP_TIME_EVERY };
         if (is_new || clock.since_kept() >= every)
             && let Err(error) = store.keep_time().await
         {

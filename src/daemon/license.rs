@@ -18,7 +18,6 @@ use tokio::sync::{Mutex, MutexGuard, Notify, mpsc};
 use tracing::{debug, error, info, warn};
 
 use crate::config::SignedLicense;
-use crate::domain::clock::Standing;
 use crate::domain::license::{ComponentName, Components, InstallationId, License, Refusal, State};
 use crate::domain::refresh::{Asked, next};
 use crate::domain::seats::Service as MailService;
@@ -213,10 +212,7 @@ impl Keeper {
 
     /// Since when the clock is in doubt.
     fn doubted_since(&self) -> Option<Timestamp> {
-        match self.0.store.clock().standing() {
-            Standing::Doubted(doubt) => Some(doubt.since),
-            Standing::Right | Standing::Behind | Standing::Refuted => None,
-        }
+        self.0.store.clock().standing().doubt().map(|doubt| doubt.since)
     }
 
     /// It is another time, all at once.

@@ -80,6 +80,16 @@ pub enum Standing {
     Refuted,
 }
 
+impl Standing {
+    /// The doubt, where there is one.
+    pub fn doubt(self) -> Option<Doubt> {
+        match self {
+            Standing::Doubted(doubt) => Some(doubt),
+            Standing::Right | Standing::Behind | Standing::Refuted => None,
+        }
+    }
+}
+
 /// The clock is behind a time that is proved, and cannot be confirmed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(

@@ -157,8 +157,7 @@ pub fn map_entry(entry: &Entry, rules: &Rules) -> Result<Mapped, Skip> {
         return Err(Skip::NotInGroup);
     }
     let id = stable_id(entry, rules.preset).ok_or(Skip::NoId)?;
-    let enabled = kind != Kind::Person || is_enabled(entry, rules.preset).ok_or(Skip::NoAccountState)?;
-    map_kind(entry, rules, kind, id, enabled)
+    map_kind(entry, rules, kind, id, account_state(entry, rules, kind)?)
 }
 
 /// The same for an entry that was skipped with [`Skip::NoAccountState`] and belongs to a user who is known:
@@ -170,8 +169,12 @@ pub fn map_known(entry: &Entry, rules: &Rules, known: &Mapped) -> Result<Mapped,
 /// The same for an entry whose id is given from outside.
 pub fn map_entry_under(entry: &Entry, rules: &Rules, id: StableId) -> Result<Mapped, Skip> {
     let kind = kind_of(entry, rules.preset)?;
-    let enabled = kind != Kind::Person || is_enabled(entry, rules.preset).ok_or(Skip::NoAccountState)?;
-    map_kind(entry, rules, kind, id, enabled)
+    map_kind(entry, rules, kind, id, account_state(entry, rules, kind)?)
+}
+
+/// Whether an entry is enabled; always, where it is not a person.
+fn account_state(entry: &Entry, rules: &Rules, kind: Kind) -> Result<bool, Skip> {
+    Ok(kind != Kind::Person || is_enabled(entry, rules.preset).ok_or(Skip::NoAccountState)?)
 }
 
 fn map_kind(entry: &Entry, rules: &Rules, kind: Kind, id: StableId, enabled: bool) -> Result<Mapped, Skip> {

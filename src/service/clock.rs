@@ -6,15 +6,11 @@ use super::admin::{Admin, AdminError};
 use super::answers::{ClockChange, ClockStatus};
 use super::license::LicenseCommand;
 use crate::clock::Clock;
-use crate::domain::clock::Standing;
 
 /// The clock, for people.
 pub(super) fn status(clock: &Clock) -> ClockStatus {
     let reading = clock.read();
-    let doubt = match reading.standing {
-        Standing::Doubted(doubt) => Some(doubt),
-        Standing::Right | Standing::Behind | Standing::Refuted => None,
-    };
+    let doubt = reading.standing.doubt();
     ClockStatus {
         trusted: reading.trusted,
         wall: reading.wall,

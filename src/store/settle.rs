@@ -1,10 +1,9 @@
 //! What is made true at the end of every transaction, and seats taken back from those who do not use them.
 
 use jiff::Timestamp;
-use redb::ReadableTable;
 use tracing::{debug, error, info, warn};
 
-use super::tables::{Lookup, RECLAIMS};
+use super::tables::{Lookup, RECLAIMS, reclaims};
 use super::transaction::Transaction;
 use super::{Clash, Policy, Released, StoreError, codec};
 use crate::domain::names::Withheld;
@@ -57,7 +56,7 @@ pub(crate) fn log_clash(clash: &Clash) {
         Withheld::Administrator => error!(
             event = "name_clash", directory, %dn, %user, %name,
             "{user} is mapped without {name}, which is the internal administrator's. If this user is the administrator, \
-             write [admin] directory; else remove the name from the entry."
+             set [admin] directory; otherwise remove the name from the entry."
         ),
         Withheld::Owned(_) => warn!(
             event = "name_clash", directory, %dn, %user, %name,
@@ -69,7 +68,7 @@ pub(crate) fn log_clash(clash: &Clash) {
             owner = owner_name, owner_directory, owner_dn = owner_dn.map(tracing::field::display),
             "{user} is mapped without {name}: other directories serve its domain."
         ),
-        // `foreign_names = false` drops them by the thousand; they are counted.
+        // A whole directory may have them where `foreign_names` is false.
         Withheld::Foreign => {
             debug!(directory, %dn, %user, %name, "{user} is mapped without the foreign name {name}.")
         }
@@ -120,8 +119,7 @@ impl Transaction<'_> {
 
     /// In the same transaction, so that a restart forgets nothing of the hour.
     fn count_reclaims(&mut self, count: u64, of: u64, now: Timestamp) -> Result<(), StoreError> {
-        let bytes = self.brakes.get(RECLAIMS)?.map(|bytes| codec::decode_window(bytes.value()));
-        let mut window = bytes.transpose()?.unwrap_or_default();
+        let mut window = reclaims(&self.brakes)?;
         if count == 0 && !window.is_ahead(now) {
             return Ok(());
         }

@@ -9,6 +9,7 @@ use super::license::component_view;
 use super::names::NameRecord;
 use super::{DirectoryRecord, Policy, StoreError};
 use crate::domain::admission::{Subject, View};
+use crate::domain::brake::Window;
 use crate::domain::name::{Name, StableId};
 use crate::domain::names::{NameRules, Owners, Purpose};
 use crate::domain::seats::{LastLogin, Refusals, Seat, SeatCount, Service};
@@ -62,6 +63,14 @@ pub(super) const COOKIES: TableDefinition<'static, u32, &[u8]> = TableDefinition
 pub(super) const BRAKES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("brakes");
 /// Key of [`BRAKES`]: the seats that were reclaimed in the last hour.
 pub(super) const RECLAIMS: &str = "reclaims";
+
+/// The seats that were reclaimed in the last hour.
+pub(super) fn reclaims(
+    brakes: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Window, StoreError> {
+    let bytes = brakes.get(RECLAIMS)?;
+    bytes.map(|bytes| codec::decode_window(bytes.value())).transpose().map(Option::unwrap_or_default)
+}
 
 /// Directories by number, few enough to be kept decoded.
 pub(super) type Directories = BTreeMap<DirectoryId, DirectoryRecord>;

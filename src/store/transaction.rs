@@ -315,9 +315,7 @@ impl<'t> Transaction<'t> {
             .collect::<Result<_, _>>()?;
         let mut released = Vec::new();
         for (removed_at, key) in expired {
-            released.extend(self.release(UserKey(key), ReleaseReason::Removed, now)?);
-            self.forget(UserKey(key))?;
-            self.tombstones.remove((removed_at, key))?;
+            released.extend(self.forget_tombstone(UserKey(key), removed_at, now)?);
         }
         Ok(released)
     }
@@ -331,10 +329,21 @@ impl<'t> Transaction<'t> {
         let Some(user) = self.user(key)? else { return Ok(None) };
         let Some(removed_at) = user.removed_at else { return Ok(None) };
         let name = self.shown_name(key, &user)?;
+        let released = self.forget_tombstone(key, removed_at.as_millisecond(), now)?;
+        Ok(Some(Forgotten { name, released, seats_used: self.seats_used()? }))
+    }
+
+    /// Forgets a user who was removed at this millisecond; the seat is released first.
+    fn forget_tombstone(
+        &mut self,
+        key: UserKey,
+        removed_at: i64,
+        now: Timestamp,
+    ) -> Result<Option<Released>, StoreError> {
         let released = self.release(key, ReleaseReason::Removed, now)?;
         self.forget(key)?;
-        self.tombstones.remove((removed_at.as_millisecond(), key.0))?;
-        Ok(Some(Forgotten { name, released, seats_used: self.seats_used()? }))
+        self.tombstones.remove((removed_at, key.0))?;
+        Ok(released)
     }
 
     pub(super) fn forget(&mut self, key: UserKey) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@ use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::names::NameLookup;
 use super::tables::{
     BRAKES, CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
-    NAMES, PASSWORDS, RECLAIMS, REFUSALS, SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
+    NAMES, PASSWORDS, REFUSALS, SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, reclaims,
 };
 use super::{Clash, Cookie, DirectoryRecord, Policy, StoreError, codec};
 use crate::domain::admission::View;
@@ -124,8 +124,7 @@ impl ReadView {
 
     /// The seats that were reclaimed in the last hour.
     pub fn reclaims(&self) -> Result<Window, StoreError> {
-        let bytes = self.brakes.get(RECLAIMS)?;
-        bytes.map(|bytes| codec::decode_window(bytes.value())).transpose().map(Option::unwrap_or_default)
+        reclaims(&self.brakes)
     }
 
     /// Those of the users who live.
