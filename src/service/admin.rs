@@ -42,10 +42,10 @@ pub enum AdminError {
     #[error("there is no user {0}")]
     NoSuchUser(String),
     /// More than one user is meant.
-    #[error("{0} may mean {1}: give the id")]
+    #[error("{0} may mean {1}: use the id")]
     Ambiguous(String, String),
     /// No one could log in to the seat.
-    #[error("{0} owns no login name, so that a seat would be of no use: see `seatkeeper explain`")]
+    #[error("{0} owns no login name and could not use a seat: see `seatkeeper explain`")]
     NoLoginName(String),
     /// A user who lives cannot be forgotten.
     #[error("{0} is not removed: only a user who is gone from the directory can be forgotten")]
@@ -305,7 +305,7 @@ impl Admin {
         })
     }
 
-    /// Forgets a user who is gone from the directory: the seat and the names are free at once.
+    /// Forgets a user who is gone from the directory: the seat and the names are free immediately.
     pub async fn forget(&self, name: &str) -> Result<SeatChange, AdminError> {
         let key = self.resolve(&self.0.store.view(), name).await?;
         let forgotten = self.0.store.forget(key, self.0.store.now()).await?;
@@ -318,7 +318,7 @@ impl Admin {
             None => "The user was forgotten.",
         };
         let user = forgotten.name.to_string();
-        info!(event = "user_forgotten", user, "{user} was forgotten before the grace period was over.");
+        info!(user, "{user} was forgotten before the grace period was over.");
         Ok(SeatChange {
             user,
             outcome: "forgotten".to_owned(),
@@ -332,16 +332,17 @@ impl Admin {
     pub async fn history(&self, user: Option<&str>, limit: usize) -> Result<Vec<HistoryLine>, AdminError> {
         let view = self.0.store.view();
         let Some(user) = user else { return history_lines(view.history(None)?.take(limit)) };
-        let name = self.parse(user)?;
-        match owner(&view, &name)? {
-            Some(key) => history_lines(view.history(Some(key))?.take(limit)),
-            None => {
+        match self.resolve(&view, user).await {
+            Ok(key) => history_lines(view.history(Some(key))?.take(limit)),
+            Err(AdminError::NoSuchUser(_) | AdminError::OnlyAdministrator(_)) => {
+                let name = self.parse(user)?;
                 // A user who is gone is only in the lines themselves.
                 let is_theirs =
                     |event: &Result<LedgerEvent, _>| event.as_ref().map_or(true, |event| event.name == name);
                 let lines = history_lines(view.history(None)?.filter(is_theirs).take(limit))?;
                 if lines.is_empty() { Err(AdminError::NoSuchUser(name.to_string())) } else { Ok(lines) }
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -425,12 +426,6 @@ fn directory_status(
         drift: progress.drift,
         configured,
     }
-}
-
-/// Who owns a name that an administrator gives: for logins, or else for mail.
-fn owner(view: &ReadView, name: &Name) -> Result<Option<UserKey>, StoreError> {
-    let owners = view.owners(name)?;
-    Ok(owners.login.or(owners.mail))
 }
 
 fn clashes(view: &ReadView) -> Result<Vec<ClashStatus>, StoreError> {
