@@ -268,6 +268,8 @@ fn a_disable_of_today_is_undone_without_the_brake() {
     // When they were disabled is on disk.
     daemon.kill9();
     daemon.restart();
+    // The start reads the file by itself.
+    daemon.wait_for("the first sync to end", |status| directory(status, "people")["state"] == "idle");
     daemon.write(LDIF, &people(0..20));
     let report = daemon.sync("people").unwrap();
     assert_eq!((&report["held"], &report["changed"]), (&Value::Null, &12.into()), "{report}");
