@@ -92,7 +92,7 @@ pub enum ClientCommand {
     /// The licence: show, install, activate and refresh it; or, for a vendor, issue and serve licences.
     #[command(subcommand)]
     License(LicenseArgs),
-    /// Say what time it is, where the clock is in doubt.
+    /// Confirm the time when the clock is in doubt.
     #[command(subcommand)]
     Clock(ClockCommand),
     /// Recount the store and check every invariant.
@@ -278,7 +278,7 @@ pub enum SeatsCommand {
     /// Take back the seats of those who do not use them.
     ///
     /// They may take one again with their next login, if one is free. Whoever stands in `[seats] protected`
-    /// keeps the seat. At a terminal the seats are shown and a confirmation is asked for. Where they are more than
+    /// keeps the seat. At a terminal the command lists the seats and asks for confirmation. If there are more than
     /// `[seats.brake]` allows within an hour, none is taken back.
     Reclaim {
         /// Nobody who logged in, or was given the seat, within this time: 180d, 12h.
@@ -287,7 +287,7 @@ pub enum SeatsCommand {
         /// Change nothing, and say whose seats would be taken back.
         #[arg(long)]
         dry_run: bool,
-        /// Do not ask first. Where standard input is not a terminal, nothing is asked.
+        /// Do not ask for confirmation. The command never asks if standard input is not a terminal.
         #[arg(long)]
         yes: bool,
     },

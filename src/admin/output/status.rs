@@ -39,7 +39,9 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
         page.push_str("\nNames that two users claim:\n");
     }
     for clash in &status.clashes {
-        let line = format!("{}: {} has it, {} is mapped without it", clash.name, clash.owner, clash.claimant);
+        // Nobody may have it, where other directories serve its domain.
+        let owner = if clash.owner.is_empty() { "no user" } else { &clash.owner };
+        let line = format!("{}: {owner} has it, {} is mapped without it", clash.name, clash.claimant);
         let _ = writeln!(page, "  {}", clean(&line));
     }
     if !status.listeners.is_empty() {
