@@ -23,6 +23,9 @@ pub(super) fn applied(directory: &str, applied: &Applied, is_first_map: bool) {
 fn upserted(directory: &str, upserted: &Upserted, is_first_map: bool) {
     let name = &upserted.name;
     upserted.clashes.iter().for_each(log_clash);
+    if let Some(from) = &upserted.moved_from {
+        info!(event = "seat_moved", directory, from, user = %name, "{name} is in {directory} now, and was in {from} before.");
+    }
     if upserted.is_person {
         match upserted.change {
             Change::Added if is_first_map => {

@@ -128,6 +128,9 @@ pub enum AccountRefusal {
     /// The internal administrator's address as an alias.
     #[error("{0} cannot be an alias: it is the internal administrator's address")]
     Administrator(Name),
+    /// Two users have the name.
+    #[error("{0} is the login name of one user and the address of another: use the account's main address")]
+    Ambiguous(Name),
     /// Nobody has the name.
     #[error("there is no user {0}")]
     Unknown(Name),

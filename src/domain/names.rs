@@ -4,7 +4,7 @@
 //! login a login name outranks a mail address, for mail it is the other way round. A name in a domain that directories
 //! serve belongs to their users and to the accounts made in that domain, whoever claimed it first.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use jiff::Timestamp;
 
@@ -144,8 +144,21 @@ impl NameRules {
             return true;
         }
         let kept = self.directories.iter().filter(|directory| before.position(&directory.name).is_some());
-        let is_addition = self.retired == before.retired && kept.eq(&before.directories);
+        // Before the first configuration nothing was decided by one.
+        let is_addition =
+            !before.directories.is_empty() && self.retired == before.retired && kept.eq(&before.directories);
         !is_addition || !self.directories_of(name.domain()).eq(before.directories_of(name.domain()))
+    }
+
+    /// Whether a directory is configured.
+    pub fn is_configured(&self, directory: &str) -> bool {
+        self.position(directory).is_some()
+    }
+
+    /// A directory that is configured, or was.
+    fn directory(&self, name: &str) -> Option<&DirectoryNames> {
+        let retired = || self.retired.iter().find(|directory| directory.name == name);
+        self.position(name).and_then(|at| self.directories.get(at)).or_else(retired)
     }
 
     fn position(&self, directory: &str) -> Option<usize> {
@@ -212,6 +225,14 @@ impl Claim {
         first.map(|since| (0, since)).or(second.map(|since| (1, since)))
     }
 
+    /// This claim of a user who is removed at `now`: what they do not own they claim only from then on, so that they do
+    /// not keep it from those who waited.
+    pub fn entombed(self, user: UserKey, owners: Owners, now: Timestamp) -> Claim {
+        let time =
+            |since: Option<Timestamp>, owner| since.map(|at| if owner == Some(user) { at } else { now });
+        Claim { login: time(self.login, owners.login), mail: time(self.mail, owners.mail) }
+    }
+
     /// This claim under `before`: what was claimed before keeps its time, what is new begins at `now`.
     pub fn continuing(self, before: Claim) -> Claim {
         let time = |new: Option<Timestamp>, old: Option<Timestamp>| new.map(|new| old.unwrap_or(new));
@@ -244,7 +265,7 @@ pub struct Claimant {
     pub home: Home,
     /// When the user was removed from the directory: set for a tombstone.
     pub removed_at: Option<Timestamp>,
-    /// All login names of the user.
+    /// All login names of the user; needed only where a tombstone is among the claimants.
     pub logins: Vec<Name>,
     /// The name is the main address.
     pub is_main: bool,
@@ -278,15 +299,24 @@ struct Candidate<'a> {
     is_served: bool,
 }
 
-/// Decides who owns `name` among all who claim it. `present` are the owners until now.
+impl Candidate<'_> {
+    fn is_living(&self) -> bool {
+        self.claimant.removed_at.is_none()
+    }
+}
+
+/// Decides who owns `name` among all who claim it. `present` are the owners until now, and deciding again with what was
+/// decided changes nothing.
 pub fn owners(name: &Name, claimants: &[Claimant], present: Owners, rules: &NameRules) -> Owners {
-    let candidates: Vec<Candidate<'_>> =
+    let mut candidates: Vec<Candidate<'_>> =
         claimants.iter().filter_map(|claimant| candidate(name, claimant, rules).ok()).collect();
-    let standing: Vec<&Candidate<'_>> =
-        candidates.iter().filter(|candidate| !gives_way(candidate, &candidates)).collect();
+    // In a domain that directories serve, their living users come before those of a directory that is not configured.
+    if candidates.iter().any(|it| it.is_living() && !it.is_retired && it.is_served) {
+        candidates.retain(|it| !(it.is_living() && it.is_retired));
+    }
     Owners {
-        login: best(&standing, Purpose::Login, present.login, rules),
-        mail: best(&standing, Purpose::Mail, present.mail, rules),
+        login: owner(&candidates, Purpose::Login, present.login, rules),
+        mail: owner(&candidates, Purpose::Mail, present.mail, rules),
     }
 }
 
@@ -300,8 +330,12 @@ pub fn withheld(name: &Name, claimant: &Claimant, owners: Owners, rules: &NameRu
     }
 }
 
-fn best(
-    candidates: &[&Candidate<'_>],
+/// The order of claims, the best first: by the role, then the present owner, then the time, the directory and the id.
+type Rank<'a> = (u8, bool, Timestamp, usize, &'a StableId);
+
+/// The best living claimant whom no tombstone keeps from the name; else the best tombstone.
+fn owner(
+    candidates: &[Candidate<'_>],
     purpose: Purpose,
     present: Option<UserKey>,
     rules: &NameRules,
@@ -310,17 +344,26 @@ fn best(
     let ranked = able.filter_map(|candidate| {
         let (role, since) = candidate.claim.rank(purpose)?;
         let Claimant { user, id, .. } = candidate.claimant;
-        Some(((role, present != Some(*user), since, candidate.order, id), *user))
+        let rank: Rank<'_> = (role, present != Some(*user), since, candidate.order, id);
+        Some((rank, candidate))
     });
-    ranked.min_by(|(left, _), (right, _)| left.cmp(right)).map(|(_, user)| user)
+    let (living, tombstones): (Vec<_>, Vec<_>) = ranked.partition(|(_, candidate)| candidate.is_living());
+    // Each by itself: a tombstone that gives way to one does not give way to those who waited.
+    let is_free = |(rank, candidate): &&(Rank<'_>, &Candidate<'_>)| {
+        present == Some(candidate.claimant.user)
+            || !tombstones.iter().any(|(better, tombstone)| better < rank && !gives_way(tombstone, candidate))
+    };
+    let free = living.iter().filter(is_free).min_by(|left, right| left.0.cmp(&right.0));
+    let best = free.or(tombstones.iter().min_by(|left, right| left.0.cmp(&right.0)));
+    best.map(|(_, candidate)| candidate.claimant.user)
 }
 
 /// Whether the claim is good for a purpose at all.
 fn serves(candidate: &Candidate<'_>, purpose: Purpose, rules: &NameRules) -> bool {
     match (&candidate.claimant.home, purpose, candidate.claim.mail) {
-        (Home::Directory(name), Purpose::Mail, None) => rules
-            .position(name)
-            .is_none_or(|at| rules.directories.get(at).is_none_or(|it| it.login_is_address)),
+        (Home::Directory(name), Purpose::Mail, None) => {
+            rules.directory(name).is_none_or(|directory| directory.login_is_address)
+        }
         _ => true,
     }
 }
@@ -345,26 +388,23 @@ fn candidate<'a>(name: &Name, claimant: &'a Claimant, rules: &NameRules) -> Resu
             }
             (usize::MAX, false)
         }
-        Home::Directory(directory) => match rules.position(directory) {
-            Some(at) if serving.contains(&at) => (at, false),
-            Some(_) if !serving.is_empty() => return Err(Withheld::ServedElsewhere),
-            Some(at) => {
-                if rules.directories.get(at).is_some_and(|it| !it.foreign_names) {
-                    claim.mail = None;
-                }
-                (at, false)
+        Home::Directory(directory) => {
+            let known = rules.directory(directory);
+            let position = rules.position(directory);
+            let served_before =
+                |it: &DirectoryNames| it.domains.iter().any(|it| it.as_str() == name.domain());
+            let is_ours = match position {
+                Some(at) => serving.contains(&at),
+                None => known.is_some_and(served_before),
+            };
+            if !serving.is_empty() && !is_ours {
+                return Err(Withheld::ServedElsewhere);
             }
-            None if serving.is_empty() => (usize::MAX, true),
-            None => {
-                let served = |it: &&DirectoryNames| it.name == *directory;
-                let retired = rules.retired.iter().find(served);
-                let is_served = |domain: &Domain| domain.as_str() == name.domain();
-                if !retired.is_some_and(|it| it.domains.iter().any(is_served)) {
-                    return Err(Withheld::ServedElsewhere);
-                }
-                (usize::MAX, true)
+            if !is_ours && known.is_some_and(|it| !it.foreign_names) {
+                claim.mail = None;
             }
-        },
+            (position.unwrap_or(usize::MAX), position.is_none())
+        }
     };
     if claim.is_empty() {
         return Err(Withheld::Foreign);
@@ -380,19 +420,13 @@ fn is_administrator(claimant: &Claimant, claim: Claim, administrator: &Administr
     }
 }
 
-/// Whether a tombstone, or a user of a directory that is not configured any more, gives the name to one of the others.
-fn gives_way(candidate: &Candidate<'_>, all: &[Candidate<'_>]) -> bool {
-    let mut living = all.iter().filter(|other| other.claimant.removed_at.is_none());
-    let Some(removed_at) = candidate.claimant.removed_at else {
-        return candidate.is_retired && candidate.is_served && living.any(|other| !other.is_retired);
-    };
-    let logins: BTreeSet<&Name> = candidate.claimant.logins.iter().collect();
-    living.any(|living| {
-        let is_neighbour = living.claimant.home == candidate.claimant.home;
-        let has_login = living.claimant.logins.iter().any(|login| logins.contains(login));
-        let came_later = living.claimant.claim.since().is_some_and(|since| since > removed_at);
-        candidate.is_retired || is_neighbour && (has_login || came_later)
-    })
+/// Whether a tombstone gives the name to this living claimant.
+fn gives_way(tombstone: &Candidate<'_>, living: &Candidate<'_>) -> bool {
+    let (gone, heir) = (tombstone.claimant, living.claimant);
+    let is_neighbour = heir.home == gone.home;
+    let has_login = heir.logins.iter().any(|login| gone.logins.contains(login));
+    let came_later = heir.claim.since() > gone.removed_at;
+    tombstone.is_retired || is_neighbour && (has_login || came_later)
 }
 
 #[cfg(test)]

@@ -13,12 +13,8 @@ impl Admin {
     /// name has two owners, or one id stands in two directories, nobody is guessed.
     pub(super) async fn resolve(&self, view: &Arc<ReadView>, text: &str) -> Result<UserKey, AdminError> {
         let name = self.parse(text);
-        if let Ok(name) = &name
-            && let Some(key) = by_name(view, name)?
-        {
-            return Ok(key);
-        }
-        let found = match unhex(text).and_then(|bytes| StableId::new(&bytes)) {
+        let by_name = name.as_ref().ok().map(|name| by_name(view, name)).transpose()?.flatten();
+        let mut found = match unhex(text).and_then(|bytes| StableId::new(&bytes)) {
             Some(id) => view.find_by_id(&id)?,
             None if text.contains('=') => {
                 let (view, dn) = (Arc::clone(view), text.trim().to_owned());
@@ -27,6 +23,8 @@ impl Admin {
             }
             None => Vec::new(),
         };
+        // A user may have a name that looks like the id or the DN of another.
+        found.extend(by_name.filter(|key| !found.contains(key)));
         match (found.as_slice(), name) {
             ([key], _) => Ok(*key),
             ([], Ok(name)) if view.name_rules().is_administrator(&name) => {
@@ -45,7 +43,7 @@ fn by_name(view: &ReadView, name: &Name) -> Result<Option<UserKey>, AdminError> 
         (Some(login), Some(mail)) if login != mail => Err(ambiguous(view, name.as_str(), &[login, mail])?),
         (Some(key), _) | (None, Some(key)) => Ok(Some(key)),
         // A name that was withheld from the only user who has it still means that user.
-        (None, None) => Ok(match view.claimants(name)?.as_slice() {
+        (None, None) => Ok(match view.users_claiming(name)?.as_slice() {
             [only] => Some(*only),
             _ => None,
         }),

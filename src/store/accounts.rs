@@ -131,8 +131,10 @@ impl Transaction<'_> {
     }
 
     fn own_account(&self, name: &Name) -> Result<Result<Account, AccountRefusal>, StoreError> {
-        let Some((key, user)) = self.account_or_owner(name)? else {
-            return Ok(Err(AccountRefusal::Unknown(name.clone())));
+        let (key, user) = match self.account_or_owner(name)? {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(Err(AccountRefusal::Unknown(name.clone()))),
+            Err(refusal) => return Ok(Err(refusal)),
         };
         let record = self.directories().get(&user.directory).ok_or(StoreError::Corrupt("directories"))?;
         let origin = record.origin();
@@ -144,20 +146,26 @@ impl Transaction<'_> {
         Ok(Ok(Account { key, user, name, origin }))
     }
 
-    /// The account that claims a name, whether it owns it or not; else the user who owns it.
-    fn account_or_owner(&self, name: &Name) -> Result<Option<(UserKey, User)>, StoreError> {
-        let mut found = None;
-        let owners = self.owners_of(name)?;
-        let claims = self.all_claims(name)?.into_iter().map(|(key, _)| key);
-        for key in [owners.login, owners.mail].into_iter().flatten().chain(claims) {
+    /// The account with this main address, whether it owns the address or not; else the user who owns the name.
+    fn account_or_owner(
+        &self,
+        name: &Name,
+    ) -> Result<Result<Option<(UserKey, User)>, AccountRefusal>, StoreError> {
+        for (key, _) in self.all_claims(name)? {
             let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
-            if self.origin(&user) != Origin::Mapped {
-                return Ok(Some((key, user)));
+            if self.origin(&user) != Origin::Mapped && user.mapped.addresses.first() == Some(name) {
+                return Ok(Ok(Some((key, user))));
             }
-            let is_owner = owners.login == Some(key) || owners.mail == Some(key);
-            found = found.or(is_owner.then_some((key, user)));
         }
-        Ok(found)
+        let owners = self.owners_of(name)?;
+        let key = match (owners.login, owners.mail) {
+            (Some(login), Some(mail)) if login != mail => {
+                return Ok(Err(AccountRefusal::Ambiguous(name.clone())));
+            }
+            (login, mail) => login.or(mail),
+        };
+        let user = key.map(|key| self.user(key)).transpose()?.flatten();
+        Ok(Ok(key.zip(user)))
     }
 
     /// Whether a local account of this address is the internal administrator.

@@ -239,6 +239,16 @@ pub(super) fn decode_user_head(bytes: &[u8]) -> Result<UserHead, StoreError> {
     user_head(&mut Decoder::new(bytes, "users")?)
 }
 
+/// The head, the stable id and the main address: what a decision about a name needs, before all the other names.
+pub(super) fn decode_user_identity(bytes: &[u8]) -> Result<(UserHead, StableId, Option<Name>), StoreError> {
+    let mut decoder = Decoder::new(bytes, "users")?;
+    let head = user_head(&mut decoder)?;
+    decoder.time()?;
+    let id = StableId::new(decoder.bytes()?).ok_or(corrupt("users"))?;
+    let main = if decoder.number()? > 0 { Some(Name::from_stored(decoder.text()?)) } else { None };
+    Ok((head, id, main))
+}
+
 pub(super) fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
     let mut decoder = Decoder::new(bytes, "users")?;
     let UserHead { directory, kind, enabled, has_disabled_at, removed_at } = user_head(&mut decoder)?;

@@ -12,6 +12,7 @@ pub mod issuer;
 mod license;
 mod migrate;
 mod names;
+mod relocate;
 mod settle;
 mod tables;
 mod transaction;
@@ -237,6 +238,8 @@ pub struct Upserted {
     pub toll: Option<Toll>,
     /// A person, now or before.
     pub is_person: bool,
+    /// The directory that the user was in until now, where that was another one.
+    pub moved_from: Option<String>,
     /// The seat lost, because the user is disabled or no person any more.
     pub released: Option<Released>,
     /// Names that somebody else has.

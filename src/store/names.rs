@@ -1,6 +1,7 @@
 //! Who owns a name, kept in tables: [`crate::domain::names`] decides, here its decision is made again whenever a claim,
 //! a claimant or the configuration changes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -15,13 +16,25 @@ use crate::domain::names::{
     Administrator, Claim, Claimant, DirectoryNames, Home, NameRules, Owners, Withheld, claims_of, owners,
     withheld,
 };
-use crate::domain::user::{Origin, User, UserKey};
+use crate::domain::user::{DirectoryId, Origin, User, UserKey};
 
 /// Key of the rules in [`super::tables::SETTINGS`].
 const RULES: &str = "name_rules";
 
 /// Names read between two changes while all of them are decided again: some 200 kB.
 const NAMES_AT_A_TIME: usize = 4096;
+
+/// Losers of a change of the rules who are named in the log; the others are counted.
+const LOSERS_SHOWN: usize = 20;
+
+/// What a change of the rules took away.
+#[derive(Default)]
+pub(super) struct Adopted {
+    /// The first of those who lost a name, and all who claim the internal administrator's.
+    pub(super) clashes: Vec<Clash>,
+    /// How often a user lost a name.
+    pub(super) lost: u64,
+}
 
 /// What is kept of a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,8 +98,26 @@ impl Transaction<'_> {
         news.into_iter().filter_map(|name| self.clash(name, key).transpose()).collect()
     }
 
-    /// Decides anew about every name of a user who became a tombstone.
-    pub(super) fn reconsider_names(&mut self, user: &User) -> Result<(), StoreError> {
+    /// Decides anew about every name of a user who became a tombstone. What they only waited for they claim from now on.
+    pub(super) fn entomb_claims(
+        &mut self,
+        key: UserKey,
+        user: &User,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for name in user.mapped.names() {
+            let before = self.claim_of(key, name)?;
+            let claim = before.entombed(key, self.owners_of(name)?, now);
+            if claim != before && matches!(self.name_record(name)?, Some(NameRecord::Contested(_))) {
+                self.put_claim(key, name, claim)?;
+            }
+            self.decide_owners(name)?;
+        }
+        Ok(())
+    }
+
+    /// Decides anew about every name of a user who is in another directory now.
+    pub(super) fn decide_names(&mut self, user: &User) -> Result<(), StoreError> {
         user.mapped.names().try_for_each(|name| self.decide_owners(name))
     }
 
@@ -96,15 +127,12 @@ impl Transaction<'_> {
     }
 
     /// Puts the rules of the configuration in force, and decides anew about the names that they may concern. Returns
-    /// who claims the internal administrator's name in vain, where that is new.
-    pub(super) fn adopt_rules(
-        &mut self,
-        wanted: &NameRules,
-        beat: &dyn Fn(),
-    ) -> Result<Vec<Clash>, StoreError> {
+    /// what they take away.
+    pub(super) fn adopt_rules(&mut self, wanted: &NameRules, beat: &dyn Fn()) -> Result<Adopted, StoreError> {
+        let mut adopted = Adopted::default();
         // Each transaction asks.
         if self.rules.is_configured_as(wanted) {
-            return Ok(Vec::new());
+            return Ok(adopted);
         }
         let rules = Arc::new(wanted.retiring(&self.rules));
         let before = std::mem::replace(&mut self.rules, rules);
@@ -117,17 +145,40 @@ impl Transaction<'_> {
             let names = self.names_after(last.as_deref())?;
             let Some(end) = names.last() else { break };
             last = Some(end.as_str().to_owned());
-            for name in &names {
-                if self.rules.may_change(&before, name) {
-                    self.decide_owners(name)?;
-                }
+            for name in names.iter().filter(|name| self.rules.may_change(&before, name)).collect::<Vec<_>>() {
+                let owners = self.owners_of(name)?;
+                self.decide_owners(name)?;
+                self.note_losers(name, owners, &mut adopted)?;
             }
         }
-        if self.rules.administrator() == before.administrator() {
-            return Ok(Vec::new());
+        if self.rules.administrator() != before.administrator()
+            && let Some(name) = self.rules.administrator().map(|it| it.name.clone())
+        {
+            for key in self.all_claims(&name)?.into_iter().map(|(key, _)| key) {
+                adopted.clashes.extend(self.clash(&name, key)?);
+            }
         }
-        let administrator = self.rules.administrator().map(|it| it.name.clone());
-        administrator.map_or(Ok(Vec::new()), |name| self.clashes_of(&name))
+        Ok(adopted)
+    }
+
+    /// Who owned a name and does not any more.
+    fn note_losers(&self, name: &Name, before: Owners, adopted: &mut Adopted) -> Result<(), StoreError> {
+        let after = self.owners_of(name)?;
+        let lost = [(before.login, after.login), (before.mail, after.mail)];
+        let mut losers: Vec<UserKey> = lost
+            .into_iter()
+            .filter(|(before, after)| before != after)
+            .filter_map(|(before, _)| before)
+            .collect();
+        losers.dedup();
+        adopted.lost += losers.len() as u64;
+        let is_administrators = self.rules.is_administrator(name);
+        for key in losers.into_iter().filter(|_| !is_administrators) {
+            if adopted.clashes.len() < LOSERS_SHOWN {
+                adopted.clashes.extend(self.clash(name, key)?);
+            }
+        }
+        Ok(())
     }
 
     fn names_after(&self, last: Option<&str>) -> Result<Vec<Name>, StoreError> {
@@ -157,10 +208,28 @@ impl Transaction<'_> {
                 let present = if other == claim { Owners::default() } else { owners };
                 self.decide_with(key, name, claim, present)?
             }
-            Some(NameRecord::Contested(owners)) => self.decide_with(key, name, claim, owners)?,
+            Some(NameRecord::Contested(owners)) => {
+                if before.is_empty() && self.loses(key, name, claim, owners)? {
+                    self.put_claim(key, name, claim)?;
+                    return Ok(true);
+                }
+                self.decide_with(key, name, claim, owners)?
+            }
         };
         self.put_record(name, record)?;
         Ok(true)
+    }
+
+    /// Whether a new claim changes nothing, since it loses against the owners alone: a name that is on every entry must
+    /// not be decided among all of them each time.
+    fn loses(&self, key: UserKey, name: &Name, claim: Claim, present: Owners) -> Result<bool, StoreError> {
+        let mut claims = vec![(key, claim)];
+        for owner in [present.login, present.mail].into_iter().flatten() {
+            if claims.iter().all(|(known, _)| *known != owner) {
+                claims.push((owner, self.claim_of(owner, name)?));
+            }
+        }
+        Ok(owners(name, &self.claimants(name, &claims)?, present, &self.rules) == present)
     }
 
     /// Decides about a name that others claim too, with their claims in rows.
@@ -195,11 +264,7 @@ impl Transaction<'_> {
         claims: &[(UserKey, Claim)],
         present: Owners,
     ) -> Result<Option<NameRecord>, StoreError> {
-        let claimants: Vec<Claimant> = claims
-            .iter()
-            .filter(|(_, claim)| !claim.is_empty())
-            .map(|(user, claim)| self.claimant(name, *user, *claim))
-            .collect::<Result<_, StoreError>>()?;
+        let claimants = self.claimants(name, claims)?;
         let owners = owners(name, &claimants, present, &self.rules);
         Ok(match claimants.as_slice() {
             [] => None,
@@ -226,12 +291,6 @@ impl Transaction<'_> {
         }
         self.is_dirty = true;
         Ok(())
-    }
-
-    /// Who claims this name without owning it, each with the reason.
-    fn clashes_of(&self, name: &Name) -> Result<Vec<Clash>, StoreError> {
-        let keys: Vec<UserKey> = self.all_claims(name)?.into_iter().map(|(key, _)| key).collect();
-        keys.into_iter().filter_map(|key| self.clash(name, key).transpose()).collect()
     }
 }
 
@@ -273,17 +332,33 @@ pub(super) trait NameLookup: Lookup {
         }
     }
 
-    /// A claimant with all that the decision needs to know.
+    /// The claimants with all that the decision needs to know.
+    fn claimants(&self, name: &Name, claims: &[(UserKey, Claim)]) -> Result<Vec<Claimant>, StoreError> {
+        let claims = claims.iter().filter(|(_, claim)| !claim.is_empty());
+        let mut claimants: Vec<Claimant> =
+            claims.map(|(key, claim)| self.claimant(name, *key, *claim)).collect::<Result<_, _>>()?;
+        // An entry may have a thousand names, which are read only where they matter.
+        if claimants.iter().any(|claimant| claimant.removed_at.is_some()) {
+            for claimant in &mut claimants {
+                let user = self.user(claimant.user)?.ok_or(StoreError::Corrupt("users"))?;
+                claimant.logins = user.mapped.logins;
+            }
+        }
+        Ok(claimants)
+    }
+
+    /// One of them, without the login names.
     fn claimant(&self, name: &Name, key: UserKey, claim: Claim) -> Result<Claimant, StoreError> {
-        let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
-        let record = self.directories().get(&user.directory).ok_or(StoreError::Corrupt("directories"))?;
+        let bytes = self.users().get(key.0)?.ok_or(StoreError::Corrupt("users"))?;
+        let (head, id, main) = codec::decode_user_identity(bytes.value())?;
+        let record = self.directories().get(&head.directory).ok_or(StoreError::Corrupt("directories"))?;
         Ok(Claimant {
             user: key,
             home: home(record),
-            removed_at: user.removed_at,
-            is_main: user.mapped.addresses.first() == Some(name),
-            logins: user.mapped.logins,
-            id: user.mapped.id,
+            removed_at: head.removed_at,
+            is_main: main.as_ref() == Some(name),
+            logins: Vec::new(),
+            id,
             claim,
         })
     }
@@ -345,6 +420,7 @@ pub(super) fn from_format_3(txn: &WriteTransaction) -> Result<(), StoreError> {
     {
         let (owners, waiting) = (txn.open_table(OWNERS_3)?, txn.open_table(CLAIMS_3)?);
         let mut transaction = Transaction::open(txn, Arc::new(NameRules::default()))?;
+        transaction.guess_rules(&keys)?;
         for key in keys {
             transaction.claim_as_before(UserKey(key), &owners, &waiting)?;
         }
@@ -356,6 +432,38 @@ pub(super) fn from_format_3(txn: &WriteTransaction) -> Result<(), StoreError> {
 }
 
 impl Transaction<'_> {
+    /// Format 3 did not keep which domain a directory served: most login names of its users are in it. It matters for
+    /// directories that are not configured any more.
+    fn guess_rules(&mut self, keys: &[u64]) -> Result<(), StoreError> {
+        let mut logins: HashMap<(DirectoryId, String), u64> = HashMap::new();
+        for key in keys {
+            let Some(user) = self.user(UserKey(*key))? else { continue };
+            if let Some(login) = user.mapped.logins.first() {
+                *logins.entry((user.directory, login.domain().to_owned())).or_default() += 1;
+            }
+        }
+        let served = self.directories().iter().filter(|(_, record)| record.origin() == Origin::Mapped).map(
+            |(id, record)| {
+                let of_it = logins.iter().filter(|((directory, _), _)| directory == id);
+                let most = of_it.max_by_key(|((_, domain), count)| (**count, domain));
+                DirectoryNames {
+                    name: record.name.clone(),
+                    domains: most
+                        .and_then(|((_, domain), _)| Domain::parse(domain).ok())
+                        .into_iter()
+                        .collect(),
+                    foreign_names: true,
+                    login_is_address: true,
+                }
+            },
+        );
+        let before = NameRules::new(served.collect(), None);
+        self.rules = Arc::new(NameRules::default().retiring(&before));
+        let bytes = encode_rules(&self.rules);
+        self.settings.insert(RULES, bytes.as_slice())?;
+        Ok(())
+    }
+
     /// Whoever waited claims a name since they began to, all others since they were mapped. An owner stays the owner.
     fn claim_as_before(
         &mut self,

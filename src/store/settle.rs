@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use tracing::{debug, error, info, warn};
 
+use super::names::Adopted;
 use super::tables::{Lookup, RECLAIMS, reclaims};
 use super::transaction::Transaction;
 use super::{Clash, Policy, Released, StoreError, codec};
@@ -16,7 +17,7 @@ use crate::domain::user::UserKey;
 pub(super) struct Settled {
     released: Option<Released>,
     low: Option<SeatCount>,
-    clashes: Vec<Clash>,
+    adopted: Adopted,
 }
 
 impl Settled {
@@ -25,7 +26,14 @@ impl Settled {
         if let Some(released) = &self.released {
             log_release(released);
         }
-        self.clashes.iter().for_each(log_clash);
+        self.adopted.clashes.iter().for_each(log_clash);
+        if self.adopted.lost > 0 {
+            let lost = self.adopted.lost;
+            warn!(
+                lost,
+                "The configuration took {lost} names from their owners: `seatkeeper explain USER` shows why."
+            );
+        }
         if let Some(SeatCount { used, limit }) = self.low {
             let free = SeatCount { used, limit }.free();
             warn!(
@@ -82,10 +90,10 @@ impl Transaction<'_> {
     pub(super) fn settle(
         &mut self,
         policy: &Policy,
-        clashes: Vec<Clash>,
+        adopted: Adopted,
         now: Timestamp,
     ) -> Result<Settled, StoreError> {
-        let mut settled = Settled { clashes, ..Settled::default() };
+        let mut settled = Settled { adopted, ..Settled::default() };
         if let Some(key) = self.administrator_key()? {
             settled.released = self.release(key, ReleaseReason::Exempt, now)?;
         }

@@ -237,6 +237,61 @@ fn a_changed_configuration_changes_owners() {
     });
 }
 
+/// The same stable id in another directory is the same person, once the old entry is gone or its directory is.
+#[test]
+fn a_user_comes_along_to_another_directory() {
+    with_store(1, async |store, old| {
+        let configure = |names| store.change_policy(|policy| policy.names = names);
+        let other = |id, names: &[&str]| mapped(id, names);
+        configure(rules(&[("demo", &["x.org"]), ("new", &["y.org"])]));
+        let new = store.directory("new").await.unwrap();
+        let user = upsert(store, old, mapped(1, &["a@x.org"]), 0).await;
+        assert_eq!(login(store, "a@x.org").await, "granted");
+
+        // While both live they are two people.
+        let twin = upsert(store, new, other(1, &["a@y.org"]), 1).await;
+        assert_eq!((twin.moved_from, login(store, "a@y.org").await), (None, "exhausted"));
+        entomb(store, new, twin.key, 2).await;
+        store.purge(at(2), at(2), 10).await.unwrap();
+
+        // The block was renamed, and serves the same domain.
+        configure(rules(&[("new", &["x.org"])]));
+        store.ping().await.unwrap();
+        assert_eq!(login(store, "a@x.org").await, "held");
+        let moved = upsert(store, new, other(1, &["a@x.org", "b@x.org"]), 3).await;
+        assert_eq!((moved.key, moved.moved_from.as_deref()), (user.key, Some("demo")));
+        assert_eq!((login(store, "a@x.org").await, login(store, "b@x.org").await), ("held", "held"));
+        assert_eq!(store.view().history(Some(user.key)).unwrap().count(), 1);
+        assert_eq!(store.view().verify().unwrap(), []);
+
+        // A tombstone moves out of a directory that is configured, too.
+        configure(rules(&[("new", &["x.org"]), ("demo", &["y.org"])]));
+        entomb(store, new, user.key, 4).await;
+        let back = upsert(store, old, mapped(1, &["a@y.org"]), 5).await;
+        assert_eq!((back.key, back.moved_from.as_deref()), (user.key, Some("new")));
+        assert_eq!(login(store, "a@y.org").await, "held");
+    });
+}
+
+/// A name that is on every entry is not decided among all of them for each.
+#[test]
+fn a_name_of_everybody_belongs_to_the_first_and_to_the_next_after_them() {
+    with_store(1, async |store, directory| {
+        let mut users = Vec::new();
+        for number in 0..50 {
+            users.push(upsert(store, directory, mapped(number, &["all@x.org"]), number.into()).await.key);
+        }
+        let owner = || store.view().find(&name("all@x.org"), Purpose::Mail).unwrap();
+        assert_eq!(owner(), Some(users[0]));
+        upsert(store, directory, mapped(0, &["own@x.org"]), 60).await;
+        assert_eq!(owner(), Some(users[1]));
+        // Who was removed while waiting comes behind those who still wait.
+        entomb(store, directory, users[2], 61).await;
+        upsert(store, directory, mapped(1, &["one@x.org"]), 62).await;
+        assert_eq!(owner(), Some(users[3]));
+    });
+}
+
 /// A file that the program before this one wrote: see tests/data/README.md.
 #[test]
 fn a_store_of_format_3_is_brought_up_to_date() {
@@ -332,7 +387,7 @@ fn a_directory_has_a_cap_inside_the_licence() {
         upsert(store, directory, mapped(1, &["a@x.org"]), 0).await;
         upsert(store, directory, mapped(2, &["b@x.org"]), 0).await;
         let other = store.directory("other").await.unwrap();
-        upsert(store, other, mapped(1, &["c@y.org"]), 0).await;
+        upsert(store, other, mapped(3, &["c@y.org"]), 0).await;
         assert_eq!(login(store, "a@x.org").await, "granted");
         assert_eq!(login(store, "b@x.org").await, "domain_exhausted");
         assert_eq!(login(store, "c@y.org").await, "granted");

@@ -31,8 +31,8 @@ use crate::domain::user::{Census, DirectoryId, Kind, Mapped, User, UserKey};
 pub(super) struct Transaction<'t> {
     meta: Table<'t, &'static str, u64>,
     directory_records: Table<'t, &'static str, &'static [u8]>,
-    users: Table<'t, u64, &'static [u8]>,
-    ids: Table<'t, (u32, &'static [u8]), u64>,
+    pub(super) users: Table<'t, u64, &'static [u8]>,
+    pub(super) ids: Table<'t, (u32, &'static [u8]), u64>,
     pub(super) names: Table<'t, &'static str, &'static [u8]>,
     pub(super) claims: Table<'t, (&'static str, u64), &'static [u8]>,
     pub(super) settings: Table<'t, &'static str, &'static [u8]>,
@@ -184,7 +184,7 @@ impl<'t> Transaction<'t> {
         Ok(())
     }
 
-    fn count(&mut self, directory: DirectoryId, change: impl FnOnce(&mut Census)) {
+    pub(super) fn count(&mut self, directory: DirectoryId, change: impl FnOnce(&mut Census)) {
         if let Some(record) = self.directories.get_mut(&directory) {
             change(&mut record.census);
             self.changed_directories.insert(directory);
@@ -226,7 +226,11 @@ impl<'t> Transaction<'t> {
         mapped: Mapped,
         at: Timestamp,
     ) -> Result<Upserted, StoreError> {
-        let (key, old) = match self.key_by_id(directory, &mapped.id)? {
+        let (known, moved_from) = match self.key_by_id(directory, &mapped.id)? {
+            None => self.relocate(directory, &mapped.id)?.unzip(),
+            known => (known, None),
+        };
+        let (key, old) = match known {
             Some(key) => (key, self.user(key)?),
             None => {
                 let key = UserKey(self.next_user);
@@ -242,7 +246,7 @@ impl<'t> Transaction<'t> {
         if change == Change::Unchanged {
             let name = Name::from_stored(mapped.primary());
             let (toll, released, clashes) = (None, None, Vec::new());
-            return Ok(Upserted { key, name, change, toll, is_person, released, clashes });
+            return Ok(Upserted { key, name, change, toll, is_person, moved_from, released, clashes });
         }
         let toll = old.as_ref().and_then(|old| toll(old, &mapped, at));
         let since = old.as_ref().map_or(at, |old| old.since);
@@ -264,7 +268,7 @@ impl<'t> Transaction<'t> {
             Change::Added if clashes.is_empty() => (None, Name::from_stored(user.mapped.primary())),
             _ => (self.release_inactive(key, &user.mapped, at)?, self.shown_name(key, &user)?),
         };
-        Ok(Upserted { key, name, change, toll, is_person, released, clashes })
+        Ok(Upserted { key, name, change, toll, is_person, moved_from, released, clashes })
     }
 
     /// Takes the seat back from somebody who is no enabled person any more.
@@ -295,7 +299,7 @@ impl<'t> Transaction<'t> {
             census.count(&old, false);
             census.count(&tombstone, true);
         });
-        self.reconsider_names(&tombstone)?;
+        self.entomb_claims(key, &tombstone, at)?;
         let keeps_seat = self.seat(key)?.is_some();
         Ok(Some(Entombed { name: shown, kind: old.mapped.kind, keeps_seat }))
     }

@@ -82,16 +82,14 @@ impl ReadView {
             let claims = self.all_claims(&name)?;
             let is_alone = matches!(record, NameRecord::Sole { .. });
             findings.check(is_alone || claims.len() > 1, || format!("{name} is not contested"));
-            let mut claimants = Vec::new();
+            let mut theirs = Vec::new();
             for (key, claim) in claims {
                 let is_theirs =
                     self.user(key)?.is_some_and(|user| user.mapped.names().any(|had| *had == name));
                 findings.check(is_theirs, || format!("{name}: user {} does not have this name", key.0));
-                if is_theirs {
-                    claimants.push(self.claimant(&name, key, claim)?);
-                }
+                theirs.extend(is_theirs.then_some((key, claim)));
             }
-            let decided = owners(&name, &claimants, record.owners(), &self.rules);
+            let decided = owners(&name, &self.claimants(&name, &theirs)?, record.owners(), &self.rules);
             findings.check(decided == record.owners(), || {
                 format!("{name} belongs to {decided:?}, but is kept as {:?}", record.owners())
             });

@@ -214,7 +214,7 @@ impl ReadView {
     }
 
     /// Who claims this name, whether they own it or not.
-    pub fn claimants(&self, name: &Name) -> Result<Vec<UserKey>, StoreError> {
+    pub fn users_claiming(&self, name: &Name) -> Result<Vec<UserKey>, StoreError> {
         Ok(self.all_claims(name)?.into_iter().map(|(key, _)| key).collect())
     }
 

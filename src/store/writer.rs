@@ -13,12 +13,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::brake::{conclude, keep};
 use super::clock;
+use super::names::Adopted;
 use super::settle::Settled;
 use super::transaction::Transaction;
 use super::view::ReadView;
 use super::{
-    AccountChanged, Admitted, Applied, Changes, Clash, Entombed, Forgotten, Import, Imported, LicenseRecord,
-    Policy, Released, Shared, StoreError, Upserted,
+    AccountChanged, Admitted, Applied, Changes, Entombed, Forgotten, Import, Imported, LicenseRecord, Policy,
+    Released, Shared, StoreError, Upserted,
 };
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::Request;
@@ -135,14 +136,14 @@ pub(super) fn run(
 fn commit(db: &Database, shared: &Shared, batch: Vec<Command>) -> Result<(), StoreError> {
     let (policy, now) = (shared.policy(), shared.clock.now());
     let txn = begin(db)?;
-    let (mut transaction, clashes) = open(&txn, shared, &policy)?;
+    let (mut transaction, adopted) = open(&txn, shared, &policy)?;
     let mut answers = Vec::with_capacity(batch.len());
     for command in batch {
         if let Some(answer) = apply(command, &mut transaction, &policy, now)? {
             answers.push(answer);
         }
     }
-    let settled = transaction.settle(&policy, clashes, now)?;
+    let settled = transaction.settle(&policy, adopted, now)?;
     let rules = Arc::clone(&transaction.rules);
     let is_changed = transaction.finish()?;
     finish(db, shared, txn, is_changed.then_some(rules), &settled)?;
@@ -186,13 +187,13 @@ fn open<'t>(
     txn: &'t WriteTransaction,
     shared: &Shared,
     policy: &Policy,
-) -> Result<(Transaction<'t>, Vec<Clash>), StoreError> {
+) -> Result<(Transaction<'t>, Adopted), StoreError> {
     let mut transaction = Transaction::open(txn, Arc::clone(&shared.view().rules))?;
     let beat = || {
         shared.beats.fetch_add(1, Ordering::Relaxed);
     };
-    let clashes = transaction.adopt_rules(&policy.names, &beat)?;
-    Ok((transaction, clashes))
+    let adopted = transaction.adopt_rules(&policy.names, &beat)?;
+    Ok((transaction, adopted))
 }
 
 fn apply(
@@ -249,13 +250,13 @@ fn run_import(
 ) -> Result<Result<Imported, String>, StoreError> {
     let policy = shared.policy();
     let txn = begin(db)?;
-    let (mut transaction, clashes) = open(&txn, shared, &policy)?;
+    let (mut transaction, adopted) = open(&txn, shared, &policy)?;
     let beat = || {
         shared.beats.fetch_add(1, Ordering::Relaxed);
     };
     let imported = transaction.import(import, &policy, &beat)?;
     if imported.as_ref().is_ok_and(|imported| imported.applied) {
-        let settled = transaction.settle(&policy, clashes, shared.clock.now())?;
+        let settled = transaction.settle(&policy, adopted, shared.clock.now())?;
         let rules = Arc::clone(&transaction.rules);
         let is_changed = transaction.finish()?;
         finish(db, shared, txn, is_changed.then_some(rules), &settled)?;

@@ -212,6 +212,14 @@ fn a_removed_user_can_be_forgotten() {
     let users: Value = serde_json::from_str(&run(&["--json", "users"]).1).unwrap();
     let listed = &users["users"][0];
     assert_eq!((&listed["id"], &listed["dn"]), (&json!(entry_uuid(0)), &json!(format!("uid=u0,{PEOPLE}"))));
+    // Nor does a name that looks like the id of another.
+    let posing = person(2).replace("mail: u2@", &format!("mail: {}\nmail: u2@", entry_uuid(0)));
+    daemon.write(LDIF, &(alias.clone() + &posing));
+    daemon.sync("people").unwrap();
+    let (code, said) = run(&["users", "forget", &entry_uuid(0)]);
+    assert!(code == Some(1) && said.contains("may mean"), "{said}");
+    daemon.write(LDIF, &(alias + &person(2)));
+    daemon.sync("people").unwrap();
     let (code, said) = run(&["users", "forget", &entry_uuid(0)]);
     assert!(code == Some(0) && said.contains("The user was forgotten and the seat released."), "{said}");
     daemon.expect("u1", "granted");
@@ -253,5 +261,45 @@ fn a_new_entry_with_the_login_name_has_all_names_of_the_old() {
         assert_eq!(explained["id"], entry_uuid(77), "{explained}");
         assert_eq!(explained["seat"], Value::Null);
     }
+    daemon.verify();
+}
+
+/// A block under another name maps the same people: who held a seat before the reload holds it after it.
+#[test]
+fn a_block_that_is_renamed_keeps_its_seats() {
+    let mut settings = Settings::ldif(2, &people(0..3));
+    let mut daemon = Daemon::start(settings.clone());
+    daemon.expect("u0", "granted");
+    daemon.expect("u1", "granted");
+    settings.tables = settings.tables.replace("\"people\"", "\"staff\"");
+    daemon.configure(&settings);
+    daemon.reload().unwrap();
+    daemon.sync("staff").unwrap();
+    let line = daemon.wait_for_log(&["event=seat_moved", "directory=staff", "u0@example.org"]);
+    assert!(line.contains("was in people before"), "{line}");
+    for user in ["u0", "u1"] {
+        daemon.expect(user, "held");
+        assert_eq!(daemon.explain(user)["directory"], "staff");
+    }
+    daemon.expect("u2", "exhausted");
+    assert_eq!(daemon.history("u0").len(), 1);
+    daemon.verify();
+}
+
+/// What a reload takes from somebody stands in the log.
+#[test]
+fn a_reload_that_takes_a_name_says_so() {
+    let slapd = tenants();
+    set_mail(&slapd, &format!("uid=eve,ou=a,{PEOPLE}"), &["eve@a.org", "eve@else.org"]);
+    let mut settings = settings(&slapd, "");
+    let mut daemon = Daemon::start(settings.clone());
+    daemon.expect("eve@else.org", "granted");
+    settings.tables = settings.tables.replace("domain = \"b.org\"", "domains = [\"b.org\", \"else.org\"]");
+    daemon.configure(&settings);
+    daemon.reload().unwrap();
+    daemon.wait_for_log(&["WARN", "event=name_clash", "name=eve@else.org", "uid=eve"]);
+    daemon.wait_for_log(&["WARN", "The configuration took", "from their owners"]);
+    daemon.expect("eve@else.org", "unknown_user");
+    daemon.expect("eve@a.org", "held");
     daemon.verify();
 }

@@ -154,6 +154,13 @@ fn a_tombstone_keeps_its_names() {
     // An entry with its login name has them, also when it came before.
     check(&[gone(), user(2, "a").mail(10).named("x@a.org")], (2, 2));
     check(&[gone(), user(2, "a").mail(10).login(10).named("x@a.org").named("y@a.org")], (2, 2));
+    // To one of them, and not to those who waited, also when it is decided again.
+    let (waiting, heir) = (user(2, "a").mail(10), user(3, "a").mail(60));
+    check(&[gone(), waiting.clone(), heir.clone()], (3, 3));
+    check_with(&rules(), "x@a.org", (3, 3), &[gone(), waiting.clone(), heir], (3, 3));
+    let heir = user(3, "a").mail(60).login(60).named("x@a.org");
+    check(&[gone(), waiting.clone().login(10), heir.clone()], (3, 3));
+    check_with(&rules(), "x@a.org", (3, 3), &[gone(), waiting.login(10), heir], (3, 3));
     let others = [user(2, "b").mail(60).named("x@shared.org")];
     let gone = user(1, "a").mail(1).named("x@shared.org").removed(50);
     check_with(&rules(), "x@shared.org", (1, 1), &[gone, others[0].clone()], (1, 1));
@@ -172,6 +179,12 @@ fn directories_that_are_not_configured_give_way() {
     check("x@a.org", &[user(1, "old").mail(1).removed(9), user(2, "a").mail(2)], (2, 2));
     check("x@else.org", &[user(1, "old").mail(1), user(2, "a").mail(2)], (1, 1));
     check("x@else.org", &[user(1, "old").mail(1).removed(9), user(2, "a").mail(2)], (2, 2));
+    // What it could not do it still cannot.
+    let strict = |directory| DirectoryNames { foreign_names: false, login_is_address: false, ..directory };
+    let before = NameRules::new(vec![strict(directory("old", &["a.org"]))], None);
+    let strict = NameRules::new(vec![directory("b", &["b.org"])], None).retiring(&before);
+    check_with(&strict, "x@else.org", (1, 1), &[user(1, "old").mail(1), user(2, "b").mail(2)], (2, 2));
+    check_with(&strict, "x@a.org", (1, 1), &[user(1, "old").login(1)], (1, 0));
     // It is remembered until it is configured again.
     let again = NameRules::new(vec![directory("old", &["a.org"])], None).retiring(&rules);
     assert_eq!(again.retired().iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
@@ -219,6 +232,7 @@ fn what_a_change_of_the_rules_may_change() {
     };
     let added = NameRules::new([rules().directories, vec![directory("c", &["c.org"])]].concat(), None);
     check(&rules(), &rules(), "x@a.org", false);
+    check(&NameRules::default(), &rules(), "x@else.org", true);
     check(&rules(), &added, "x@a.org", false);
     check(&rules(), &added, "x@c.org", true);
     check(&added, &rules().retiring(&added), "x@a.org", true);
@@ -250,4 +264,11 @@ fn claims_are_those_of_the_entry() {
     let older = Claim { login: None, mail: Some(at(1)) };
     let now = Claim { login: Some(at(5)), mail: Some(at(5)) };
     assert_eq!(now.continuing(older), Claim { login: Some(at(5)), mail: Some(at(1)) });
+}
+
+#[test]
+fn a_user_who_is_removed_keeps_others_only_from_what_they_owned() {
+    let (claim, owners) =
+        (user(1, "a").mail(1).login(2).claim, Owners { login: Some(UserKey(1)), mail: None });
+    assert_eq!(claim.entombed(UserKey(1), owners, at(9)), Claim { login: Some(at(2)), mail: Some(at(9)) });
 }

@@ -50,6 +50,9 @@ proptest! {
         let bytes = encode_user(&user);
         prop_assert_eq!(&decode_user(&bytes).unwrap(), &user);
         prop_assert_eq!(decode_user_head(&bytes).unwrap().removed_at, user.removed_at);
+        let (head, id, main) = decode_user_identity(&bytes).unwrap();
+        prop_assert_eq!((head.removed_at, &id), (user.removed_at, &user.mapped.id));
+        prop_assert_eq!(main.as_ref(), user.mapped.addresses.first());
         for cut in 0..bytes.len() {
             prop_assert!(decode_user(&bytes[..cut]).is_err(), "cut at {}", cut);
         }
