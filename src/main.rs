@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             complain(&format!("seatkeeper: {error:#}"));
-            Exit::Failed
+            if daemon::needs_an_administrator(&error) { Exit::Configuration } else { Exit::Failed }
         }
     };
     exit.into()

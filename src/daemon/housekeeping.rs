@@ -21,6 +21,16 @@ const PURGE_EVERY: Duration = Duration::from_secs(60);
 /// Shortest time between them, when the grace period is tiny.
 const PURGE_AT_MOST_EVERY: Duration = Duration::from_millis(500);
 
+/// How often the disk is looked after: so long it takes to go on after room was made.
+const DISK_EVERY: Duration = Duration::from_secs(2);
+
+/// Looks after the store's disk. Returns when the daemon stops.
+pub async fn look_after_disk(store: Store) {
+    while store.look_after_disk().await.is_ok() {
+        tokio::time::sleep(DISK_EVERY).await;
+    }
+}
+
 /// Writes what front ends collected, every few seconds and when there is much. Never returns.
 pub async fn flush(service: Service) {
     loop {
@@ -75,6 +85,9 @@ pub async fn purge(store: Store, mut changes: watch::Receiver<Duration>) {
 async fn purge_expired(store: &Store, grace: Duration) -> Result<(), crate::store::StoreError> {
     if store.clock().is_doubted() {
         debug!("The clock is in doubt: tombstones are kept.");
+        return Ok(());
+    }
+    if store.disk().trouble.is_some() {
         return Ok(());
     }
     let now = store.now();

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use tokio::sync::{Mutex, MutexGuard, Notify, mpsc};
 use tracing::{debug, error, info, warn};
 
+use super::if_written;
 use crate::config::SignedLicense;
 use crate::domain::license::{ComponentName, Components, InstallationId, License, Refusal, State};
 use crate::domain::refresh::{Asked, next};
@@ -63,6 +64,8 @@ struct Held {
     coming: Option<License>,
     /// Why a licence that is there is not in force.
     refused: Option<String>,
+    /// The disk did not take the record.
+    is_unwritten: bool,
     /// When the daemon started.
     since: Timestamp,
     /// Shortens the wait for the next question to the server; new after each.
@@ -127,14 +130,15 @@ impl Keeper {
             license: None,
             coming: None,
             refused: None,
+            is_unwritten: false,
             since: store.now(),
             chance: fastrand::f64(),
         };
         let inner = Inner { store, board, held: Mutex::new(held), changed: Notify::new() };
         let keeper = Keeper(Arc::new(inner));
         let mut held = keeper.0.held.lock().await;
-        keeper.load(&mut held).await?;
-        keeper.apply(&mut held).await?;
+        if_written(keeper.load(&mut held).await)?;
+        if_written(keeper.apply(&mut held).await)?;
         drop(held);
         Ok(keeper)
     }
@@ -143,8 +147,8 @@ impl Keeper {
     pub async fn reconfigure(&self, settings: LicenseSettings) -> Result<(), StoreError> {
         let mut held = self.0.held.lock().await;
         held.settings = settings;
-        self.load(&mut held).await?;
-        self.apply(&mut held).await?;
+        if_written(self.load(&mut held).await)?;
+        if_written(self.apply(&mut held).await)?;
         drop(held);
         self.0.changed.notify_one();
         Ok(())
@@ -162,9 +166,13 @@ impl Keeper {
                 () = self.0.changed.notified() => Ok(()),
                 () = tokio::time::sleep(wait) => self.look().await,
             };
-            if let Err(error) = done {
-                error!(error = %error, "The licence could not be kept.");
-                return;
+            match done {
+                // The log has said so; what could not be written is written when the next date is looked at.
+                Err(StoreError::InTrouble(_) | StoreError::NotMade) | Ok(()) => {}
+                Err(error) => {
+                    error!(error = %error, "The licence could not be kept.");
+                    return;
+                }
             }
         }
     }
@@ -403,8 +411,10 @@ impl Keeper {
             policy.components = components;
         });
         self.publish(held, state);
-        if held.record != before {
+        if held.record != before || held.is_unwritten {
+            held.is_unwritten = true;
             self.0.store.keep_license(held.record.clone()).await?;
+            held.is_unwritten = false;
         } else if is_changed {
             // A transaction settles what follows from another number of seats.
             self.0.store.ping().await?;

@@ -39,7 +39,7 @@ use crate::service::license::LicenseBoard;
 use crate::service::listeners::ListenerBoard;
 use crate::service::passwords::Authenticator;
 use crate::service::{Service, Settings};
-use crate::store::{Policy, Store, Writer};
+use crate::store::{self, Policy, Store, StoreError, Writer};
 use license::{Keeper, LicenseSettings};
 use listeners::Listeners;
 use sync::SyncLoop;
@@ -66,6 +66,11 @@ pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     outcome
 }
 
+/// Whether a restart would end in the same error: the store's file has to be seen to first.
+pub fn needs_an_administrator(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<StoreError>().is_some_and(StoreError::needs_an_administrator)
+}
+
 /// A panic ends the process, so that it never runs on with half of its tasks; only the LDAP library's
 /// become errors of their sweep.
 fn end_on_panic() {
@@ -73,6 +78,15 @@ fn end_on_panic() {
         if directory::is_guarded() {
             warn!(panic = %panic, "The LDAP library panicked on a server's answer.");
             return;
+        }
+        if store::is_guarded() {
+            return;
+        }
+        if panic.location().is_some_and(store::is_damage) {
+            error!(
+                "The store seems to be damaged. Stop the daemon, run `seatkeeper verify --store` on its file, and \
+                 restore a backup with `seatkeeper restore FILE`."
+            );
         }
         error!(panic = %panic, "The daemon panicked and ends.");
         std::process::abort();
@@ -127,7 +141,7 @@ impl Daemon {
         let (store, writer) =
             tokio::task::spawn_blocking(move || Store::open(&store_path, opening)).await??;
         // Settles what follows from a policy that changed while the daemon was down.
-        store.ping().await?;
+        if_written(store.ping().await)?;
         let (board, listener_board) = (Board::default(), ListenerBoard::default());
         let (license_board, license_commands) = LicenseBoard::new();
         // Before anybody can ask: the first login must find the licence in force.
@@ -148,6 +162,7 @@ impl Daemon {
         let (grace, grace_seen) = watch::channel(config.seats.removal_grace);
         let (reclaim_after, after_seen) = watch::channel(config.seats.reclaim_after);
         let background = vec![
+            tokio::spawn(housekeeping::look_after_disk(store.clone())),
             tokio::spawn(housekeeping::flush(service.clone())),
             tokio::spawn(housekeeping::clock(store.clone())),
             tokio::spawn(housekeeping::purge(store.clone(), grace_seen)),
@@ -199,7 +214,7 @@ impl Daemon {
             Err(_) => warn!("Not everything was finished in time; what was granted is on disk."),
         }
         if storage_failed {
-            bail!("the store failed; it recovers when the daemon starts again");
+            bail!("the store's writer ended; it recovers when the daemon starts again");
         }
         Ok(())
     }
@@ -316,6 +331,14 @@ impl Daemon {
                 );
             }
         }
+    }
+}
+
+/// A disk that takes no writes is no reason to end: whoever holds a seat gets in all the same. The log has said so.
+fn if_written(outcome: Result<(), StoreError>) -> Result<(), StoreError> {
+    match outcome {
+        Err(StoreError::InTrouble(_)) => Ok(()),
+        outcome => outcome,
     }
 }
 

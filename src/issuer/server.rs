@@ -194,7 +194,7 @@ fn public_routes(office: &Arc<Office>) -> Router {
     Router::new()
         .route("/v1/activations", post(activate).delete(deactivate))
         .route("/v1/license", get(current))
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(health))
         .with_state(Arc::clone(office))
 }
 
@@ -259,6 +259,12 @@ fn nonce(headers: &HeaderMap) -> Option<Nonce> {
 fn header(value: String) -> Result<HeaderValue, Problem> {
     HeaderValue::try_from(value)
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+/// 503 while nothing can be sold or activated.
+async fn health(State(office): State<Arc<Office>>) -> Result<&'static str, Problem> {
+    blocking(&office, |office| office.shop.health()).await?;
+    Ok("ok\n")
 }
 
 async fn activate(State(office): State<Arc<Office>>, request: Request) -> Answer {

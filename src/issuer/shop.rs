@@ -118,6 +118,11 @@ impl Shop {
         Ok(Shop { store: IssuerStore::open(path)? })
     }
 
+    /// Whether changes of the file can be written; tries again where they could not.
+    pub fn health(&self) -> Result<(), ShopError> {
+        Ok(self.store.health()?)
+    }
+
     /// Sells a licence, or changes one that was sold.
     pub fn sell(
         &self,

@@ -149,6 +149,9 @@ impl Admin {
         let used = self.0.store.view().seats_used()?;
         let limit = self.0.store.policy().seat_limit.unwrap_or(0);
         let mut line = format!("{used} of {limit} seats taken");
+        if let Some(trouble) = self.0.store.disk().trouble {
+            line = format!("{}; {line}", trouble.problem);
+        }
         for (name, handle) in self.0.board.all() {
             line.push_str(&format!("; {name} {}", handle.progress.borrow().state.as_str()));
         }
@@ -169,6 +172,7 @@ impl Admin {
             clock: clock::status(self.0.store.clock()),
             ready: self.0.unmapped(&view).is_empty(),
             license: license::status(&self.0.license.facts(), &policy, &view, self.0.store.clock().dates())?,
+            store: self.0.store.disk().into(),
             seats: SeatsStatus {
                 limit: seats.limit,
                 used: seats.used,

@@ -16,6 +16,7 @@ pub use license::*;
 use crate::domain::admission::Decision;
 use crate::domain::brake::{Excess, Held, Loss};
 use crate::domain::sync::Report;
+use crate::store::DiskState;
 
 /// `GET /v1/status`.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
@@ -31,6 +32,9 @@ pub struct Status {
     pub clock: ClockStatus,
     /// The licence.
     pub license: LicenseStatus,
+    /// The store and its disk.
+    #[serde(default)]
+    pub store: StoreStatus,
     /// Seats.
     pub seats: SeatsStatus,
     /// Users of all origins.
@@ -43,6 +47,26 @@ pub struct Status {
     pub clashes: Vec<ClashStatus>,
     /// Listeners.
     pub listeners: Vec<ListenerStatus>,
+}
+
+/// The store and its disk.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub struct StoreStatus {
+    /// Why changes cannot be written; `null` where they are.
+    pub problem: Option<String>,
+    /// Since when they cannot.
+    pub since: Option<Timestamp>,
+    /// Space left in the file system of the store; `null` where that is unknown.
+    pub free_bytes: Option<u64>,
+    /// The space that is set aside for a full disk is in use.
+    pub short_of_space: bool,
+}
+
+impl From<DiskState> for StoreStatus {
+    fn from(DiskState { trouble, free_bytes, is_short }: DiskState) -> StoreStatus {
+        let (problem, since) = trouble.map(|trouble| (trouble.problem, trouble.since)).unzip();
+        StoreStatus { problem, since, free_bytes, short_of_space: is_short }
+    }
 }
 
 /// Seats taken and free.

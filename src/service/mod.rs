@@ -140,6 +140,10 @@ impl Shared {
     }
 
     async fn flush(&self) -> Result<(), StoreError> {
+        // It stays in memory until it can be written: at most a line a user, and a bounded number of strangers.
+        if self.store.disk().trouble.is_some() {
+            return Ok(());
+        }
         let pending = self.activity.take();
         if pending.more_strangers > 0 {
             info!(
@@ -244,7 +248,7 @@ impl Admission {
     ) -> Result<(Option<UserKey>, Decision), StoreError> {
         let store = &self.0.store;
         let (purpose, service) = (request.operation.purpose(), request.service.as_ref());
-        let (key, view) = store.view().admission(name, purpose, service, &store.policy())?;
+        let (key, view) = store.read(|view| view.admission(name, purpose, service, &store.policy())).await?;
         match decide(&view, request, now) {
             Decision::Granted(_) | Decision::GrantedComponent => {
                 let admitted = store.admit(name.clone(), request.clone(), now).await?;

@@ -3,11 +3,16 @@
 //! The terms are bytes to the store. Reads and changes are rare and small, so each is one transaction.
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use tracing::{error, info};
 
+use super::StoreError;
 use super::codec::{Decoder, Encoder};
-use super::{StoreError, open_database};
+use super::file::{self, Check, Opened, StoreFile, guarded};
+use super::medium::Medium;
 
 /// Licence id to what was sold.
 const SALES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("sales");
@@ -47,16 +52,120 @@ fn decode(bytes: &[u8]) -> Result<Sale, StoreError> {
     })
 }
 
+/// Less free space than this is a full disk. What is written is a few KiB.
+const MIN_FREE: u64 = 1 << 20;
+
+/// Shortest time between two attempts to open the file again: whoever asks `/healthz` may ask often.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
 /// The open file. One process has it at a time.
-pub struct IssuerStore {
-    db: Database,
+pub struct IssuerStore(Mutex<Inner>);
+
+struct Inner {
+    medium: Box<dyn Medium>,
+    opened: Opened,
+    /// Why nothing is written, if so.
+    trouble: Option<String>,
+    retry_at: Instant,
 }
 
 impl IssuerStore {
     /// Opens the file, or creates it, readable by its owner alone.
     pub fn open(path: &Path) -> Result<IssuerStore, StoreError> {
-        let db = open_database(path)?;
-        let txn = db.begin_write()?;
+        IssuerStore::over(Box::new(StoreFile::hold(path)?))
+    }
+
+    fn over(medium: Box<dyn Medium>) -> Result<IssuerStore, StoreError> {
+        let opened = open(&*medium)?;
+        let mut inner = Inner { medium, opened, trouble: None, retry_at: Instant::now() };
+        // What was sold can be read all the same.
+        if inner.write(|_| Ok::<_, StoreError>(())).is_ok() {
+            inner.medium.keep_ballast();
+        }
+        Ok(IssuerStore(Mutex::new(inner)))
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Whatever a panic interrupted, the file is opened again if it has to be.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether changes are written. Tries again where they were not.
+    pub fn health(&self) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        inner.recover()?;
+        inner.medium.keep_ballast();
+        Ok(())
+    }
+
+    /// What was sold under this id.
+    pub fn sale(&self, id: &str) -> Result<Option<Sale>, StoreError> {
+        self.inner()
+            .read(|txn| txn.open_table(SALES)?.get(id)?.map(|bytes| decode(bytes.value())).transpose())
+    }
+
+    /// The licence that an activation key belongs to.
+    pub fn id_by_key(&self, digest: &[u8]) -> Result<Option<String>, StoreError> {
+        self.inner().read(|txn| Ok(txn.open_table(KEYS)?.get(digest)?.map(|id| id.value().to_owned())))
+    }
+
+    /// Everything that was sold, by id.
+    pub fn sales(&self) -> Result<Vec<(String, Sale)>, StoreError> {
+        self.inner().read(|txn| {
+            let sales = txn.open_table(SALES)?;
+            let row = |row: Result<
+                (redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>),
+                redb::StorageError,
+            >| {
+                let (id, bytes) = row?;
+                Ok((id.value().to_owned(), decode(bytes.value())?))
+            };
+            sales.iter()?.map(row).collect()
+        })
+    }
+
+    /// Changes what was sold under an id in one transaction; on disk when this returns. An error of `change`
+    /// changes nothing.
+    pub fn change<E: From<StoreError>>(
+        &self,
+        id: &str,
+        change: impl FnOnce(Option<Sale>) -> Result<Sale, E>,
+    ) -> Result<Sale, E> {
+        let mut inner = self.inner();
+        inner.recover()?;
+        inner.write(|txn| {
+            let read = || -> Result<Option<Sale>, StoreError> {
+                txn.open_table(SALES)?.get(id)?.map(|bytes| decode(bytes.value())).transpose()
+            };
+            let old = read()?;
+            let old_digest = old.as_ref().map(|old| old.key_digest.clone());
+            let new = change(old)?;
+            insert(txn, id, &new, old_digest)?;
+            Ok(new)
+        })
+    }
+}
+
+fn insert(
+    txn: &WriteTransaction,
+    id: &str,
+    new: &Sale,
+    old_digest: Option<Vec<u8>>,
+) -> Result<(), StoreError> {
+    txn.open_table(SALES)?.insert(id, encode(new).as_slice())?;
+    let mut keys = txn.open_table(KEYS)?;
+    if let Some(old) = old_digest.filter(|old| *old != new.key_digest) {
+        keys.remove(old.as_slice())?;
+    }
+    keys.insert(new.key_digest.as_slice(), id)?;
+    Ok(())
+}
+
+/// Opens the file and makes the tables of a new one.
+fn open(medium: &dyn Medium) -> Result<Opened, StoreError> {
+    let opened = file::open(medium, Check::IfSmall)?;
+    guarded(medium.path(), || {
+        let txn = opened.db.begin_write()?;
         {
             let mut meta = txn.open_table(META)?;
             let found = meta.get("format")?.map(|format| format.value());
@@ -68,66 +177,104 @@ impl IssuerStore {
             txn.open_table(SALES)?;
             txn.open_table(KEYS)?;
         }
-        txn.commit()?;
-        Ok(IssuerStore { db })
+        Ok(txn.commit()?)
+    })?;
+    Ok(opened)
+}
+
+impl Inner {
+    fn read<T>(
+        &mut self,
+        read: impl Fn(&redb::ReadTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let attempt = |opened: &Opened| read(&opened.db.begin_read()?);
+        match attempt(&self.opened) {
+            // redb answers nothing any more once it could not read.
+            Err(StoreError::Storage(_)) => {
+                self.reopen()?;
+                attempt(&self.opened)
+            }
+            outcome => outcome,
+        }
     }
 
-    /// What was sold under this id.
-    pub fn sale(&self, id: &str) -> Result<Option<Sale>, StoreError> {
-        let txn = self.db.begin_read()?;
-        txn.open_table(SALES)?.get(id)?.map(|bytes| decode(bytes.value())).transpose()
-    }
-
-    /// The licence that an activation key belongs to.
-    pub fn id_by_key(&self, digest: &[u8]) -> Result<Option<String>, StoreError> {
-        let txn = self.db.begin_read()?;
-        Ok(txn.open_table(KEYS)?.get(digest)?.map(|id| id.value().to_owned()))
-    }
-
-    /// Everything that was sold, by id.
-    pub fn sales(&self) -> Result<Vec<(String, Sale)>, StoreError> {
-        let txn = self.db.begin_read()?;
-        let sales = txn.open_table(SALES)?;
-        let row =
-            |row: Result<(redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>), redb::StorageError>| {
-                let (id, bytes) = row?;
-                Ok((id.value().to_owned(), decode(bytes.value())?))
-            };
-        sales.iter()?.map(row).collect()
-    }
-
-    /// Changes what was sold under an id in one transaction; on disk when this returns. An error of `change`
-    /// changes nothing.
-    pub fn change<E: From<StoreError>>(
-        &self,
-        id: &str,
-        change: impl FnOnce(Option<Sale>) -> Result<Sale, E>,
-    ) -> Result<Sale, E> {
-        let begin = || -> Result<redb::WriteTransaction, StoreError> {
-            let mut txn = self.db.begin_write()?;
+    /// One transaction. Where it did not reach the disk that is an error, whatever redb believes.
+    fn write<T, E: From<StoreError>>(
+        &mut self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let begin = |opened: &Opened| -> Result<WriteTransaction, StoreError> {
+            let mut txn = opened.db.begin_write()?;
             txn.set_quick_repair(true);
             Ok(txn)
         };
-        let txn = begin()?;
-        let read = || -> Result<Option<Sale>, StoreError> {
-            txn.open_table(SALES)?.get(id)?.map(|bytes| decode(bytes.value())).transpose()
+        let txn = begin(&self.opened).inspect_err(|error| self.note(error))?;
+        let done = work(&txn)?;
+        let commit = || -> Result<(), StoreError> {
+            txn.commit()?;
+            self.opened.is_written()
         };
-        let old = read()?;
-        let old_digest = old.as_ref().map(|old| old.key_digest.clone());
-        let new = change(old)?;
-        let write = || -> Result<(), StoreError> {
-            txn.open_table(SALES)?.insert(id, encode(&new).as_slice())?;
-            let mut keys = txn.open_table(KEYS)?;
-            if let Some(old) = old_digest.filter(|old| *old != new.key_digest) {
-                keys.remove(old.as_slice())?;
-            }
-            keys.insert(new.key_digest.as_slice(), id)?;
-            Ok(())
-        };
-        write()?;
-        let commit = || -> Result<(), StoreError> { Ok(txn.commit()?) };
-        commit()?;
-        Ok(new)
+        if let Err(error) = commit() {
+            self.note(&error);
+            return Err(StoreError::InTrouble(self.trouble.clone().unwrap_or_default()).into());
+        }
+        Ok(done)
+    }
+
+    fn note(&mut self, error: &StoreError) {
+        let reason =
+            self.opened.disk.failure().map_or(error.to_string(), |failure| failure.error.to_string());
+        let path = self.medium.path().display();
+        let problem = format!("{path} cannot be written: {reason}");
+        if self.trouble.is_none() {
+            error!(
+                event = "store_in_trouble",
+                reason,
+                "{problem}. Licences are refreshed, but none is sold, activated or given back until it can be: make \
+                 room, or see to the disk. The server goes on by itself."
+            );
+        }
+        self.trouble = Some(problem);
+    }
+
+    /// Ends trouble that is over. An error says what it is.
+    fn recover(&mut self) -> Result<(), StoreError> {
+        let has_room = |medium: &dyn Medium| medium.free().is_none_or(|free| free >= MIN_FREE);
+        let is_full =
+            !has_room(&*self.medium) && (!self.medium.give_up_ballast() || !has_room(&*self.medium));
+        if is_full {
+            self.note(&StoreError::Storage(redb::Error::Io(std::io::ErrorKind::StorageFull.into())));
+        }
+        let Some(problem) = self.trouble.clone() else { return Ok(()) };
+        if !has_room(&*self.medium) || self.retry_at > Instant::now() {
+            return Err(StoreError::InTrouble(problem));
+        }
+        self.retry_at = Instant::now() + RETRY_EVERY;
+        let retried = self.reopen().and_then(|()| {
+            self.write(|txn| {
+                let mut meta = txn.open_table(META)?;
+                let probes = meta.get("probes")?.map_or(0, |count| count.value());
+                meta.insert("probes", probes + 1)?;
+                Ok(())
+            })
+        });
+        if retried.is_err() {
+            return Err(StoreError::InTrouble(problem));
+        }
+        self.trouble = None;
+        info!("{} is written again.", self.medium.path().display());
+        Ok(())
+    }
+
+    /// Lets go of the database, and opens what is on disk.
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        let failed = |error| StoreError::Storage(redb::Error::Io(error));
+        if self.opened.disk.failure().is_some_and(|failure| failure.is_sync) {
+            self.medium.drop_cache();
+        }
+        self.opened.disk.give_up().map_err(failed)?;
+        self.opened = open(&*self.medium)?;
+        Ok(())
     }
 }
 

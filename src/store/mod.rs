@@ -7,35 +7,39 @@ mod accounts;
 mod brake;
 mod clock;
 mod codec;
+mod error;
+mod file;
 mod import;
 pub mod issuer;
 mod license;
+mod medium;
 mod migrate;
 mod names;
 mod relocate;
 mod settle;
 mod tables;
 mod transaction;
+mod trouble;
 mod verify;
 mod view;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use redb::{Builder, Database};
 use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::AccountChanged;
+pub use error::StoreError;
+pub use file::{is_damage, is_guarded};
 pub use import::{Import, Imported};
 pub use license::{LicenseRecord, RefreshRecord};
 pub(crate) use settle::{log_clash, log_release};
+pub use trouble::{DiskState, Trouble};
 pub use verify::Finding;
 pub use view::{ReadView, UserDetails};
 pub use writer::Preview;
@@ -50,53 +54,13 @@ use crate::domain::names::{NameRules, Withheld};
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
 use crate::domain::sync::{Change, Report};
 use crate::domain::user::{Census, DirectoryId, Kind, Mapped, Origin, UserKey};
+use file::StoreFile;
+use medium::Medium;
+use trouble::Owner;
 use writer::Command;
 
 /// The number in the file that says how its tables are laid out.
 const FORMAT: u64 = 4;
-
-/// Pages kept in memory. The default, 1 GiB, would be most of a small mail server; the decision needs a
-/// few pages a user who really logs in.
-const CACHE_BYTES: usize = 32 << 20;
-
-/// What can go wrong in the store.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file cannot be created or opened.
-    #[error("cannot open the store {}: {error}", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What the system or redb said.
-        error: redb::Error,
-    },
-    /// Another daemon has it open.
-    #[error("the store {} is in use: another seatkeeper runs on it", .0.display())]
-    AlreadyOpen(PathBuf),
-    /// Written by a later program.
-    #[error("the store was written by a newer version of seatkeeper: install that version")]
-    NewerFormat,
-    /// A record does not decode.
-    #[error("the store is damaged: a record of the table {0} cannot be read; restore a backup")]
-    Corrupt(&'static str),
-    /// redb or the disk failed.
-    #[error("the store failed: {0}")]
-    Storage(redb::Error),
-    /// The writer has ended, because storage failed or the daemon stops.
-    #[error("the store does not take changes any more")]
-    Stopped,
-}
-
-macro_rules! storage_errors {
-    ($($error:ident),*) => {$(
-        impl From<redb::$error> for StoreError {
-            fn from(error: redb::$error) -> StoreError {
-                StoreError::Storage(error.into())
-            }
-        }
-    )*};
-}
-storage_errors!(StorageError, TableError, TransactionError, CommitError);
 
 /// What the decision takes from the configuration and the licence. May change while the daemon runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -317,6 +281,7 @@ struct Shared {
     clock: Clock,
     /// Counts on while the writer is at something long.
     beats: AtomicU64,
+    disk: Mutex<DiskState>,
 }
 
 impl Shared {
@@ -332,6 +297,14 @@ impl Shared {
     fn policy(&self) -> Arc<Policy> {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    fn change_disk<T>(&self, change: impl FnOnce(&mut DiskState) -> T) -> T {
+        change(&mut self.disk.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.change_disk(|disk| disk.trouble.clone())
+    }
 }
 
 /// A handle on the open store; clones share it. The writer ends when the last one is dropped.
@@ -343,18 +316,19 @@ pub struct Store {
 
 /// The writer's thread. Joining it waits until everything is on disk and the file is closed.
 pub struct Writer {
-    thread: std::thread::JoinHandle<Result<(), StoreError>>,
+    thread: std::thread::JoinHandle<()>,
 }
 
 impl Writer {
     /// Waits for the writer to end; blocks.
     pub fn join(self) -> Result<(), StoreError> {
-        self.thread.join().unwrap_or(Err(StoreError::Stopped))
+        self.thread.join().map_err(|_| StoreError::Stopped)
     }
 }
 
 impl Store {
-    /// Opens the store, or creates it, readable by its owner alone.
+    /// Opens the store, or creates it, readable by its owner alone. What is there is opened even where the disk takes
+    /// no writes.
     pub fn open(path: &Path, policy: Policy) -> Result<(Store, Writer), StoreError> {
         Store::open_with(path, policy, machine::system())
     }
@@ -365,22 +339,28 @@ impl Store {
         policy: Policy,
         clocks: machine::Source,
     ) -> Result<(Store, Writer), StoreError> {
-        Store::start(open_database(path)?, policy, clocks)
+        Store::start(Box::new(StoreFile::hold(path)?), policy, clocks)
     }
 
-    fn start(db: Database, policy: Policy, clocks: machine::Source) -> Result<(Store, Writer), StoreError> {
-        let rules = Arc::new(migrate::prepare(&db)?);
+    fn start(
+        medium: Box<dyn Medium>,
+        policy: Policy,
+        clocks: machine::Source,
+    ) -> Result<(Store, Writer), StoreError> {
+        let (owner, view) = Owner::open(medium)?;
         let shared = Arc::new(Shared {
-            view: RwLock::new(Arc::new(ReadView::open(&db, rules)?)),
+            view: RwLock::new(Arc::new(view)),
             policy: RwLock::new(Arc::new(policy)),
-            clock: Clock::start(clock::kept(&db)?, clocks),
+            clock: Clock::start(owner.kept_time()?, clocks),
             beats: AtomicU64::new(0),
+            disk: Mutex::default(),
         });
+        owner.begin(&shared);
         let (commands, queue) = mpsc::channel(writer::QUEUE);
         let for_writer = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer::run(&db, &for_writer, queue))
+            .spawn(move || writer::run(owner, &for_writer, queue))
             .map_err(|error| StoreError::Storage(redb::Error::Io(error)))?;
         Ok((Store { shared, commands }, Writer { thread }))
     }
@@ -412,7 +392,29 @@ impl Store {
         self.shared.clock.now()
     }
 
-    /// Returns when the writer has ended, which it does by itself only when storage fails.
+    /// What is known of the disk.
+    pub fn disk(&self) -> DiskState {
+        self.shared.change_disk(|disk| disk.clone())
+    }
+
+    /// Reads from the latest view. Where the disk cannot be read the file is opened again, and read once more.
+    pub async fn read<T>(&self, read: impl Fn(&ReadView) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let view = self.view();
+        match read(&view) {
+            Err(StoreError::Storage(_)) => {
+                self.ask(|reply| Command::Replace { failed: view, reply }).await?;
+                read(&self.view())
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Looks after the disk: ends trouble that is over, and keeps space aside. Call it every few seconds.
+    pub async fn look_after_disk(&self) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Look { reply }).await
+    }
+
+    /// Returns when the writer has ended, which it does by itself only when it panics.
     pub async fn closed(&self) {
         self.commands.closed().await;
     }
@@ -420,7 +422,22 @@ impl Store {
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| StoreError::Stopped)?;
-        answer.await.map_err(|_| StoreError::Stopped)
+        match answer.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(self.failure().await),
+        }
+    }
+
+    /// Why a command was not answered, as soon as the writer knows.
+    async fn failure(&self) -> StoreError {
+        let (reply, concluded) = oneshot::channel();
+        if self.commands.send(Command::Conclude { reply }).await.is_err() || concluded.await.is_err() {
+            return StoreError::Stopped;
+        }
+        match self.shared.trouble() {
+            Some(trouble) => StoreError::InTrouble(trouble.problem),
+            None => StoreError::NotMade,
+        }
     }
 
     /// Decides inside a write transaction; a granted seat is on disk when this returns.
@@ -523,6 +540,8 @@ impl Store {
     pub async fn shows_life(&self, patience: Duration) -> Result<bool, StoreError> {
         let before = self.shared.beats.load(Ordering::Relaxed);
         match tokio::time::timeout(patience, self.ping()).await {
+            // It answers that it cannot write.
+            Ok(Err(StoreError::InTrouble(_) | StoreError::NotMade)) => Ok(true),
             Ok(answer) => answer.map(|()| true),
             Err(_) => Ok(self.shared.beats.load(Ordering::Relaxed) != before),
         }
@@ -532,23 +551,6 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.ask(|reply| Command::Ping { reply }).await
     }
-}
-
-/// Opens a file of redb, or creates it, readable by its owner alone.
-fn open_database(path: &Path) -> Result<Database, StoreError> {
-    let open_error = |error: redb::Error| StoreError::Open { path: path.to_owned(), error };
-    // Made here only for its mode: redb itself would leave it to the umask.
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| open_error(redb::Error::Io(error)))?;
-    Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::AlreadyOpen(path.to_owned()),
-        error => open_error(error.into()),
-    })
 }
 
 #[cfg(test)]

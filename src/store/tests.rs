@@ -1,12 +1,13 @@
 //! The rules of the store one by one; `model` has them all together, with crashes.
 
 mod clock;
+mod disk;
 mod license;
 
 use std::sync::Mutex;
 
 use proptest::prelude::*;
-use redb::{ReadableDatabase, ReadableTable, StorageBackend, TableHandle};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableHandle};
 
 use super::*;
 use crate::domain::account::{ImportRow, RowContent};
@@ -111,9 +112,17 @@ impl StorageBackend for Disk {
     }
 }
 
+impl Medium for Disk {
+    fn path(&self) -> &Path {
+        Path::new("test")
+    }
+    fn open(&self) -> std::io::Result<(Box<dyn StorageBackend>, Option<std::io::Error>)> {
+        Ok((Box::new(self.clone()), None))
+    }
+}
+
 fn start(disk: &Disk, policy: Policy) -> (Store, Writer) {
-    let db = Builder::new().set_cache_size(1 << 20).create_with_backend(disk.clone()).unwrap();
-    Store::start(db, policy, machine::system()).unwrap()
+    Store::start(Box::new(disk.clone()), policy, machine::system()).unwrap()
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -13,9 +13,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::brake::{conclude, keep};
 use super::clock;
+use super::file::Opened;
 use super::names::Adopted;
 use super::settle::Settled;
 use super::transaction::Transaction;
+use super::trouble::Owner;
 use super::view::ReadView;
 use super::{
     AccountChanged, Admitted, Applied, Changes, Entombed, Forgotten, Import, Imported, LicenseRecord, Policy,
@@ -74,6 +76,20 @@ pub(super) enum Command {
     KeepTime { reply: Reply<()> },
     /// Show that the writer is alive.
     Ping { reply: Reply<()> },
+    /// Answer when everything before was done or has failed.
+    Conclude { reply: Reply<()> },
+    /// Look after the disk.
+    Look { reply: Reply<()> },
+    /// This view could not be read: publish one that can.
+    Replace { failed: Arc<ReadView>, reply: Reply<()> },
+}
+
+impl Command {
+    /// Whether it has a transaction of its own, or none.
+    fn stands_alone(&self) -> bool {
+        use Command::{Conclude, Import, Look, Preview, Replace};
+        matches!(self, Preview { .. } | Import { .. } | Conclude { .. } | Look { .. } | Replace { .. })
+    }
 }
 
 /// A sweep whose entries were collected instead of written.
@@ -93,49 +109,68 @@ pub struct Preview {
 /// An answer that waits for the commit.
 type Answer = Box<dyn FnOnce() + Send>;
 
-/// Runs until the last handle is dropped, or until storage fails: then no answer is given any more, and
-/// the process must start again, which makes redb recover what was committed.
-pub(super) fn run(
-    db: &Database,
-    shared: &Shared,
-    mut commands: mpsc::Receiver<Command>,
-) -> Result<(), StoreError> {
+/// Runs until the last handle is dropped. While the disk takes no writes, commands are dropped unanswered: whoever
+/// asked gets an error, and readers go on.
+pub(super) fn run(mut owner: Owner, shared: &Shared, mut commands: mpsc::Receiver<Command>) {
     let mut held_back = None;
     loop {
-        let Some(first) = held_back.take().or_else(|| commands.blocking_recv()) else { return Ok(()) };
-        let first = match first {
-            Command::Preview { preview, reply } => {
-                let report = run_preview(db, shared, *preview)?;
-                let _ = reply.send(report);
-                continue;
-            }
-            // Nobody would learn of it.
-            Command::Import { reply, .. } if reply.is_closed() => continue,
-            Command::Import { import, reply } => {
-                let imported = run_import(db, shared, *import)?;
-                let _ = reply.send(imported);
-                continue;
-            }
-            command => command,
-        };
+        let Some(first) = held_back.take().or_else(|| commands.blocking_recv()) else { return };
+        if first.stands_alone() {
+            run_alone(&mut owner, shared, first);
+            continue;
+        }
         let mut batch = vec![first];
         while batch.len() < COMMANDS_A_COMMIT {
             match commands.try_recv() {
-                Ok(lengthy @ (Command::Preview { .. } | Command::Import { .. })) => {
-                    held_back = Some(lengthy);
+                Ok(command) if command.stands_alone() => {
+                    held_back = Some(command);
                     break;
                 }
                 Ok(command) => batch.push(command),
                 Err(_) => break,
             }
         }
-        commit(db, shared, batch)?;
+        if let Some(answers) = owner.attempt(shared, |opened| commit(opened, shared, batch)) {
+            for answer in answers {
+                answer();
+            }
+        }
     }
 }
 
-fn commit(db: &Database, shared: &Shared, batch: Vec<Command>) -> Result<(), StoreError> {
+fn run_alone(owner: &mut Owner, shared: &Shared, command: Command) {
+    match command {
+        Command::Preview { preview, reply } => {
+            if let Some(report) = owner.attempt(shared, |opened| run_preview(opened.db(), shared, *preview)) {
+                let _ = reply.send(report);
+            }
+        }
+        // Nobody would learn of it.
+        Command::Import { reply, .. } if reply.is_closed() => {}
+        Command::Import { import, reply } => {
+            if let Some(imported) = owner.attempt(shared, |opened| run_import(opened, shared, *import)) {
+                let _ = reply.send(imported);
+            }
+        }
+        Command::Conclude { reply } => {
+            let _ = reply.send(());
+        }
+        Command::Look { reply } => {
+            owner.look(shared);
+            let _ = reply.send(());
+        }
+        Command::Replace { failed, reply } => {
+            owner.replace(shared, &failed);
+            let _ = reply.send(());
+        }
+        // `stands_alone` names all the others.
+        _ => {}
+    }
+}
+
+fn commit(opened: &Opened, shared: &Shared, batch: Vec<Command>) -> Result<Vec<Answer>, StoreError> {
     let (policy, now) = (shared.policy(), shared.clock.now());
-    let txn = begin(db)?;
+    let txn = begin(opened.db())?;
     let (mut transaction, adopted) = open(&txn, shared, &policy)?;
     let mut answers = Vec::with_capacity(batch.len());
     for command in batch {
@@ -146,16 +181,13 @@ fn commit(db: &Database, shared: &Shared, batch: Vec<Command>) -> Result<(), Sto
     let settled = transaction.settle(&policy, adopted, now)?;
     let rules = Arc::clone(&transaction.rules);
     let is_changed = transaction.finish()?;
-    finish(db, shared, txn, is_changed.then_some(rules), &settled)?;
-    for answer in answers {
-        answer();
-    }
-    Ok(())
+    finish(opened, shared, txn, is_changed.then_some(rules), &settled)?;
+    Ok(answers)
 }
 
 /// Commits what was changed, with the rules that it follows from, publishes it, and logs what was settled.
 fn finish(
-    db: &Database,
+    opened: &Opened,
     shared: &Shared,
     txn: WriteTransaction,
     changed: Option<Arc<NameRules>>,
@@ -167,10 +199,11 @@ fn finish(
         clock::keep(&txn, time)?;
     }
     txn.commit()?;
+    opened.is_written()?;
     if time.is_some() {
         shared.clock.was_kept();
     }
-    shared.publish(ReadView::open(db, rules)?);
+    shared.publish(ReadView::open(opened.db(), rules)?);
     settled.tell();
     Ok(())
 }
@@ -239,17 +272,21 @@ fn apply(
         }
         Command::Ping { reply } => answer(reply, ()),
         // `run` takes these out before.
-        Command::Preview { .. } | Command::Import { .. } => None,
+        Command::Preview { .. }
+        | Command::Import { .. }
+        | Command::Conclude { .. }
+        | Command::Look { .. }
+        | Command::Replace { .. } => None,
     })
 }
 
 fn run_import(
-    db: &Database,
+    opened: &Opened,
     shared: &Shared,
     import: Import,
 ) -> Result<Result<Imported, String>, StoreError> {
     let policy = shared.policy();
-    let txn = begin(db)?;
+    let txn = begin(opened.db())?;
     let (mut transaction, adopted) = open(&txn, shared, &policy)?;
     let beat = || {
         shared.beats.fetch_add(1, Ordering::Relaxed);
@@ -259,7 +296,7 @@ fn run_import(
         let settled = transaction.settle(&policy, adopted, shared.clock.now())?;
         let rules = Arc::clone(&transaction.rules);
         let is_changed = transaction.finish()?;
-        finish(db, shared, txn, is_changed.then_some(rules), &settled)?;
+        finish(opened, shared, txn, is_changed.then_some(rules), &settled)?;
     } else {
         drop(transaction);
         txn.abort()?;

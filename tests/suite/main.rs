@@ -23,6 +23,7 @@ mod dovecot_logins;
 mod ds389;
 mod exim;
 mod failover;
+mod full_disk;
 mod group;
 mod hostile;
 mod hostile_sync;

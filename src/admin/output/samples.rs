@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::service::answers::{
     ClockStatus, DirectoryState, DirectoryStatus, LicenseStatus, SeatsByOrigin, SeatsStatus, Status,
-    UsersStatus,
+    StoreStatus, UsersStatus,
 };
 
 /// So many seconds after noon of 1 March 2026, which is when the tests take place.
@@ -51,6 +51,7 @@ pub(crate) fn status() -> Status {
             seats: 25,
             ..LicenseStatus::default()
         },
+        store: StoreStatus::default(),
         seats: SeatsStatus { limit: 25, used: 3, free: 22, over_limit: false },
         users: UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 1, tombstoned: 0 },
         seats_by_origin: SeatsByOrigin { mapped: 3, local: 0, imported: 0 },

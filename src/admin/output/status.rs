@@ -10,7 +10,7 @@ use super::sync::{held, skipped};
 use super::{Columns, clean, count, list, moment, relative};
 use crate::service::answers::{
     ClockStatus, DirectoryState, DirectoryStatus, DriftReport, LicenseStatus, SeatsByOrigin, SeatsStatus,
-    Status, UsersStatus,
+    Status, StoreStatus, UsersStatus,
 };
 
 /// The whole state on one page.
@@ -30,6 +30,9 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
         }
     }
     page.push_str(&clock(&status.clock));
+    if let Some(text) = store(&status.store, now) {
+        let _ = writeln!(page, "{:<9}{}", "Store", clean(&text));
+    }
     let SeatsByOrigin { mapped, local, imported } = status.seats_by_origin;
     if local + imported > 0 {
         let _ = writeln!(page, "{:<9}seats: {mapped} mapped, {local} local, {imported} imported", "Origins");
@@ -59,6 +62,21 @@ fn clock(clock: &ClockStatus) -> String {
     let Some(problem) = &clock.problem else { return String::new() };
     let doubt = clock.since.map(|since| format!("IN DOUBT since {}: ", moment(since)));
     format!("{:<9}{}{}\n", "Clock", doubt.unwrap_or_default(), clean(problem))
+}
+
+/// What is wrong with the store; `None` where nothing is.
+fn store(store: &StoreStatus, now: Timestamp) -> Option<String> {
+    let since = store.since.map_or(String::new(), |since| format!(" (since {})", relative(now, since)));
+    match &store.problem {
+        Some(problem) => Some(format!(
+            "{problem}{since}. SEAT HOLDERS GET IN, NO NEW SEAT IS GRANTED: make room, or see to the disk"
+        )),
+        None if store.short_of_space => {
+            let free = store.free_bytes.map_or(String::new(), |free| format!(", {} MiB left", free >> 20));
+            Some(format!("the disk is FULL, and the space set aside for that is in use{free}: make room"))
+        }
+        None => None,
+    }
 }
 
 fn seats(seats: &SeatsStatus, license: &LicenseStatus) -> String {

@@ -31,10 +31,7 @@ fn machine(seconds: &Arc<Mutex<u64>>) -> machine::Source {
 #[test]
 fn the_time_is_kept_with_other_changes_once_a_minute() {
     let (disk, up) = (Disk::default(), Arc::new(Mutex::new(0)));
-    let open = || {
-        let db = Builder::new().create_with_backend(disk.clone()).unwrap();
-        Store::start(db, policy(5), machine(&up)).unwrap()
-    };
+    let open = || Store::start(Box::new(disk.clone()), policy(5), machine(&up)).unwrap();
     runtime().block_on(async {
         let begins = at(200_000_000);
         // So many seconds into a run a change comes, and then a crash. The next run goes on from what was kept.
@@ -68,10 +65,7 @@ fn the_time_is_kept_with_other_changes_once_a_minute() {
 #[test]
 fn a_store_of_an_earlier_program_goes_on_from_the_time_that_its_license_has_seen() {
     let (disk, up) = (Disk::default(), Arc::new(Mutex::new(0)));
-    let open = || {
-        let db = Builder::new().create_with_backend(disk.clone()).unwrap();
-        Store::start(db, policy(5), machine(&up)).unwrap()
-    };
+    let open = || Store::start(Box::new(disk.clone()), policy(5), machine(&up)).unwrap();
     runtime().block_on(async {
         let (store, writer) = open();
         let seen = Some(at(200_009_000));
