@@ -48,7 +48,7 @@ impl<'a> Follower<'a> {
     /// How many users are mapped.
     pub(super) fn people(&self) -> u64 {
         let view = self.place.store.view();
-        view.directories().find(|record| record.id == self.place.id).map_or(0, |record| record.census.people)
+        view.directory(self.place.id).map_or(0, |record| record.census.people)
     }
 
     /// Follows until the driver ends or the brake trips. May be dropped: what it has not written is told
@@ -116,7 +116,7 @@ impl<'a> Follower<'a> {
         let now = self.place.store.now();
         let Place { directory, id, store, .. } = &self.place;
         let view = store.view();
-        let record = view.directories().find(|record| record.id == *id);
+        let record = view.directory(*id);
         let (people, hour) =
             record.map(|record| (record.census.people, record.hour.clone())).unwrap_or_default();
         let mut sweep = Sweep::new(directory.brake, people, &hour, Counts::default(), now);

@@ -117,7 +117,7 @@ impl<'a> Intake<'a> {
         store: &'a Store,
         mode: Mode,
     ) -> Result<Intake<'a>, StoreError> {
-        let known = store.view().directories().find(|record| record.name == directory.name).cloned();
+        let known = store.view().directory_named(&directory.name).cloned();
         let id = match &known {
             Some(record) => record.id,
             // A dry run gives out no number: nothing of this directory is in the store, whatever it is.
@@ -262,7 +262,7 @@ impl<'a> Intake<'a> {
     /// Whether the last complete refresh skipped entries, so that not every id has to be known.
     fn is_skipped_before(&self) -> bool {
         let view = self.place.store.view();
-        let record = view.directories().find(|record| record.id == self.place.id);
+        let record = view.directory(self.place.id);
         record.is_some_and(|record| record.skipped.values().sum::<u64>() > 0)
     }
 

@@ -334,7 +334,7 @@ fn is_known(store: Store, directory: String, rules: &Rules) -> IsKnown {
     let members = rules.members.clone().filter(|members| members.is_by_dn_alone());
     Arc::new(move |id, dn| {
         let view = store.view();
-        let record = view.directories().find(|record| record.name == directory);
+        let record = view.directory_named(&directory);
         let user = record.and_then(|record| view.user_by_id(record.id, id).ok().flatten());
         match user.filter(|(_, user)| user.is_living()) {
             Some((_, user)) => user.mapped.dn == printable(dn),

@@ -400,7 +400,7 @@ impl SyncLoop {
             return Ok(None);
         }
         let view = self.store.view();
-        let record = view.directories().find(|record| record.name == self.directory.name);
+        let record = view.directory_named(&self.directory.name);
         let cookie = record.map(|record| view.cookie(record.id)).transpose()?.flatten();
         let Some(cookie) = cookie.filter(|cookie| cookie.valid_for == opened.valid_for) else {
             return Ok(None);

@@ -122,7 +122,7 @@ impl UserList {
 impl UserList {
     /// The domain that the user's directory serves, or that the account is in.
     fn domain_of(&self, directory: DirectoryId) -> Option<String> {
-        let record = self.view.directories().find(|record| record.id == directory)?;
+        let record = self.view.directory(directory)?;
         match record.accounts_domain() {
             Some(domain) => Some(domain.to_owned()),
             None => self.domains.get(&record.name).cloned(),

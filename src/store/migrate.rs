@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use redb::{Database, ReadableTable};
 
+use super::directories::{self, Directories};
 use super::names::{from_format_3, stored_rules};
-use super::tables::{META, SETTINGS};
+use super::tables::{DIRECTORIES, META, SETTINGS};
 use super::transaction::Transaction;
 use super::{FORMAT, StoreError};
 use crate::domain::names::NameRules;
 
-/// Makes the tables fit this program, and returns the rules that the tables of names follow from.
-pub(super) fn prepare(db: &Database) -> Result<NameRules, StoreError> {
+/// Makes the tables fit this program. Returns what is kept decoded: the directory records, and the rules that the
+/// tables of names follow from.
+pub(super) fn prepare(db: &Database) -> Result<(Directories, Arc<NameRules>), StoreError> {
     let mut txn = db.begin_write()?;
     txn.set_quick_repair(true);
     let found = txn.open_table(META)?.get("format")?.map(|format| format.value());
@@ -22,13 +24,15 @@ pub(super) fn prepare(db: &Database) -> Result<NameRules, StoreError> {
         Some(1..=3) => from_format_3(&txn)?,
         Some(_) => return Err(StoreError::NewerFormat),
     }
-    let rules = stored_rules(&txn.open_table(SETTINGS)?)?;
+    let rules = Arc::new(stored_rules(&txn.open_table(SETTINGS)?)?);
+    let directories = directories::stored(&txn.open_table(DIRECTORIES)?)?;
     if found == Some(FORMAT) {
         txn.abort()?;
-        return Ok(rules);
+        return Ok((directories, rules));
     }
-    Transaction::open(&txn, Arc::new(rules.clone()))?.finish()?;
+    // Opening a table makes it.
+    Transaction::open(&txn, directories.clone(), Arc::clone(&rules))?.finish()?;
     txn.open_table(META)?.insert("format", FORMAT)?;
     txn.commit()?;
-    Ok(rules)
+    Ok((directories, rules))
 }

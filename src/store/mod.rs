@@ -7,6 +7,7 @@ mod accounts;
 mod brake;
 mod clock;
 mod codec;
+mod directories;
 mod error;
 mod file;
 mod import;
@@ -34,6 +35,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::AccountChanged;
+pub use directories::DirectoryIndex;
 pub use error::StoreError;
 pub use file::{is_damage, is_guarded};
 pub use import::{Import, Imported};

@@ -419,7 +419,8 @@ pub(super) fn from_format_3(txn: &WriteTransaction) -> Result<(), StoreError> {
     };
     {
         let (owners, waiting) = (txn.open_table(OWNERS_3)?, txn.open_table(CLAIMS_3)?);
-        let mut transaction = Transaction::open(txn, Arc::new(NameRules::default()))?;
+        let directories = super::directories::stored(&txn.open_table(super::tables::DIRECTORIES)?)?;
+        let mut transaction = Transaction::open(txn, directories, Arc::default())?;
         transaction.guess_rules(&keys)?;
         for key in keys {
             transaction.claim_as_before(UserKey(key), &owners, &waiting)?;
@@ -442,9 +443,9 @@ impl Transaction<'_> {
                 *logins.entry((user.directory, login.domain().to_owned())).or_default() += 1;
             }
         }
-        let served = self.directories().iter().filter(|(_, record)| record.origin() == Origin::Mapped).map(
-            |(id, record)| {
-                let of_it = logins.iter().filter(|((directory, _), _)| directory == id);
+        let served =
+            self.directories().values().filter(|record| record.origin() == Origin::Mapped).map(|record| {
+                let of_it = logins.iter().filter(|((directory, _), _)| *directory == record.id);
                 let most = of_it.max_by_key(|((_, domain), count)| (**count, domain));
                 DirectoryNames {
                     name: record.name.clone(),
@@ -455,8 +456,7 @@ impl Transaction<'_> {
                     foreign_names: true,
                     login_is_address: true,
                 }
-            },
-        );
+            });
         let before = NameRules::new(served.collect(), None);
         self.rules = Arc::new(NameRules::default().retiring(&before));
         let bytes = encode_rules(&self.rules);

@@ -1,13 +1,12 @@
 //! The tables, and what can be looked up in them from a read view and from a write transaction alike.
 
-use std::collections::BTreeMap;
-
 use redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use super::codec::{self, UserHead};
+use super::directories::Directories;
 use super::license::component_view;
 use super::names::NameRecord;
-use super::{DirectoryRecord, Policy, StoreError};
+use super::{Policy, StoreError};
 use crate::domain::admission::{Subject, View};
 use crate::domain::brake::Window;
 use crate::domain::name::{Name, StableId};
@@ -71,9 +70,6 @@ pub(super) fn reclaims(
     let bytes = brakes.get(RECLAIMS)?;
     bytes.map(|bytes| codec::decode_window(bytes.value())).transpose().map(Option::unwrap_or_default)
 }
-
-/// Directories by number, few enough to be kept decoded.
-pub(super) type Directories = BTreeMap<DirectoryId, DirectoryRecord>;
 
 /// Look-ups that a read view and a write transaction share.
 pub(super) trait Lookup {

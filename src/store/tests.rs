@@ -550,6 +550,22 @@ fn a_second_daemon_and_a_newer_file_are_refused() {
     assert!(matches!(Store::open(&path, policy(1)), Err(StoreError::NewerFormat)));
 }
 
+/// At a provider with thousands of domains, decoding them all took longer than the commit itself.
+#[test]
+fn a_commit_shares_the_directory_records_that_it_leaves_as_they_are() {
+    with_store(5, async |store, directory| {
+        upsert(store, directory, mapped(1, &["a@x.org"]), 0).await;
+        let other = store.directory("other").await.unwrap();
+        let before = store.view();
+        assert_eq!(login(store, "a@x.org").await, "granted");
+        let after = store.view();
+        let record = |view: &ReadView, id| std::ptr::from_ref(view.directory(id).unwrap());
+        assert_eq!(record(&before, other), record(&after, other), "it was decoded or copied");
+        assert_eq!(before.directory(directory).unwrap().census.seats, 0);
+        assert_eq!(after.directory(directory).unwrap().census.seats, 1);
+    });
+}
+
 #[test]
 fn verify_finds_what_is_wrong() {
     let disk = Disk::default();
@@ -567,7 +583,9 @@ fn verify_finds_what_is_wrong() {
     let ghost = codec::encode_name(&names::NameRecord::Contested(Default::default()));
     txn.open_table(tables::NAMES).unwrap().insert("ghost@x.org", ghost.as_slice()).unwrap();
     txn.commit().unwrap();
-    let findings = ReadView::open(&db, Arc::default()).unwrap().verify().unwrap();
+    let directories = directories::stored(&db.begin_read().unwrap().open_table(tables::DIRECTORIES).unwrap());
+    let view = ReadView::open(&db, directories.unwrap(), Arc::default()).unwrap();
+    let findings = view.verify().unwrap();
     let texts: Vec<&str> = findings.iter().map(|finding| finding.0.as_str()).collect();
     assert_eq!(texts.len(), 3, "{texts:?}");
     assert!(texts[0].contains("ghost@x.org"));

@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use super::codec;
+use super::directories::Directories;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::tables::{
-    BRAKES, CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
-    MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATS, SEATS_LOW, SETTINGS,
-    STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
+    BRAKES, CLAIMS, COOKIES, DIRECTORIES, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, MAX_STRANGERS,
+    META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATS, SEATS_LOW, SETTINGS, STRANGERS,
+    TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{
     Admitted, Applied, Changes, Checkpoint, DirectoryRecord, Entombed, Forgotten, Policy, Released,
@@ -58,23 +59,17 @@ pub(super) struct Transaction<'t> {
 }
 
 impl<'t> Transaction<'t> {
-    /// `rules` are those that the tables follow from.
+    /// `directories` are the records, and `rules` those that the tables follow from, as the last commit left them.
     pub(super) fn open(
         txn: &'t WriteTransaction,
+        directories: Directories,
         rules: Arc<NameRules>,
     ) -> Result<Transaction<'t>, StoreError> {
-        let directory_records = txn.open_table(DIRECTORIES)?;
-        let mut directories = Directories::new();
-        for row in directory_records.iter()? {
-            let (name, bytes) = row?;
-            let record = codec::decode_directory(name.value(), bytes.value())?;
-            directories.insert(record.id, record);
-        }
         let meta = txn.open_table(META)?;
         Ok(Transaction {
             next_user: next_user(&meta)?,
             meta,
-            directory_records,
+            directory_records: txn.open_table(DIRECTORIES)?,
             users: txn.open_table(USERS)?,
             ids: txn.open_table(IDS)?,
             names: txn.open_table(NAMES)?,
@@ -100,8 +95,9 @@ impl<'t> Transaction<'t> {
         })
     }
 
-    /// Writes what was held back, and says whether there is anything to commit.
-    pub(super) fn finish(mut self) -> Result<bool, StoreError> {
+    /// Writes what was held back. Returns what is kept decoded as it is after the commit, or `None` where there is
+    /// nothing to commit.
+    pub(super) fn finish(mut self) -> Result<Option<(Directories, Arc<NameRules>)>, StoreError> {
         for id in &self.changed_directories {
             if let Some(record) = self.directories.get(id) {
                 let bytes = codec::encode_directory(record);
@@ -111,7 +107,7 @@ impl<'t> Transaction<'t> {
         if self.next_user != next_user(&self.meta)? {
             self.meta.insert(NEXT_USER, self.next_user)?;
         }
-        Ok(self.is_dirty)
+        Ok(self.is_dirty.then_some((self.directories, self.rules)))
     }
 
     /// Decides with what is true in this transaction, and takes the seat if that is the decision.
@@ -185,8 +181,7 @@ impl<'t> Transaction<'t> {
     }
 
     pub(super) fn count(&mut self, directory: DirectoryId, change: impl FnOnce(&mut Census)) {
-        if let Some(record) = self.directories.get_mut(&directory) {
-            change(&mut record.census);
+        if self.directories.change(directory, |record| change(&mut record.census)) {
             self.changed_directories.insert(directory);
             self.is_dirty = true;
         }
@@ -194,14 +189,14 @@ impl<'t> Transaction<'t> {
 
     /// The number of a directory; a new name gets a new one.
     pub(super) fn directory(&mut self, name: &str) -> Result<DirectoryId, StoreError> {
-        if let Some(record) = self.directories.values().find(|record| record.name == name) {
+        if let Some(record) = self.directories.named(name) {
             return Ok(record.id);
         }
         let number = self.meta.get(NEXT_DIRECTORY)?.map_or(1, |number| number.value());
         self.meta.insert(NEXT_DIRECTORY, number + 1)?;
         self.is_dirty = true;
         let id = DirectoryId(u32::try_from(number).map_err(|_| StoreError::Corrupt("meta"))?);
-        self.directories.insert(id, DirectoryRecord::new(id, name));
+        self.directories.insert(DirectoryRecord::new(id, name));
         self.changed_directories.insert(id);
         Ok(id)
     }
@@ -407,11 +402,13 @@ impl<'t> Transaction<'t> {
                 None => {}
             }
         }
-        let Some(record) = self.directories.get_mut(&directory) else { return };
         let counted = applied.happened.less(approved);
+        let Some(record) = self.directories.get(&directory) else { return };
         if counted != Counts::default() || record.hour.is_ahead(now) {
-            record.hour.clip(now);
-            record.hour.add(now, counted, record.census.people + removed);
+            self.directories.change(directory, |record| {
+                record.hour.clip(now);
+                record.hour.add(now, counted, record.census.people + removed);
+            });
             self.changed_directories.insert(directory);
             self.is_dirty = true;
         }
@@ -431,12 +428,14 @@ impl<'t> Transaction<'t> {
                 self.cookies.remove(directory.0)?;
             }
         }
-        if let Some(record) = self.directories.get_mut(&directory) {
+        let is_known = self.directories.change(directory, |record| {
             record.last_success = Some(now);
             if let Some(skipped) = &checkpoint.skipped {
                 record.generation += 1;
                 record.skipped = skipped.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect();
             }
+        });
+        if is_known {
             self.changed_directories.insert(directory);
         }
         self.is_dirty = true;

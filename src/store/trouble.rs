@@ -256,8 +256,11 @@ impl Owner {
             self.reopen(shared)?;
         }
         self.probe()?;
-        let rules = Arc::clone(&shared.view().rules);
-        shared.publish(guarded(self.medium.path(), || ReadView::open(&self.opened.db, rules))?);
+        let (directories, rules) = {
+            let view = shared.view();
+            (view.directories.clone(), Arc::clone(&view.rules))
+        };
+        shared.publish(guarded(self.medium.path(), || ReadView::open(&self.opened.db, directories, rules))?);
         Ok(())
     }
 
@@ -311,8 +314,8 @@ impl Owner {
 
 /// Brings the tables up to date, and reads them.
 fn view(opened: &Opened) -> Result<ReadView, StoreError> {
-    let rules = Arc::new(prepare(&opened.db)?);
-    ReadView::open(&opened.db, rules)
+    let (directories, rules) = prepare(&opened.db)?;
+    ReadView::open(&opened.db, directories, rules)
 }
 
 /// Key of [`META`]: how often the store had to be proved writable.

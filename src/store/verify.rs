@@ -124,11 +124,11 @@ impl ReadView {
             }
         }
         for (id, census) in &counted {
-            let is_known = self.directories.contains_key(id);
+            let is_known = self.directories.get(id).is_some();
             findings.check(is_known, || format!("directory {} has users but no record: {census:?}", id.0));
         }
-        for (id, record) in &self.directories {
-            let census = counted.get(id).copied().unwrap_or_default();
+        for record in self.directories.values() {
+            let census = counted.get(&record.id).copied().unwrap_or_default();
             findings.check(census == record.census, || {
                 format!("directory {}: counted {census:?}, but kept {:?}", record.name, record.census)
             });

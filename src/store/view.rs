@@ -9,13 +9,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
 
+use super::directories::{Directories, DirectoryIndex};
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::names::NameLookup;
 use super::tables::{
-    BRAKES, CLAIMS, COOKIES, DIRECTORIES, Directories, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
-    NAMES, PASSWORDS, REFUSALS, SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, reclaims,
+    BRAKES, CLAIMS, COOKIES, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, NAMES, PASSWORDS, REFUSALS,
+    SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, reclaims,
 };
-use super::{Clash, Cookie, DirectoryRecord, Policy, StoreError, codec};
+use super::{Clash, Cookie, DirectoryRecord, IMPORTED, LOCAL, Policy, StoreError, codec};
 use crate::domain::admission::View;
 use crate::domain::brake::Window;
 use crate::domain::name::{Name, StableId};
@@ -69,15 +70,14 @@ pub struct UserDetails {
 }
 
 impl ReadView {
-    /// `rules` are those that the tables follow from.
-    pub(super) fn open(db: &Database, rules: Arc<NameRules>) -> Result<ReadView, StoreError> {
+    /// The latest committed state. `directories` and `rules` are kept decoded, as the commit left them: decoding
+    /// the records of thousands of domains would take longer than the commit.
+    pub(super) fn open(
+        db: &Database,
+        directories: Directories,
+        rules: Arc<NameRules>,
+    ) -> Result<ReadView, StoreError> {
         let txn = db.begin_read()?;
-        let mut directories = Directories::new();
-        for row in txn.open_table(DIRECTORIES)?.iter()? {
-            let (name, bytes) = row?;
-            let record = codec::decode_directory(name.value(), bytes.value())?;
-            directories.insert(record.id, record);
-        }
         Ok(ReadView {
             directories,
             users: txn.open_table(USERS)?,
@@ -115,6 +115,31 @@ impl ReadView {
     /// Every directory that was ever mapped.
     pub fn directories(&self) -> impl Iterator<Item = &DirectoryRecord> {
         self.directories.values()
+    }
+
+    /// One directory.
+    pub fn directory(&self, id: DirectoryId) -> Option<&DirectoryRecord> {
+        self.directories.get(&id)
+    }
+
+    /// The directory of this name; none where it was never mapped.
+    pub fn directory_named(&self, name: &str) -> Option<&DirectoryRecord> {
+        self.directories.named(name)
+    }
+
+    /// Which directories there are, and which were ever read completely.
+    pub fn directory_index(&self) -> &DirectoryIndex {
+        self.directories.index()
+    }
+
+    /// Whether there are local or imported accounts in a mail domain, which is in lower case.
+    pub fn has_accounts_in(&self, domain: &str) -> bool {
+        let has_people = |prefix: &str| {
+            self.directories
+                .named(&format!("{prefix}{domain}"))
+                .is_some_and(|record| record.census.people > 0)
+        };
+        has_people(LOCAL) || has_people(IMPORTED)
     }
 
     /// The cookie of a directory's last checkpoint.

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::brake::{conclude, keep};
 use super::clock;
+use super::directories::Directories;
 use super::file::Opened;
 use super::names::Adopted;
 use super::settle::Settled;
@@ -179,9 +180,8 @@ fn commit(opened: &Opened, shared: &Shared, batch: Vec<Command>) -> Result<Vec<A
         }
     }
     let settled = transaction.settle(&policy, adopted, now)?;
-    let rules = Arc::clone(&transaction.rules);
-    let is_changed = transaction.finish()?;
-    finish(opened, shared, txn, is_changed.then_some(rules), &settled)?;
+    let changed = transaction.finish()?;
+    finish(opened, shared, txn, changed, &settled)?;
     Ok(answers)
 }
 
@@ -190,10 +190,10 @@ fn finish(
     opened: &Opened,
     shared: &Shared,
     txn: WriteTransaction,
-    changed: Option<Arc<NameRules>>,
+    changed: Option<(Directories, Arc<NameRules>)>,
     settled: &Settled,
 ) -> Result<(), StoreError> {
-    let Some(rules) = changed else { return Ok(txn.abort()?) };
+    let Some((directories, rules)) = changed else { return Ok(txn.abort()?) };
     let time = shared.clock.due();
     if let Some(time) = &time {
         clock::keep(&txn, time)?;
@@ -203,7 +203,7 @@ fn finish(
     if time.is_some() {
         shared.clock.was_kept();
     }
-    shared.publish(ReadView::open(opened.db(), rules)?);
+    shared.publish(ReadView::open(opened.db(), directories, rules)?);
     settled.tell();
     Ok(())
 }
@@ -221,7 +221,8 @@ fn open<'t>(
     shared: &Shared,
     policy: &Policy,
 ) -> Result<(Transaction<'t>, Adopted), StoreError> {
-    let mut transaction = Transaction::open(txn, Arc::clone(&shared.view().rules))?;
+    let view = shared.view();
+    let mut transaction = Transaction::open(txn, view.directories.clone(), Arc::clone(&view.rules))?;
     let beat = || {
         shared.beats.fetch_add(1, Ordering::Relaxed);
     };
@@ -294,9 +295,8 @@ fn run_import(
     let imported = transaction.import(import, &policy, &beat)?;
     if imported.as_ref().is_ok_and(|imported| imported.applied) {
         let settled = transaction.settle(&policy, adopted, shared.clock.now())?;
-        let rules = Arc::clone(&transaction.rules);
-        let is_changed = transaction.finish()?;
-        finish(opened, shared, txn, is_changed.then_some(rules), &settled)?;
+        let changed = transaction.finish()?;
+        finish(opened, shared, txn, changed, &settled)?;
     } else {
         drop(transaction);
         txn.abort()?;
