@@ -170,7 +170,7 @@ impl Admin {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.0.started,
             clock: clock::status(self.0.store.clock()),
-            ready: self.0.unmapped(&view).is_empty(),
+            ready: self.0.coverage().first_unmapped().is_none(),
             license: license::status(&self.0.license.facts(), &policy, &view, self.0.store.clock().dates())?,
             store: self.0.store.disk().into(),
             seats: SeatsStatus {
@@ -215,7 +215,7 @@ impl Admin {
 
     fn directories(&self, view: &ReadView, limits: &BTreeMap<String, u64>) -> Vec<DirectoryStatus> {
         let board = self.0.board.all();
-        let record = |name: &str| view.directories().find(|record| record.name == name);
+        let record = |name: &str| view.directory_named(name);
         let limit = |name: &str| limits.get(name).copied();
         let configured = board.iter().map(|(name, handle)| {
             let progress = handle.progress.borrow().clone();

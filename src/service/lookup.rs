@@ -4,7 +4,6 @@ use super::{Admission, AdmitError};
 use crate::domain::name::Name;
 use crate::domain::names::Purpose;
 use crate::domain::user::Kind;
-use crate::store::DirectoryRecord;
 
 /// Whose address it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,15 +43,12 @@ impl Admission {
     /// Whether a mail domain is one of ours: a directory serves it, names without a domain are in it, or there
     /// are local or imported accounts of it.
     pub fn serves(&self, domain: &str) -> bool {
+        // An upper-case letter can only come from a client: what we serve is kept in lower case.
+        let domain = domain.to_ascii_lowercase();
         let settings = self.0.settings();
-        let mut served = settings.directories.iter().flat_map(|(_, domains)| domains);
-        let is_it = |ours: &str| ours.eq_ignore_ascii_case(domain);
-        let has_accounts = |record: &DirectoryRecord| {
-            record.census.people > 0 && record.accounts_domain().is_some_and(is_it)
-        };
-        served.any(|served| is_it(served.as_str()))
-            || settings.default_domain.as_ref().is_some_and(|default| is_it(default.as_str()))
-            || self.0.store.view().directories().any(has_accounts)
+        self.0.coverage().directory_of(&domain).is_some()
+            || settings.default_domain.as_ref().is_some_and(|default| default.as_str() == domain)
+            || self.0.store.view().has_accounts_in(&domain)
     }
 
     /// Whether mail to this address has an owner.
@@ -75,7 +71,7 @@ impl Admission {
             return Ok(Some(Resident::administrator(name)));
         }
         let Some((key, user)) = found else {
-            return match self.may_be_unmapped(&name, &self.0.settings()) {
+            return match self.may_be_unmapped(&name) {
                 Some(directory) => Err(AdmitError::NotMapped(directory)),
                 None => Ok(None),
             };

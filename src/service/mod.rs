@@ -6,6 +6,7 @@ mod activity;
 mod admin;
 pub mod answers;
 mod clock;
+mod coverage;
 pub mod directories;
 mod hashes;
 mod import;
@@ -37,9 +38,10 @@ use crate::domain::name::{Domain, Name};
 use crate::domain::seats::Service as MailService;
 use crate::domain::user::UserKey;
 pub(crate) use crate::store::log_release;
-use crate::store::{ReadView, Store, StoreError};
+use crate::store::{Store, StoreError};
 use activity::Activity;
 use answers::{ComponentAnswer, Verdict};
+use coverage::Coverage;
 use directories::Board;
 use license::LicenseBoard;
 use listeners::ListenerBoard;
@@ -65,6 +67,7 @@ struct Shared {
     store: Store,
     activity: Activity,
     settings: RwLock<Arc<Settings>>,
+    coverage: RwLock<Arc<Coverage>>,
     board: Board,
     listeners: ListenerBoard,
     license: LicenseBoard,
@@ -87,10 +90,13 @@ impl Service {
         license: LicenseBoard,
     ) -> Service {
         let started = store.now();
+        let settings = Arc::new(settings);
+        let coverage = Coverage::new(Arc::clone(&settings), store.view().directory_index().clone());
         Service(Arc::new(Shared {
             store,
             activity: Activity::default(),
-            settings: RwLock::new(Arc::new(settings)),
+            settings: RwLock::new(settings),
+            coverage: RwLock::new(Arc::new(coverage)),
             board,
             listeners,
             license,
@@ -130,13 +136,17 @@ impl Shared {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Directories that are configured but were never mapped, by name and domains.
-    fn unmapped(&self, view: &ReadView) -> Vec<(String, Vec<Domain>)> {
-        let is_mapped = |name: &str| {
-            view.directories().any(|record| record.name == name && record.last_success.is_some())
-        };
-        let settings = self.settings();
-        settings.directories.iter().filter(|(name, _)| !is_mapped(name)).cloned().collect()
+    /// The coverage of the settings in force, by what the latest view says of the directories.
+    fn coverage(&self) -> Arc<Coverage> {
+        let (settings, view) = (self.settings(), self.store.view());
+        let index = view.directory_index();
+        let known = self.coverage.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.is_of(&settings, index) {
+            return known;
+        }
+        let coverage = Arc::new(Coverage::new(settings, index.clone()));
+        *self.coverage.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&coverage);
+        coverage
     }
 
     async fn flush(&self) -> Result<(), StoreError> {
@@ -207,7 +217,7 @@ impl Admission {
             let shown = note_impossible(ask.user);
             return Ok(Verdict::new(&Decision::UnknownUser, &shown));
         };
-        let decision = self.decide_and_note(&name, &settings, ask).await?;
+        let decision = self.decide_and_note(&name, ask).await?;
         Ok(Verdict::new(&decision, name.as_str()))
     }
 
@@ -218,21 +228,16 @@ impl Admission {
             note_impossible(ask.user);
             return Ok(Decision::UnknownUser);
         };
-        self.decide_and_note(&name, &settings, ask).await
+        self.decide_and_note(&name, ask).await
     }
 
-    async fn decide_and_note(
-        &self,
-        name: &Name,
-        settings: &Settings,
-        ask: &Ask<'_>,
-    ) -> Result<Decision, AdmitError> {
+    async fn decide_and_note(&self, name: &Name, ask: &Ask<'_>) -> Result<Decision, AdmitError> {
         let now = self.0.store.now();
         let request =
             Request { operation: ask.operation.clone(), service: ask.service.and_then(MailService::parse) };
         let (key, decision) = self.decide(name, &request, now).await?;
         if decision == Decision::UnknownUser
-            && let Some(directory) = self.may_be_unmapped(name, settings)
+            && let Some(directory) = self.may_be_unmapped(name)
         {
             return Err(AdmitError::NotMapped(directory));
         }
@@ -267,12 +272,8 @@ impl Admission {
     }
 
     /// The directory that may still bring a user of this name, if there is one.
-    fn may_be_unmapped(&self, name: &Name, settings: &Settings) -> Option<String> {
-        let serves = |domains: &[Domain]| domains.iter().any(|domain| domain.as_str() == name.domain());
-        let is_served = settings.directories.iter().any(|(_, domains)| serves(domains));
-        let unmapped = self.0.unmapped(&self.0.store.view());
-        let candidate = |(_, domains): &&(String, Vec<Domain>)| !is_served || serves(domains);
-        unmapped.iter().find(candidate).map(|(directory, _)| directory.clone())
+    fn may_be_unmapped(&self, name: &Name) -> Option<String> {
+        self.0.coverage().may_be_unmapped(name).map(str::to_owned)
     }
 
     fn note(
@@ -346,9 +347,46 @@ impl Admission {
 
     /// `Err` says why the daemon is not ready: a directory was never mapped.
     pub fn readiness(&self) -> Result<(), AdmitError> {
-        match self.0.unmapped(&self.0.store.view()).into_iter().next() {
+        match self.0.coverage().first_unmapped() {
             None => Ok(()),
-            Some((directory, _)) => Err(AdmitError::NotMapped(directory)),
+            Some(directory) => Err(AdmitError::NotMapped(directory.to_owned())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::fixture::Fixture;
+
+    /// At a provider with thousands of directories, going through them took longer than the decision.
+    #[tokio::test]
+    async fn unknown_names_share_what_is_known_of_the_directories() {
+        let fixture = Fixture::new(5).await;
+        let admission = fixture.service.admission();
+        let coverage = || admission.0.coverage();
+        let ask = |user| Ask { user, service: None, operation: Operation::Login, client: None };
+        let first = coverage();
+        assert_eq!(admission.decision(&ask("nobody@example.org")).await.unwrap(), Decision::UnknownUser);
+        assert!(admission.decision(&ask("u1")).await.unwrap().allows());
+        assert!(Arc::ptr_eq(&first, &coverage()), "a login made it anew");
+        assert!(admission.serves("Example.org") && !admission.serves("later.org"));
+
+        let settings = Settings::clone(&admission.0.settings());
+        let later = ("later".to_owned(), vec![Domain::parse("later.org").unwrap()]);
+        let directories = settings.directories.iter().cloned().chain([later]).collect();
+        fixture.service.set_settings(Settings { directories, ..settings });
+        assert!(admission.serves("later.org"));
+        let unmapped = admission.decision(&ask("x@later.org")).await.unwrap_err();
+        assert_eq!(unmapped.to_string(), "the directory later has not been mapped yet");
+        assert_eq!(admission.decision(&ask("nobody")).await.unwrap(), Decision::UnknownUser);
+
+        let store = &admission.0.store;
+        let later = store.directory("later").await.unwrap();
+        assert!(admission.readiness().is_err());
+        let changes = crate::store::Changes { checkpoint: Some(Default::default()), ..Default::default() };
+        store.apply(later, changes, store.now()).await.unwrap();
+        assert_eq!(admission.decision(&ask("x@later.org")).await.unwrap(), Decision::UnknownUser);
+        admission.readiness().unwrap();
     }
 }

@@ -18,7 +18,7 @@ use super::answers::Verdict;
 use super::hashes::{self, HashError};
 use super::recent::Recent;
 use super::throttle::{Gate, SLOWER, Shut, Tag, Throttle};
-use super::{Admission, AdmitError, Ask, Settings};
+use super::{Admission, AdmitError, Ask};
 use crate::domain::admission::{Decision, Operation};
 use crate::domain::name::Name;
 use crate::domain::names::Purpose;
@@ -167,7 +167,7 @@ impl Authenticator {
         let settings = admission.0.settings();
         let name = Name::parse(attempt.user, settings.default_domain.as_ref()).ok();
         let place = match &name {
-            Some(name) => self.place(name, &settings)?,
+            Some(name) => self.place(name)?,
             None => None,
         };
         let tag = place.as_ref().map_or_else(|| throttle.tag(attempt.user), |place| place.tag);
@@ -236,7 +236,7 @@ impl Authenticator {
 
     /// Where the password of a name is verified. An unknown name is looked for where its domain is served, as a
     /// known one would be; `None` where nobody serves it.
-    fn place(&self, name: &Name, settings: &Settings) -> Result<Option<Place>, AdmitError> {
+    fn place(&self, name: &Name) -> Result<Option<Place>, AdmitError> {
         let admission = &self.0.admission;
         let throttle = &self.0.throttle;
         if let Some(entry) = admission.entry(name)? {
@@ -256,17 +256,13 @@ impl Authenticator {
             };
             return Ok(Some(Place { tag, proof }));
         }
-        if let Some(directory) = admission.may_be_unmapped(name, settings) {
+        if let Some(directory) = admission.may_be_unmapped(name) {
             return Err(AdmitError::NotMapped(directory));
         }
         let tag = throttle.tag(name);
-        let served = settings
-            .directories
-            .iter()
-            .find(|(_, domains)| domains.iter().any(|domain| domain.as_str() == name.domain()));
-        Ok(match served {
-            Some((directory, _)) => {
-                Some(Place { tag, proof: Proof::Bind { directory: directory.clone(), dn: None } })
+        Ok(match admission.0.coverage().directory_of(name.domain()) {
+            Some(directory) => {
+                Some(Place { tag, proof: Proof::Bind { directory: directory.to_owned(), dn: None } })
             }
             None => admission.has_accounts().then_some(Place { tag, proof: Proof::Hash(None) }),
         })
@@ -389,7 +385,7 @@ impl Admission {
         let Some(user) = view.user_of(key)? else { return Ok(None) };
         let hash = view.password_of(key)?;
         let is_administrator = view.is_administrator(name, Some(key))?;
-        let record = view.directories().find(|record| record.id == user.directory);
+        let record = view.directory(user.directory);
         Ok(record.map(|record| Entry {
             key,
             user,
