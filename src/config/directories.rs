@@ -212,7 +212,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::config::tests::{check, decode_good};
-    use crate::domain::directory::{Bind, LdapSource, LdapUrl, Timeouts, Tls};
+    use crate::domain::directory::{Bind, LdapSource, LdapUrl, Lists, Timeouts, Tls};
     use crate::domain::ldap_text::Dn;
 
     /// Five lines, so that what is added begins on line 6.
@@ -373,6 +373,7 @@ pub(super) mod tests {
                 bind: Bind::Anonymous,
                 preset: None,
                 filter: None,
+                lists: Lists::Preset,
                 required_group: None,
                 tls: Tls::default(),
                 timeouts: Timeouts::default(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::bind;
 use super::reader::{Section, Text};
 use crate::domain::course::Choice;
-use crate::domain::directory::{LdapSource, LdapUrl, Source, Timeouts};
+use crate::domain::directory::{LdapSource, LdapUrl, Lists, Source, Timeouts};
 use crate::domain::ldap_text::Dn;
 use crate::domain::mapping::Preset;
 
@@ -17,6 +17,8 @@ const MAX_PAGE_SIZE: u64 = 100_000;
 
 const EXAMPLE_GROUP: &str = r#""cn=mail,ou=groups,dc=example,dc=org""#;
 
+const EXAMPLE_LISTS: &str = r#""(&(objectClass=groupOfNames)(mail=*))""#;
+
 /// The keys that `[[directory.ldap]]` has for itself.
 pub(super) fn source(section: &mut Section<'_>) -> Option<Source> {
     let urls = section.require("urls", r#"["ldaps://ldap1.example.org"]"#).map(|value| value.texts());
@@ -26,6 +28,7 @@ pub(super) fn source(section: &mut Section<'_>) -> Option<Source> {
     let preset = preset(section);
     let filter = section.take("filter", r#""(objectClass=inetOrgPerson)""#);
     let filter = filter.and_then(|value| value.text()).and_then(|text| text.filter());
+    let lists = lists(section);
     let required_group = required_group(section);
     let sync = sync(section);
     let page_size = section.take("page_size", "1000").and_then(|value| value.integer(1..=MAX_PAGE_SIZE));
@@ -41,6 +44,7 @@ pub(super) fn source(section: &mut Section<'_>) -> Option<Source> {
         sync: sync?,
         preset,
         filter,
+        lists: lists?,
         required_group: required_group?,
         tls,
         timeouts,
@@ -64,6 +68,13 @@ fn preset(section: &mut Section<'_>) -> Option<Preset> {
     let mut words: Vec<_> = presets.into_iter().map(|preset| (preset.as_str(), Some(preset))).collect();
     words.push(("auto", None));
     section.choice("preset", r#""openldap""#, &words, None)
+}
+
+/// `None` where it is there and is not a filter.
+fn lists(section: &mut Section<'_>) -> Option<Lists> {
+    let Some(value) = section.take("list_filter", EXAMPLE_LISTS) else { return Some(Lists::Preset) };
+    let text = value.text()?;
+    if text.text.is_empty() { Some(Lists::Unread) } else { text.filter().map(Lists::Matching) }
 }
 
 /// `None` where it is there and is no DN: with a mistake in it everybody would be mapped.
@@ -154,6 +165,14 @@ mod tests {
                 "6:23: `filter` is not a filter: expected ) = write it like filter = \"(objectClass=inetOrgPerson)\"",
             ],
         );
+        ldap(
+            "list_filter = 'mail=*'",
+            &[
+                "6:16: `list_filter` is not a filter: expected ( = write it like list_filter = \"(&(objectClass=groupOfNames)(mail=*))\"",
+            ],
+        );
+        ldap("list_filter = 1", &["6:15: `list_filter` must be a string, not a whole number"]);
+        ldap("list_filter = ''", &[]);
         ldap("filter = 'mail=*'", &["6:11: `filter` is not a filter: expected ("]);
         ldap(
             "required_group = \"mail\"",

@@ -38,7 +38,7 @@ pub enum SyncError {
     Store(#[from] StoreError),
     /// A preset's own filter is malformed: a mistake in this program.
     #[error("the filter {0} is wrong: {1}")]
-    Filter(&'static str, crate::domain::ldap_text::LdapTextError),
+    Filter(String, crate::domain::ldap_text::LdapTextError),
     /// A dry run would change too much to be collected.
     #[error("more than {MAX_PREVIEW} entries would change: too many to preview")]
     PreviewTooLarge,

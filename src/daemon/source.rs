@@ -14,9 +14,9 @@ use crate::directory::{
     Poll, Watch, file,
 };
 use crate::domain::course::{Choice, Mechanism, choose};
-use crate::domain::directory::{Directory, LdapSource, LdapUrl, Source as Configured};
+use crate::domain::directory::{Directory, LdapSource, LdapUrl, Lists, Source as Configured};
 use crate::domain::ldap_text::Filter;
-use crate::domain::mapping::{Preset, Rules, printable};
+use crate::domain::mapping::{OBJECT_CLASS, Preset, Rules, may_be_list, printable};
 use crate::domain::sync::Report;
 use crate::store::Store;
 
@@ -270,9 +270,12 @@ impl Opened {
                 let filter = filter(ldap, &self.rules)?;
                 let (base, rules, mechanism) = (ldap.base_dn.clone(), self.rules.clone(), self.mechanism);
                 let is_known = is_known(store.clone(), directory.name.clone(), &rules);
+                // Who is not in the group may be a list.
+                let reads: &[&str] = if rules.members.is_some() { &[OBJECT_CLASS] } else { &[] };
                 let hinted = (mechanism == Mechanism::ContentSync).then(|| Hinted {
                     server: ldap.clone(),
                     is_known: Arc::clone(&is_known),
+                    reads,
                     evidence: self.evidence.clone(),
                 });
                 let is_polled = matches!(mechanism, Mechanism::DirSync | Mechanism::Usn);
@@ -284,7 +287,7 @@ impl Opened {
                 let known = proven.filter(|_| !is_polled).zip(cookie.clone());
                 let known = known.map(|(proven, cookie)| {
                     let is_known = Arc::clone(&is_known);
-                    Known { is_known, proven, cookie }
+                    Known { is_known, reads, proven, cookie }
                 });
                 tokio::spawn(async move {
                     let attributes = rules.attributes();
@@ -332,27 +335,42 @@ impl Opened {
 /// nobody would be mapped.
 fn is_known(store: Store, directory: String, rules: &Rules) -> IsKnown {
     let members = rules.members.clone().filter(|members| members.is_by_dn_alone());
-    Arc::new(move |id, dn| {
+    let preset = rules.preset;
+    Arc::new(move |id, entry| {
         let view = store.view();
         let record = view.directory_named(&directory);
         let user = record.and_then(|record| view.user_by_id(record.id, id).ok().flatten());
         match user.filter(|(_, user)| user.is_living()) {
-            Some((_, user)) => user.mapped.dn == printable(dn),
-            None => members.as_ref().is_some_and(|members| !members.has_dn(dn)),
+            Some((_, user)) => user.mapped.dn == printable(&entry.dn),
+            None => members
+                .as_ref()
+                .is_some_and(|members| !members.has_dn(&entry.dn) && !may_be_list(entry, preset)),
         }
     })
 }
 
-/// The configured filter, or the preset's, narrowed to the required group where that is certain to be the same.
+/// What people match, by the configured filter or the preset's, narrowed to the required group where that is certain to
+/// be the same; and lists, whoever is in that group.
 pub(super) fn filter(ldap: &LdapSource, rules: &Rules) -> Result<Filter, SyncError> {
     let filter = match &ldap.filter {
         Some(filter) => filter.clone(),
         None => {
             let text = rules.preset.default_filter();
-            Filter::parse(text).map_err(|error| SyncError::Filter(text, error))?
+            Filter::parse(text).map_err(|error| SyncError::Filter(text.to_owned(), error))?
         }
     };
-    Ok(group::narrow(filter, rules))
+    let people = group::narrow(filter, rules);
+    let lists = match &ldap.lists {
+        Lists::Unread => None,
+        Lists::Matching(filter) => Some(filter.clone()),
+        Lists::Preset => {
+            let text = rules.preset.default_list_filter(&rules.mail);
+            let parsed =
+                text.map(|text| Filter::parse(&text).map_err(|error| SyncError::Filter(text, error)));
+            parsed.transpose()?
+        }
+    };
+    Ok(lists.map_or(people.clone(), |lists| people.or(&lists)))
 }
 
 /// A cookie is worth something only for the same server, base, filter, bind DN, attributes and driver, and

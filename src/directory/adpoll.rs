@@ -303,7 +303,7 @@ impl Job {
             for entry in entries {
                 // Without an id it is nobody.
                 let Some(id) = id(&entry).filter(|id| !told.contains(id)) else { continue };
-                if is_proven(&entry) && (self.is_known)(&id, &entry.dn) {
+                if is_proven(&entry) && (self.is_known)(&id, &entry) {
                     present.push(id);
                 } else {
                     differing.push(id);

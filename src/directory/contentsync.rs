@@ -185,7 +185,8 @@ impl Job {
         let (listed, queue) = mpsc::channel(QUEUE);
         let list = async {
             let listed = listed;
-            connection.sweep(&self.search.base, &self.search.filter, &[NS_UNIQUE_ID], &listed).await
+            let attributes = [&[NS_UNIQUE_ID], self.hinted.reads].concat();
+            connection.sweep(&self.search.base, &self.search.filter, &attributes, &listed).await
         };
         let (listed, differing) = tokio::join!(list, self.compare(queue, &named));
         // In this order: a comparison that gave up is why the list could not be told.
@@ -211,7 +212,7 @@ impl Job {
             for entry in entries {
                 // Without an id it is nobody.
                 let Some(id) = stable_id(&entry, Preset::Ds389) else { continue };
-                if named.contains(&id) || !(self.hinted.is_known)(&id, &entry.dn) {
+                if named.contains(&id) || !(self.hinted.is_known)(&id, &entry) {
                     differing.push(id);
                 } else {
                     present.push(id);

@@ -76,8 +76,8 @@ use crate::domain::mapping::Entry;
 use crate::domain::name::StableId;
 pub use crate::domain::sync::Authority;
 
-/// Whether the mirror has a living user with this id and DN.
-pub type IsKnown = Arc<dyn Fn(&StableId, &str) -> bool + Send + Sync>;
+/// Whether the mirror has a living user with this id and the DN of this entry, or nobody would be mapped.
+pub type IsKnown = Arc<dyn Fn(&StableId, &Entry) -> bool + Send + Sync>;
 
 /// What content synchronization of 389 Directory Server needs, which is only a hint there.
 #[derive(Clone)]
@@ -86,6 +86,8 @@ pub struct Hinted {
     pub server: LdapSource,
     /// The mirror.
     pub is_known: IsKnown,
+    /// Attributes that it looks at.
+    pub reads: &'static [&'static str],
     /// Of the runs before, and for those to come.
     pub evidence: Evidence,
 }

@@ -38,6 +38,8 @@ const IDS_IN_FILTER: usize = 100;
 pub struct Known {
     /// Who is in it.
     pub is_known: IsKnown,
+    /// Attributes that this looks at.
+    pub reads: &'static [&'static str],
     /// The cookie when it was last proved equal to the directory.
     pub proven: Vec<u8>,
     /// The cookie that it has now.
@@ -71,14 +73,15 @@ impl Job {
     async fn compare(&self, session: Session) -> Result<(Session, Vec<StableId>), DirectoryError> {
         let proven = Stamps::of_cookie(&self.known.proven);
         let mut differing = Vec::new();
-        let attributes = Arc::new([self.id_attribute().to_owned(), ENTRY_CSN.to_owned()]);
+        let names = [self.id_attribute(), ENTRY_CSN].into_iter().chain(self.known.reads.iter().copied());
+        let attributes = names.map(str::to_owned).collect();
         let session = self
             .search(session, self.filter.clone(), attributes, |entries| {
                 let mut present = Vec::new();
                 for entry in entries {
                     // Without an id it is nobody.
                     let Some(id) = stable_id(&entry, self.preset) else { continue };
-                    if proven.cover(&entry) && (self.known.is_known)(&id, &entry.dn) {
+                    if proven.cover(&entry) && (self.known.is_known)(&id, &entry) {
                         present.push(id);
                     } else {
                         differing.push(id);

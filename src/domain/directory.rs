@@ -81,6 +81,8 @@ pub struct LdapSource {
     pub preset: Option<Preset>,
     /// `None` takes the preset's.
     pub filter: Option<Filter>,
+    /// Which lists and rooms are read beside people.
+    pub lists: Lists,
     /// Only its members are mapped; `None` maps everybody.
     pub required_group: Option<Dn>,
     /// Encryption.
@@ -89,6 +91,18 @@ pub struct LdapSource {
     pub timeouts: Timeouts,
     /// Entries asked for at a time (RFC 2696). Active Directory caps a page at 1,000.
     pub page_size: u32,
+}
+
+/// `list_filter`: lists and rooms, which take no seat and are known so that mail to them passes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Lists {
+    /// Those of the preset.
+    #[default]
+    Preset,
+    /// Only those that `filter` finds.
+    Unread,
+    /// Those that match.
+    Matching(Filter),
 }
 
 /// Who the daemon is to the directory.

@@ -66,6 +66,11 @@ impl Filter {
         &self.0
     }
 
+    /// What matches this filter or the other.
+    pub fn or(&self, other: &Filter) -> Filter {
+        Filter(format!("(|{self}{other})").into())
+    }
+
     /// What matches this filter and has one of these values, which are text without special characters.
     pub fn with_any(&self, attribute: &str, values: impl Iterator<Item = String>) -> Filter {
         let mut text = format!("(&{}(|", self.0);

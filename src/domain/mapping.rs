@@ -8,7 +8,7 @@ use super::preset::{
     CLASSES, CONTAINERS, NS_ACCOUNT_LOCK, OBJECT_GUID, PWD_ACCOUNT_LOCKED_TIME, RECIPIENT_TYPE,
     RESOURCE_RECIPIENTS, USER_ACCOUNT_CONTROL,
 };
-pub use super::preset::{NS_UNIQUE_ID, Preset};
+pub use super::preset::{NS_UNIQUE_ID, OBJECT_CLASS, Preset};
 use super::user::{Kind, Mapped};
 
 /// An entry as a directory holds it: values are bytes, since objectGUID and photos are no text.
@@ -84,7 +84,7 @@ impl Rules {
 
     /// Every attribute that [`map_entry`] reads. A search must name them, since most are operational.
     pub fn attributes(&self) -> Vec<&str> {
-        let fixed = [&["objectClass"], self.preset.id_attributes(), self.preset.flag_attributes()].concat();
+        let fixed = [&[OBJECT_CLASS], self.preset.id_attributes(), self.preset.flag_attributes()].concat();
         let chosen = [&self.login, &self.mail, &self.name].into_iter().flatten().map(String::as_str);
         let members: Vec<&str> = self.members.iter().flat_map(|members| members.attributes()).collect();
         let mut all: Vec<&str> = Vec::new();
@@ -153,7 +153,9 @@ const MAX_TEXT_BYTES: usize = 1024;
 /// Maps one entry by its directory's rules.
 pub fn map_entry(entry: &Entry, rules: &Rules) -> Result<Mapped, Skip> {
     let kind = kind_of(entry, rules.preset)?;
-    if rules.members.as_ref().is_some_and(|members| !members.has(entry)) {
+    // Lists and rooms take no seat, and mail to them passes whoever is in the group.
+    let is_required = kind == Kind::Person;
+    if is_required && rules.members.as_ref().is_some_and(|members| !members.has(entry)) {
         return Err(Skip::NotInGroup);
     }
     let id = stable_id(entry, rules.preset).ok_or(Skip::NoId)?;
@@ -172,6 +174,11 @@ pub fn map_entry_under(entry: &Entry, rules: &Rules, id: StableId) -> Result<Map
     map_kind(entry, rules, kind, id, account_state(entry, rules, kind)?)
 }
 
+/// Whether an entry may be a list, a room or the like: as its classes say, where they are known.
+pub fn may_be_list(entry: &Entry, preset: Preset) -> bool {
+    entry.text(OBJECT_CLASS).is_none() || !matches!(kind_of(entry, preset), Ok(Kind::Person) | Err(_))
+}
+
 /// Whether an entry is enabled; always, where it is not a person.
 fn account_state(entry: &Entry, rules: &Rules, kind: Kind) -> Result<bool, Skip> {
     Ok(kind != Kind::Person || is_enabled(entry, rules.preset).ok_or(Skip::NoAccountState)?)
@@ -179,11 +186,12 @@ fn account_state(entry: &Entry, rules: &Rules, kind: Kind) -> Result<bool, Skip>
 
 fn map_kind(entry: &Entry, rules: &Rules, kind: Kind, id: StableId, enabled: bool) -> Result<Mapped, Skip> {
     let addresses = addresses(entry, rules);
-    let logins = logins(entry, rules);
+    let is_list = kind == Kind::List || kind == Kind::Group && !addresses.is_empty();
+    // The account name of a list is no address, and must not outrank a person's address in a login.
+    let logins = if is_list && !addresses.is_empty() { Vec::new() } else { logins(entry, rules) };
     if logins.is_empty() && addresses.is_empty() {
         return Err(Skip::NoName);
     }
-    let is_list = kind == Kind::Group && !addresses.is_empty();
     Ok(Mapped {
         id,
         kind: if is_list { Kind::List } else { kind },
@@ -296,7 +304,7 @@ fn is_enabled(entry: &Entry, preset: Preset) -> Option<bool> {
 
 fn kind_of(entry: &Entry, preset: Preset) -> Result<Kind, Skip> {
     let is_any = |wanted: &[&str]| {
-        entry.texts("objectClass").any(|class| wanted.iter().any(|known| known.eq_ignore_ascii_case(class)))
+        entry.texts(OBJECT_CLASS).any(|class| wanted.iter().any(|known| known.eq_ignore_ascii_case(class)))
     };
     if preset.flag_attributes().contains(&RECIPIENT_TYPE)
         && let Some(kind) = entry.text(RECIPIENT_TYPE).and_then(|text| text.trim().parse::<u64>().ok())

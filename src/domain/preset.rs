@@ -43,6 +43,29 @@ impl Preset {
         }
     }
 
+    /// Finds lists and rooms that have an address in one of these attributes; `None` where everything is read anyway.
+    pub fn default_list_filter(self, mail: &[String]) -> Option<String> {
+        let addresses: String = mail.iter().map(|attribute| format!("({attribute}=*)")).collect();
+        let any = |attribute: &str, values: &mut dyn Iterator<Item = String>| -> String {
+            values.map(|value| format!("({attribute}={value})")).collect()
+        };
+        let classes = match self {
+            Preset::OpenLdap | Preset::Ds389 | Preset::FreeIpa => {
+                let lists = CLASSES
+                    .iter()
+                    .filter(|(_, kind)| matches!(kind, Ok(Kind::List | Kind::Group | Kind::Resource)));
+                let classes = lists.flat_map(|(classes, _)| classes.iter());
+                any("objectClass", &mut classes.map(|class| (*class).to_owned()))
+            }
+            Preset::ActiveDirectory => {
+                let rooms = RESOURCE_RECIPIENTS.iter().map(u64::to_string);
+                format!("(objectClass=group){}", any(RECIPIENT_TYPE, &mut rooms.into_iter()))
+            }
+            Preset::Ldif => return None,
+        };
+        Some(format!("(&(|{classes})(|{addresses}))"))
+    }
+
     /// Attributes that hold login names.
     pub fn default_login(self) -> &'static [&'static str] {
         match self {
@@ -85,6 +108,8 @@ impl Preset {
     }
 }
 
+/// The classes of an entry (RFC 4512 section 3.3).
+pub const OBJECT_CLASS: &str = "objectClass";
 pub(super) const ENTRY_UUID: &str = "entryUUID";
 /// The id of an entry of 389 Directory Server.
 pub const NS_UNIQUE_ID: &str = "nsUniqueId";

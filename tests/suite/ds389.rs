@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem, Swept};
 use seatkeeper::domain::course::Choice;
-use seatkeeper::domain::directory::{Bind, LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
+use seatkeeper::domain::directory::{Bind, LdapSource, LdapUrl, Lists, SimpleBind, Timeouts, Tls};
 use seatkeeper::domain::ldap_text::{Dn, Filter};
 use seatkeeper::domain::mapping::{Entry, Preset, Rules, Skip, map_entry};
 use seatkeeper::domain::name::Domain;
@@ -27,6 +27,7 @@ fn source(server: &Ds389) -> LdapSource {
         sync: Choice::Sweep,
         preset: None,
         filter: None,
+        lists: Lists::Preset,
         required_group: None,
         tls: Tls::default(),
         timeouts: Timeouts::default(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem};
 use seatkeeper::domain::course::Choice;
-use seatkeeper::domain::directory::{Bind, LdapSource, LdapUrl, Timeouts, Tls};
+use seatkeeper::domain::directory::{Bind, LdapSource, LdapUrl, Lists, Timeouts, Tls};
 use seatkeeper::domain::ldap_text::{Dn, Filter};
 use tokio::sync::mpsc;
 
@@ -95,6 +95,7 @@ fn source(url: LdapUrl) -> LdapSource {
         sync: Choice::Sweep,
         preset: None,
         filter: None,
+        lists: Lists::Preset,
         required_group: None,
         tls: Tls::default(),
         timeouts: Timeouts { read: silence, ..Timeouts::default() },

@@ -32,6 +32,7 @@ mod import;
 mod ldif;
 mod license;
 mod lifecycle;
+mod lists;
 mod mail;
 
 mod notification;

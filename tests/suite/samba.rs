@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use seatkeeper::directory::{Connection, DirectoryError, Event, ServerProblem, Swept};
 use seatkeeper::domain::course::Choice;
-use seatkeeper::domain::directory::{Bind, LdapSource, LdapUrl, SimpleBind, Timeouts, Tls};
+use seatkeeper::domain::directory::{Bind, LdapSource, LdapUrl, Lists, SimpleBind, Timeouts, Tls};
 use seatkeeper::domain::ldap_text::{Dn, Filter};
 use seatkeeper::domain::mapping::{Preset, Rules, Skip, map_entry};
 use seatkeeper::domain::name::{Domain, Name};
@@ -27,6 +27,7 @@ fn source(samba: &SambaAd) -> LdapSource {
         sync: Choice::Sweep,
         preset: None,
         filter: None,
+        lists: Lists::Preset,
         required_group: None,
         tls: Tls { ca_file: Some(samba.ca_file()), ..Tls::default() },
         timeouts: Timeouts::default(),
