@@ -9,6 +9,7 @@ use crate::domain::admission::TakeOn;
 use crate::domain::brake::Brake;
 use crate::domain::license::Components;
 use crate::domain::name::{Domain, Name, StableId};
+use crate::domain::names::{DirectoryNames, NameRules};
 use crate::domain::user::{Kind, Mapped};
 use crate::net::http::with_fallbacks;
 use crate::service::Service;
@@ -51,7 +52,16 @@ impl Fixture {
             seat_limit: Some(2),
             directory_limits: [].into(),
             take_on,
-            names: crate::domain::names::NameRules::default(),
+            names: NameRules::new(
+                vec![DirectoryNames {
+                    name: "corp".to_owned(),
+                    domains: Vec::new(),
+                    foreign_names: true,
+                    login_is_address: true,
+                    moved_from: Vec::new(),
+                }],
+                None,
+            ),
             expired: None,
             components: Components::default(),
         };

@@ -62,6 +62,7 @@ fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirector
     let domains = domains(&mut section, unique);
     let foreign_names = flag(&mut section, "foreign_names");
     let login_is_address = flag(&mut section, "login_is_address");
+    let moved_from = moved_from(&mut section, name.as_deref());
     let source = if is_ldap { ldap::source(&mut section) } else { ldif_source(&mut section) };
     let poll = if is_ldap { LDAP_POLL } else { LDIF_POLL };
     let poll_every = section.duration("poll_every", r#""1m""#, MIN_POLL, poll);
@@ -83,6 +84,7 @@ fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirector
         domains,
         foreign_names,
         login_is_address,
+        moved_from,
         seat_limit,
         brake,
         poll_every,
@@ -92,7 +94,7 @@ fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirector
     })
 }
 
-fn directory_name(text: &Text<'_>, unique: &mut UniqueDirectories) -> Option<String> {
+fn is_good_name(text: &Text<'_>) -> bool {
     let name = text.text;
     let is_good = (1..=MAX_NAME).contains(&name.len())
         && !name.starts_with(['.', '-'])
@@ -102,6 +104,29 @@ fn directory_name(text: &Text<'_>, unique: &mut UniqueDirectories) -> Option<Str
             "not a name for a directory",
             format!("write 1 to {MAX_NAME} letters, digits, `.`, `_` and `-`, the first no `.` and no `-`"),
         );
+    }
+    is_good
+}
+
+/// The names of other directories. They may be configured or not: those of a directory that is not are moved anyway.
+fn moved_from(section: &mut Section<'_>, name: Option<&str>) -> Vec<String> {
+    let Some(value) = section.take("moved_from", r#"["old"]"#) else { return Vec::new() };
+    let mut names = Vec::new();
+    for text in value.texts().iter().filter(|text| is_good_name(text)) {
+        if Some(text.text) == name {
+            text.wrong(
+                "`moved_from` names the directory itself",
+                "name the directory that its users come from",
+            );
+        }
+        names.push(text.text.to_owned());
+    }
+    names
+}
+
+fn directory_name(text: &Text<'_>, unique: &mut UniqueDirectories) -> Option<String> {
+    let name = text.text;
+    if !is_good_name(text) {
         return None;
     }
     // The command line has `sync DIRECTORY` and `sync approve DIRECTORY`.
@@ -300,6 +325,19 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn directories_that_users_come_from() {
+        let moved = |names: &str| format!("moved_from = {names}");
+        let directories = decode_good(&format!("{LDAP}{}", moved(r#"["old", "older"]"#))).directories;
+        assert_eq!(directories[0].moved_from, ["old", "older"]);
+        ldap(&moved("\"old\""), &["6:14: `moved_from` must be an array of strings, not a string"]);
+        ldap(&moved("[\"a/b\"]"), &["6:15: not a name for a directory"]);
+        ldap(
+            &moved("[\"corp\"]"),
+            &["6:15: `moved_from` names the directory itself = name the directory that its users come from"],
+        );
+    }
+
+    #[test]
     fn several_domains() {
         let several =
             |domains: &str| LDAP.replace("domain = \"example.org\"", &format!("domains = {domains}"));
@@ -361,6 +399,7 @@ pub(super) mod tests {
             domains: vec![Domain::parse("example.org").unwrap()],
             foreign_names: true,
             login_is_address: true,
+            moved_from: Vec::new(),
             seat_limit: None,
             brake: Brake::default(),
             poll_every: Duration::from_secs(60),

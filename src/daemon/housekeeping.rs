@@ -9,8 +9,8 @@ use tracing::{debug, error, info};
 
 use crate::clock;
 use crate::domain::seats::{is_night, next_reclaim};
-use crate::service::{Admin, AdminError, FLUSH_EVERY, Service, log_release};
-use crate::store::Store;
+use crate::service::{Admin, AdminError, FLUSH_EVERY, Service, log_move, log_release};
+use crate::store::{Kin, Store};
 
 /// Tombstones forgotten in one transaction.
 const PURGE_BATCH: usize = 500;
@@ -97,6 +97,34 @@ async fn purge_expired(store: &Store, grace: Duration) -> Result<(), crate::stor
         let released = store.purge(cutoff, now, PURGE_BATCH).await?;
         released.iter().for_each(log_release);
         info!(released = released.len(), "Tombstones whose grace period is over were forgotten.");
+    }
+    Ok(())
+}
+
+/// People carried over in one transaction, each of them whole: some milliseconds, for which a first login waits.
+const MOVES_A_COMMIT: usize = 200;
+
+/// Moves what a new configuration says is another entry's: at the start, and when the configuration was read again.
+/// Until then a login is answered by the entry that holds the seat. Never returns.
+pub async fn reunite(store: Store, mut changes: watch::Receiver<()>) {
+    loop {
+        changes.borrow_and_update();
+        if let Err(error) = reunite_all(&store).await {
+            error!(error = %error, "Seats could not be moved to other entries of the same users: {error}.");
+        }
+        if changes.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+async fn reunite_all(store: &Store) -> Result<(), crate::store::StoreError> {
+    let view = store.view();
+    let pairs = tokio::task::spawn_blocking(move || view.reunions()).await;
+    let pairs = pairs.map_err(|_| crate::store::StoreError::Stopped)??;
+    for pairs in pairs.chunks(MOVES_A_COMMIT) {
+        let moved = store.carry(pairs.to_vec(), Kin::SameId, store.now()).await?;
+        moved.iter().flatten().for_each(log_move);
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ use crate::directory;
 use crate::domain::directory::Directory;
 use crate::domain::license::Components;
 use crate::domain::names::NameRules;
-use crate::domain::user::Origin;
+use crate::domain::user::{Census, Origin};
 use crate::service::directories::Board;
 use crate::service::license::LicenseBoard;
 use crate::service::listeners::ListenerBoard;
@@ -107,6 +107,8 @@ struct Daemon {
     loops: BTreeMap<String, RunningLoop>,
     grace: watch::Sender<Duration>,
     reclaim_after: watch::Sender<Option<Duration>>,
+    /// Notified when the configuration was read again.
+    configured: watch::Sender<()>,
     background: Vec<JoinHandle<()>>,
     stop: CancellationToken,
     signals: Signals,
@@ -161,11 +163,13 @@ impl Daemon {
         listeners.apply(plan);
         let (grace, grace_seen) = watch::channel(config.seats.removal_grace);
         let (reclaim_after, after_seen) = watch::channel(config.seats.reclaim_after);
+        let (configured, configured_seen) = watch::channel(());
         let background = vec![
             tokio::spawn(housekeeping::look_after_disk(store.clone())),
             tokio::spawn(housekeeping::flush(service.clone())),
             tokio::spawn(housekeeping::clock(store.clone())),
             tokio::spawn(housekeeping::purge(store.clone(), grace_seen)),
+            tokio::spawn(housekeeping::reunite(store.clone(), configured_seen)),
             tokio::spawn(housekeeping::reclaim(store.clone(), service.admin(), after_seen)),
             tokio::spawn(systemd::watch(store.clone(), service.admin())),
             tokio::spawn(keeper.clone().run(license_commands)),
@@ -183,6 +187,7 @@ impl Daemon {
             loops: BTreeMap::new(),
             grace,
             reclaim_after,
+            configured,
             background,
             stop,
             signals,
@@ -281,6 +286,7 @@ impl Daemon {
         self.reclaim_after.send_replace(config.seats.reclaim_after);
         // A transaction settles what follows from the new policy; without a store the daemon ends by itself.
         let _ = self.store.ping().await;
+        self.configured.send_replace(());
         self.level.set(config.log.level);
         self.listeners.apply(plan);
         self.sync(&config.directories).await;
@@ -321,13 +327,15 @@ impl Daemon {
     /// editor must cost nobody a mailbox.
     fn warn_of_forgotten_directories(&self) {
         for record in self.store.view().directories() {
-            let users = record.census.people;
+            let Census { people: users, seats, .. } = record.census;
             if record.origin() == Origin::Mapped && users > 0 && !self.loops.contains_key(&record.name) {
                 let directory = &record.name;
                 warn!(
                     directory,
                     users,
-                    "The directory {directory} is not configured any more; its {users} users stay as they were."
+                    seats,
+                    "The directory {directory} is not configured any more: of its {users} users, the holders keep \
+                     their {seats} seats, and the others get none (not_seated)."
                 );
             }
         }

@@ -5,7 +5,7 @@ use tracing::{debug, error, info};
 use crate::domain::brake::{Held, Loss, sums};
 use crate::domain::sync::Change;
 use crate::domain::user::Kind;
-use crate::service::log_release;
+use crate::service::{log_move, log_release};
 use crate::store::{Applied, Entombed, Upserted, log_clash};
 
 /// Tells what became of a batch. `is_first_map` keeps the first map from writing a line for everybody.
@@ -13,10 +13,11 @@ pub(super) fn applied(directory: &str, applied: &Applied, is_first_map: bool) {
     for written in &applied.upserted {
         upserted(directory, written, is_first_map);
     }
-    for Entombed { name, kind, keeps_seat } in &applied.entombed {
+    for Entombed { name, kind, keeps_seat, moved } in &applied.entombed {
         if *kind == Kind::Person {
             info!(event = "user_removed", directory, user = %name, keeps_seat, "{name} is gone from the directory.");
         }
+        moved.iter().for_each(log_move);
     }
 }
 
@@ -26,6 +27,7 @@ fn upserted(directory: &str, upserted: &Upserted, is_first_map: bool) {
     if let Some(from) = &upserted.moved_from {
         info!(event = "seat_moved", directory, from, user = %name, "{name} is in {directory} now, and was in {from} before.");
     }
+    upserted.moved.iter().for_each(log_move);
     if upserted.is_person {
         match upserted.change {
             Change::Added if is_first_map => {

@@ -70,6 +70,8 @@ pub struct Subject {
     pub removed: bool,
     /// Holds a seat.
     pub seated: bool,
+    /// The user's directory is configured, or it is an account.
+    pub configured: bool,
     /// The cap of the user's own directory, where it has one.
     pub domain_seats: Option<SeatCount>,
 }
@@ -137,6 +139,8 @@ pub enum Decision {
     NotAPerson(Kind),
     /// Has no seat, and may not take one by this operation.
     NotSeated,
+    /// Has no seat, and may not take one, since the directory is not configured any more.
+    NotConfigured,
     /// There is no licence.
     LicenseMissing,
     /// The licence has expired.
@@ -171,6 +175,9 @@ pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
     };
     if subject.seated && component.is_none() {
         return Decision::Held;
+    }
+    if !subject.seated && !subject.configured {
+        return Decision::NotConfigured;
     }
     let may_take = match request.operation {
         Operation::Login => view.take_on.login,
@@ -224,6 +231,7 @@ impl Decision {
             | Decision::Removed
             | Decision::NotAPerson(_)
             | Decision::NotSeated
+            | Decision::NotConfigured
             | Decision::LicenseMissing
             | Decision::LicenseExpired
             | Decision::ComponentUnlicensed => false,
@@ -242,7 +250,7 @@ impl Decision {
             Decision::Disabled => "disabled",
             Decision::Removed => "removed",
             Decision::NotAPerson(_) => "not_a_person",
-            Decision::NotSeated => "not_seated",
+            Decision::NotSeated | Decision::NotConfigured => "not_seated",
             Decision::LicenseMissing => "license_missing",
             Decision::LicenseExpired => "license_expired",
             Decision::ComponentUnlicensed => "component_unlicensed",
@@ -279,6 +287,9 @@ impl Decision {
             }
             Decision::NotAPerson(_) => "This is a group or list, not a person: nobody can log in to it.",
             Decision::NotSeated => "This user has no mailbox license, and this request may not take one.",
+            Decision::NotConfigured => {
+                "This user has no mailbox license, and cannot get one now. Please ask your mail administrator."
+            }
             Decision::LicenseMissing => {
                 "The mail server has no license for new mailboxes. Please ask your mail administrator."
             }
@@ -296,8 +307,14 @@ impl Decision {
 mod tests {
     use super::*;
 
-    const PERSON: Subject =
-        Subject { kind: Kind::Person, enabled: true, removed: false, seated: false, domain_seats: None };
+    const PERSON: Subject = Subject {
+        kind: Kind::Person,
+        enabled: true,
+        removed: false,
+        seated: false,
+        configured: true,
+        domain_seats: None,
+    };
 
     fn view(subject: Subject) -> View {
         View {
@@ -324,10 +341,17 @@ mod tests {
         let exhausted = |subject| View { seats: Some(SeatCount { used: 2, limit: 2 }), ..view(subject) };
         let over = |subject| View { seats: Some(SeatCount { used: 9, limit: 2 }), ..view(subject) };
         let unlicensed = |subject| View { seats: None, ..view(subject) };
+        let orphan = Subject { configured: false, ..PERSON };
         let capped = Subject { domain_seats: Some(SeatCount { used: 3, limit: 3 }), ..PERSON };
 
         check(view(PERSON), Login, "granted");
         check(view(PERSON), Grant, "granted");
+        for operation in [Login, Probe, Delivery, Grant] {
+            check(view(orphan), operation.clone(), "not_seated");
+            check(unlicensed(orphan), operation.clone(), "not_seated");
+            check(view(Subject { seated: true, ..orphan }), operation.clone(), "held");
+            check(view(Subject { enabled: false, ..orphan }), operation, "disabled");
+        }
         check(view(PERSON), Probe, "granted");
         check(view(PERSON), Delivery, "not_seated");
         check(view(seated), Delivery, "held");

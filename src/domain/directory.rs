@@ -24,6 +24,8 @@ pub struct Directory {
     pub foreign_names: bool,
     /// Whether a login name is a mail address where no user has it as one.
     pub login_is_address: bool,
+    /// Directories whose users are the same people where they have the same stable id, while both entries live.
+    pub moved_from: Vec<String>,
     /// A cap for this directory's users, inside the licence.
     pub seat_limit: Option<u64>,
     /// How many users may lose something within an hour.
@@ -271,6 +273,7 @@ impl Directory {
             domains: self.domains.clone(),
             foreign_names: self.foreign_names,
             login_is_address: self.login_is_address,
+            moved_from: self.moved_from.clone(),
         }
     }
 

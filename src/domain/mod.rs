@@ -14,6 +14,7 @@ pub mod ldap_text;
 pub mod license;
 pub mod mail_server;
 pub mod mapping;
+pub mod moves;
 pub mod name;
 pub mod names;
 pub mod password;

@@ -198,6 +198,16 @@ impl StableId {
         self.0.len() == StableId::OWN_BYTES && self.0.first() == Some(&0)
     }
 
+    /// Whether a server made it (entryUUID, objectGUID, nsUniqueId), so that it is unique everywhere. A text of that
+    /// length, which anybody may have written, is none: it is read in lower case, which the bytes of a UUID are not.
+    pub fn is_server_made(&self) -> bool {
+        let is_text = std::str::from_utf8(&self.0)
+            .is_ok_and(|text| !text.chars().any(char::is_control) && text.to_ascii_lowercase() == text);
+        self.0.len() == StableId::UUID_BYTES && !is_text
+    }
+
+    const UUID_BYTES: usize = 16;
+
     /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -290,5 +300,19 @@ mod tests {
         assert_eq!(id.to_string(), "00010203-0405-0607-0809-0a0b0c0d0e0f");
         assert_eq!(StableId::new(&[0xab, 0x01]).unwrap().to_string(), "ab01");
         assert!(StableId::new(&[]).is_none());
+    }
+
+    #[test]
+    fn ids_of_servers_are_told_from_texts() {
+        let check = |bytes: &[u8], expected| {
+            assert_eq!(StableId::new(bytes).unwrap().is_server_made(), expected, "{bytes:?}");
+        };
+        check(&[7; 16], true);
+        check(b"\xe4\x16\x32\x07\xd0\x94\x49\x96\x82\xf0\xee\x99\x73\x1c\x94\x52", true);
+        check(b"employee-0000001", false);
+        check("jürgen-mülle-01".as_bytes(), false);
+        check(&[7; 15], false);
+        check(&[7; 17], false);
+        check(StableId::own(7).as_bytes(), false);
     }
 }

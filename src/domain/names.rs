@@ -50,6 +50,8 @@ pub struct DirectoryNames {
     pub foreign_names: bool,
     /// Whether a login name is a mail address where no user has it as one.
     pub login_is_address: bool,
+    /// Directories whose users are the same people where they have the same stable id, while both entries live.
+    pub moved_from: Vec<String>,
 }
 
 /// The internal administrator: `[admin]`.
@@ -148,6 +150,41 @@ impl NameRules {
         let is_addition =
             !before.directories.is_empty() && self.retired == before.retired && kept.eq(&before.directories);
         !is_addition || !self.directories_of(name.domain()).eq(before.directories_of(name.domain()))
+    }
+
+    /// The directories whose users come along to this one while both entries live.
+    pub fn moved_from(&self, directory: &str) -> &[String] {
+        let at = self.position(directory).and_then(|at| self.directories.get(at));
+        at.map_or(&[], |directory| directory.moved_from.as_slice())
+    }
+
+    /// The directories in which an entry with the same stable id is the same person as one of this directory, though
+    /// both live: mostly none.
+    pub fn kin_of<'a>(&'a self, directory: &'a str) -> impl Iterator<Item = &'a str> {
+        let is_configured = self.is_configured(directory);
+        let is_kin = move |other: &&DirectoryNames| {
+            !is_configured || other.moved_from.iter().any(|from| from == directory)
+        };
+        let heirs = self.directories.iter().filter(is_kin).map(|other| other.name.as_str());
+        let retired = self.retired.iter().filter(move |_| is_configured).map(|other| other.name.as_str());
+        heirs.chain(retired).chain(self.moved_from(directory).iter().map(String::as_str))
+    }
+
+    /// These rules, without a directory that is not configured any more.
+    pub fn forgetting(&self, directory: &str) -> NameRules {
+        let mut rules = self.clone();
+        rules.retired.retain(|retired| retired.name != directory);
+        rules
+    }
+
+    /// The domain that a directory adds to login names, or did.
+    pub fn bare_domain(&self, directory: &str) -> Option<&Domain> {
+        self.directory(directory).and_then(|directory| directory.domains.first())
+    }
+
+    /// The place of a directory in the file; those that are not configured come behind all.
+    pub fn order(&self, directory: &str) -> usize {
+        self.position(directory).unwrap_or(usize::MAX)
     }
 
     /// Whether a directory is configured.

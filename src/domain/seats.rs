@@ -160,13 +160,20 @@ pub struct LedgerEvent {
     pub used_after: u64,
 }
 
-/// A seat given or taken back.
+/// A seat given, taken back or carried over.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Movement {
     /// Given.
     Granted(TakenBy),
     /// Taken back.
     Released(ReleaseReason),
+    /// Carried over from another user, who held it.
+    Moved {
+        /// Who held it.
+        from: UserKey,
+        /// The primary name of that user at that time.
+        name: Name,
+    },
 }
 
 /// The refusals of one user or name, summed up.
@@ -183,6 +190,14 @@ pub struct Refusals {
 }
 
 impl Refusals {
+    /// These and those of another user, who is the same person.
+    pub fn joined(self, other: Option<Refusals>) -> Refusals {
+        let Some(other) = other else { return self };
+        let (first, count) = (self.first.min(other.first), self.count.saturating_add(other.count));
+        let latest = if other.last > self.last { other } else { self };
+        Refusals { first, count, ..latest }
+    }
+
     /// These, together with those before them.
     pub fn after(self, old: Option<Refusals>) -> Refusals {
         match old {

@@ -154,6 +154,11 @@ pub struct Census {
 }
 
 impl Census {
+    /// All users, whoever and wherever they are.
+    pub fn users(self) -> u64 {
+        self.people + self.tombstoned + self.not_people
+    }
+
     /// The sum of two directories.
     pub fn plus(self, other: Census) -> Census {
         Census {

@@ -103,7 +103,7 @@ fn recipient_action(decision: &Decision, policy: &RecipientPolicy) -> Action {
         Decision::Disabled => return Action::Reply("550 5.2.1", decision.message()),
         // Whoever is gone by mistake comes back within the grace period, and then gets the mail.
         Decision::Removed => return Action::Reply("450 4.2.1", decision.message()),
-        Decision::NotSeated => policy.unseated,
+        Decision::NotSeated | Decision::NotConfigured => policy.unseated,
         _ => policy.exhausted,
     };
     match choice {

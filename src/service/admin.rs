@@ -449,6 +449,7 @@ fn history_lines(
         let (what, reason) = match &event.what {
             Movement::Granted(by) => ("granted", by.to_string()),
             Movement::Released(reason) => ("released", reason.to_string()),
+            Movement::Moved { name, .. } => ("moved", format!("from {name}")),
         };
         Ok(HistoryLine {
             at: event.at,

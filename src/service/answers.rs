@@ -152,7 +152,7 @@ pub struct DirectoryStatus {
     /// What comparisons of the mirror with the directory found; `null` before the first, and where each sync is
     /// one.
     pub drift: Option<DriftReport>,
-    /// False for one that only the store still knows: its users stay as they were.
+    /// False for one that only the store still knows: its users keep their seats and take no new ones.
     pub configured: bool,
 }
 
@@ -444,11 +444,11 @@ pub struct SeatChange {
 pub struct HistoryLine {
     /// When.
     pub at: Timestamp,
-    /// `granted` or `released`.
+    /// `granted`, `released`, or `moved` from another entry.
     pub event: String,
     /// Whose seat.
     pub user: String,
-    /// How it was taken, or why it was released.
+    /// How it was taken, why it was released, or whose it was.
     pub reason: String,
     /// Seats taken after it.
     pub seats_used: u64,

@@ -224,7 +224,14 @@ impl Transaction<'_> {
             Some(key) => self.seat(key)?.is_some(),
             None => false,
         };
-        let subject = Subject { kind: Kind::Person, enabled: true, removed: false, seated, domain_seats };
+        let subject = Subject {
+            kind: Kind::Person,
+            enabled: true,
+            removed: false,
+            configured: true,
+            seated,
+            domain_seats,
+        };
         let (subject, seats) = (Some(subject), self.seat_count(policy)?);
         // An account has no service: a component is asked for when somebody logs in.
         let (component, expired) = (ComponentView::Licensed, policy.expired);

@@ -397,6 +397,11 @@ pub(super) fn encode_ledger_event(event: &LedgerEvent) -> Vec<u8> {
             encoder.byte(0);
             encode_taken_by(&mut encoder, by);
         }
+        Movement::Moved { from, name } => {
+            encoder.byte(2);
+            encoder.number(from.0);
+            encoder.text(name.as_str());
+        }
         Movement::Released(reason) => {
             encoder.byte(1);
             encoder.byte(match reason {
@@ -429,6 +434,7 @@ pub(super) fn decode_ledger_event(bytes: &[u8]) -> Result<LedgerEvent, StoreErro
             5 => ReleaseReason::Reclaimed,
             _ => return Err(corrupt("ledger")),
         }),
+        2 => Movement::Moved { from: UserKey(decoder.number()?), name: Name::from_stored(decoder.text()?) },
         _ => return Err(corrupt("ledger")),
     };
     Ok(LedgerEvent { at, user, name, what, used_after: decoder.number()? })

@@ -225,6 +225,15 @@ impl Transaction<'_> {
         Ok(())
     }
 
+    /// Carries the component seats of a user over to another, who holds none, since they hold no seat.
+    pub(super) fn carry_components(&mut self, from: UserKey, to: UserKey) -> Result<(), StoreError> {
+        for name in components_of(&self.component_seats, from)? {
+            let since = self.component_seats.remove((from.0, name.as_str()))?.map(|since| since.value());
+            self.component_seats.insert((to.0, name.as_str()), since.unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
     /// Takes back all component seats of a user, whose seat goes.
     pub(super) fn release_components(&mut self, key: UserKey) -> Result<(), StoreError> {
         for name in components_of(&self.component_seats, key)? {

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod brake;
+mod carry;
 mod clock;
 mod codec;
 mod directories;
@@ -35,12 +36,13 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::AccountChanged;
+pub use carry::{Kin, Moved};
 pub use directories::DirectoryIndex;
 pub use error::StoreError;
 pub use file::{is_damage, is_guarded};
 pub use import::{Import, Imported};
 pub use license::{LicenseRecord, RefreshRecord};
-pub(crate) use settle::{log_clash, log_release};
+pub(crate) use settle::{log_clash, log_move, log_release};
 pub use trouble::{DiskState, Trouble};
 pub use verify::Finding;
 pub use view::{ReadView, UserDetails};
@@ -51,6 +53,7 @@ use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::{Decision, Request, TakeOn};
 use crate::domain::brake::{Counts, Hour, Toll};
 use crate::domain::license::{Components, OnExpiry};
+use crate::domain::moves::NotMoved;
 use crate::domain::name::Name;
 use crate::domain::names::{NameRules, Withheld};
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
@@ -206,6 +209,8 @@ pub struct Upserted {
     pub is_person: bool,
     /// The directory that the user was in until now, where that was another one.
     pub moved_from: Option<String>,
+    /// What came along from other entries with the same stable id.
+    pub moved: Vec<Moved>,
     /// The seat lost, because the user is disabled or no person any more.
     pub released: Option<Released>,
     /// Names that somebody else has.
@@ -221,6 +226,8 @@ pub struct Entombed {
     pub kind: Kind,
     /// A seat is kept for the grace period.
     pub keeps_seat: bool,
+    /// What went to another entry of the same person.
+    pub moved: Option<Moved>,
 }
 
 /// Where a directory can be asked to go on, and under which circumstances the answer would be right.
@@ -510,6 +517,17 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<(UserKey, Released)>, StoreError> {
         self.ask(|reply| Command::Reclaim { keys, cutoff, now, reply }).await
+    }
+
+    /// Carries everything that the first of each pair has over to the second; each pair is whole or refused. Keep it
+    /// short: logins wait for its transaction.
+    pub async fn carry(
+        &self,
+        pairs: Vec<(UserKey, UserKey)>,
+        kin: Kin,
+        now: Timestamp,
+    ) -> Result<Vec<Result<Moved, NotMoved>>, StoreError> {
+        self.ask(|reply| Command::Carry { pairs, kin, now, reply }).await
     }
 
     /// Writes coalesced last logins and refusals, and refusals of names that nobody has.

@@ -455,6 +455,7 @@ impl Transaction<'_> {
                         .collect(),
                     foreign_names: true,
                     login_is_address: true,
+                    moved_from: Vec::new(),
                 }
             });
         let before = NameRules::new(served.collect(), None);
@@ -490,11 +491,13 @@ impl Transaction<'_> {
 fn encode_rules(rules: &NameRules) -> Vec<u8> {
     fn directories(encoder: &mut Encoder, directories: &[DirectoryNames]) {
         encoder.number(directories.len() as u64);
-        for DirectoryNames { name, domains, foreign_names, login_is_address } in directories {
+        for DirectoryNames { name, domains, foreign_names, login_is_address, moved_from } in directories {
             encoder.text(name);
             encoder.number(u64::from(*foreign_names) | u64::from(*login_is_address) << 1);
             encoder.number(domains.len() as u64);
             domains.iter().for_each(|domain| encoder.text(domain.as_str()));
+            encoder.number(moved_from.len() as u64);
+            moved_from.iter().for_each(|name| encoder.text(name));
         }
     }
     let mut encoder = Encoder::new();
@@ -518,7 +521,10 @@ fn decode_rules(bytes: &[u8]) -> Result<NameRules, StoreError> {
         let count = decoder.number()?;
         let domain = |text: &str| Domain::parse(text).map_err(|_| StoreError::Corrupt("settings"));
         let domains = (0..count).map(|_| domain(decoder.text()?)).collect::<Result<_, _>>()?;
-        Ok(DirectoryNames { name, domains, foreign_names: flags & 1 != 0, login_is_address: flags & 2 != 0 })
+        let count = decoder.number()?;
+        let moved_from = (0..count).map(|_| decoder.text().map(str::to_owned)).collect::<Result<_, _>>()?;
+        let (foreign_names, login_is_address) = (flags & 1 != 0, flags & 2 != 0);
+        Ok(DirectoryNames { name, domains, foreign_names, login_is_address, moved_from })
     }
     let mut decoder = Decoder::new(bytes, "settings")?;
     let (configured, retired) = (directories(&mut decoder)?, directories(&mut decoder)?);
@@ -543,6 +549,7 @@ mod tests {
             domains: vec![Domain::parse("a.org").unwrap(), Domain::parse("b.org").unwrap()],
             foreign_names: flag,
             login_is_address: !flag,
+            moved_from: if flag { vec!["old".to_owned()] } else { Vec::new() },
         };
         let name = Name::parse("root@a.org", None).unwrap();
         let before = NameRules::new(vec![directory("old", true)], None);

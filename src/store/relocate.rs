@@ -1,49 +1,183 @@
 //! A user who comes back in another directory: the stable id of a server is unique everywhere, so it is the same person.
 
+use jiff::Timestamp;
+use redb::ReadableTable;
+
+use super::carry::Moved;
 use super::tables::Lookup;
 use super::transaction::Transaction;
-use super::{StoreError, codec};
+use super::{ReadView, StoreError, codec};
+use crate::domain::moves::{Standing, succeeds};
 use crate::domain::name::StableId;
 use crate::domain::user::{DirectoryId, Origin, User, UserKey};
 
-/// entryUUID, objectGUID and nsUniqueId all have this length; whatever else identifies an entry may not be unique.
-const UUID_BYTES: usize = 16;
-
-impl Transaction<'_> {
-    /// Moves the user with this id to `directory` from another one, where they are a tombstone there, or that directory
-    /// is not configured any more. Returns the user and the name of that directory. Seat, components, last login,
-    /// refusals and history stand under the user's key and come along.
-    pub(super) fn relocate(
-        &mut self,
+/// What a read view and a transaction know of people with several entries.
+pub(super) trait Kinship: Lookup {
+    /// The users of these directories who have this stable id, where a server made it: accounts, imports and ids that
+    /// anybody may have written have no others.
+    fn others(
+        &self,
         directory: DirectoryId,
         id: &StableId,
-    ) -> Result<Option<(UserKey, String)>, StoreError> {
-        let is_mapped = |directory: &DirectoryId| {
-            self.directories().get(directory).is_some_and(|record| record.origin() == Origin::Mapped)
-        };
-        if id.as_bytes().len() != UUID_BYTES || !is_mapped(&directory) {
+        among: impl Iterator<Item = DirectoryId>,
+    ) -> Result<Vec<UserKey>, StoreError> {
+        let is_mapped = self.directories().get(&directory).is_some_and(|it| it.origin() == Origin::Mapped);
+        if !is_mapped || !id.is_server_made() {
+            return Ok(Vec::new());
+        }
+        let found = among.filter(|other| *other != directory).map(|other| self.key_by_id(other, id));
+        found.filter_map(Result::transpose).collect()
+    }
+
+    /// The directories of mapped users. There may be thousands of records of accounts beside them.
+    fn mapped_directories(&self) -> Vec<DirectoryId> {
+        let records = self.directories().values();
+        records.filter(|record| record.origin() == Origin::Mapped).map(|record| record.id).collect()
+    }
+
+    fn standing<'a>(&'a self, user: &User) -> Result<Standing<'a>, StoreError> {
+        let record = self.directories().get(&user.directory).ok_or(StoreError::Corrupt("directories"))?;
+        Ok(Standing { directory: &record.name, is_living: user.is_living() })
+    }
+
+    /// Whether what `old` holds goes to `new`, who has the same stable id.
+    fn goes_to(&self, old: &User, new: &User) -> Result<bool, StoreError> {
+        Ok(succeeds(self.standing(old)?, self.standing(new)?, self.rules()))
+    }
+
+    /// The living entry to which what this user holds goes: one whose directory says so, else the first in the file.
+    fn heir(&self, user: &User, others: &[UserKey]) -> Result<Option<UserKey>, StoreError> {
+        let from = self.standing(user)?.directory;
+        let mut heirs = Vec::new();
+        for key in others {
+            let other = self.user(*key)?.ok_or(StoreError::Corrupt("users"))?;
+            if other.mapped.is_active() && self.goes_to(user, &other)? && self.seat(*key)?.is_none() {
+                let to = self.standing(&other)?.directory;
+                let is_named = self.rules().moved_from(to).iter().any(|name| name == from);
+                heirs.push((!is_named, self.rules().order(to), *key));
+            }
+        }
+        Ok(heirs.into_iter().min().map(|(_, _, key)| key))
+    }
+
+    /// The holder of the seat of a user who holds none under their own entry, though both entries may live.
+    fn kin_with_seat(
+        &self,
+        UserKey(key): UserKey,
+        directory: DirectoryId,
+    ) -> Result<Option<UserKey>, StoreError> {
+        let Some(record) = self.directories().get(&directory) else { return Ok(None) };
+        if record.origin() != Origin::Mapped {
             return Ok(None);
         }
-        let others: Vec<DirectoryId> = self
-            .directories()
-            .keys()
-            .copied()
-            .filter(|other| *other != directory && is_mapped(other))
-            .collect();
-        for other in others {
-            let Some(key) = self.key_by_id(other, id)? else { continue };
-            let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
-            let record = self.directories().get(&other).ok_or(StoreError::Corrupt("directories"))?;
-            if !(user.is_living() && self.rules.is_configured(&record.name)) {
-                let from = record.name.clone();
-                self.change_directory(key, user, directory)?;
-                return Ok(Some((key, from)));
+        let mut names = self.rules().kin_of(&record.name).peekable();
+        if names.peek().is_none() {
+            return Ok(None);
+        }
+        let Some(bytes) = self.users().get(key)? else { return Ok(None) };
+        let (_, id, _) = codec::decode_user_identity(bytes.value())?;
+        let records = names.filter_map(|name| self.directories().named(name));
+        for other in self.others(directory, &id, records.map(|record| record.id))? {
+            if self.seats().get(other.0)?.is_some() {
+                return Ok(Some(other));
             }
         }
         Ok(None)
     }
+}
 
-    fn change_directory(&mut self, key: UserKey, user: User, to: DirectoryId) -> Result<(), StoreError> {
+impl<T: Lookup> Kinship for T {}
+
+impl ReadView {
+    /// Holders whose seat goes to another entry of theirs, with that entry: what a changed configuration moves. Reads
+    /// every holder: run it where blocking is allowed.
+    pub fn reunions(&self) -> Result<Vec<(UserKey, UserKey)>, StoreError> {
+        let mut pairs = Vec::new();
+        let mapped = self.mapped_directories();
+        for holder in self.holders()? {
+            let (key, _) = holder?;
+            let Some(user) = Lookup::user(self, key)? else { continue };
+            let others = self.others(user.directory, &user.mapped.id, mapped.iter().copied())?;
+            pairs.extend(self.heir(&user, &others)?.map(|heir| (key, heir)));
+        }
+        Ok(pairs)
+    }
+}
+
+impl Transaction<'_> {
+    /// The users of other directories who have this stable id.
+    pub(super) fn other_entries(
+        &self,
+        directory: DirectoryId,
+        id: &StableId,
+    ) -> Result<Vec<UserKey>, StoreError> {
+        let has_users =
+            |id: &DirectoryId| self.directories().get(id).is_some_and(|record| record.census.users() > 0);
+        let mapped = self.mapped.get_or_init(|| self.mapped_directories());
+        self.others(directory, id, mapped.iter().copied().filter(has_users))
+    }
+
+    /// Moves one of the entries with this stable id to `directory`, where it is a tombstone, or its directory is not
+    /// configured any more: one that holds a seat before the others. Returns the user and the name of that directory.
+    /// Seat, components, last login, refusals and history stand under the user's key and come along.
+    pub(super) fn relocate(
+        &mut self,
+        directory: DirectoryId,
+        others: &[UserKey],
+    ) -> Result<Option<(UserKey, String)>, StoreError> {
+        let mut found: Option<(UserKey, User, String)> = None;
+        for key in others {
+            let user = self.user(*key)?.ok_or(StoreError::Corrupt("users"))?;
+            let standing = self.standing(&user)?;
+            if standing.is_living && self.rules.is_configured(standing.directory) {
+                continue;
+            }
+            if found.is_none() || self.seat(*key)?.is_some() {
+                let from = standing.directory.to_owned();
+                found = Some((*key, user, from));
+            }
+        }
+        let Some((key, user, from)) = found else { return Ok(None) };
+        self.change_directory(key, user, directory)?;
+        Ok(Some((key, from)))
+    }
+
+    /// Carries over to a living user what other entries with the same stable id hold, if it goes to this one.
+    pub(super) fn gather(
+        &mut self,
+        key: UserKey,
+        user: &User,
+        others: &[UserKey],
+        at: Timestamp,
+    ) -> Result<Vec<Moved>, StoreError> {
+        let mut moved = Vec::new();
+        for other in others.iter().filter(|other| **other != key) {
+            let Some(old) = self.user(*other)? else { continue };
+            if self.goes_to(&old, user)? {
+                moved.extend(self.carry(*other, key, at)?.ok());
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Carries over what a new tombstone holds, where the person lives under another entry.
+    pub(super) fn bequeath(
+        &mut self,
+        key: UserKey,
+        user: &User,
+        at: Timestamp,
+    ) -> Result<Option<Moved>, StoreError> {
+        let others = self.other_entries(user.directory, &user.mapped.id)?;
+        let Some(heir) = self.heir(user, &others)? else { return Ok(None) };
+        Ok(self.carry(key, heir, at)?.ok())
+    }
+
+    pub(super) fn change_directory(
+        &mut self,
+        key: UserKey,
+        user: User,
+        to: DirectoryId,
+    ) -> Result<(), StoreError> {
         let is_seated = self.seat(key)?.is_some();
         let moved = User { directory: to, ..user.clone() };
         self.ids.remove((user.directory.0, user.mapped.id.as_bytes()))?;

@@ -6,7 +6,7 @@ use tracing::{debug, error, info, warn};
 use super::names::Adopted;
 use super::tables::{Lookup, RECLAIMS, reclaims};
 use super::transaction::Transaction;
-use super::{Clash, Policy, Released, StoreError, codec};
+use super::{Clash, Moved, Policy, Released, StoreError, codec};
 use crate::domain::names::Withheld;
 use crate::domain::seats::{ReleaseReason, SeatCount, last_used};
 use crate::domain::user::UserKey;
@@ -51,6 +51,16 @@ impl Settled {
 pub(crate) fn log_release(released: &Released) {
     let Released { name, reason, seats_used } = released;
     info!(event = "seat_released", user = %name, reason = reason.as_str(), seats_used, "{name} lost the seat.");
+}
+
+/// Logs that a person's seat, last login, refusals and history went to another entry of theirs.
+pub(crate) fn log_move(moved: &Moved) {
+    let Moved { from, to, seat } = moved;
+    info!(
+        event = "seat_moved", directory = to.directory, from = from.directory, user = %to.name, old_user = %from.name,
+        dn = %to.dn, old_dn = %from.dn, seat,
+        "{} of {} goes on with what {} of {} had.", to.name, to.directory, from.name, from.directory
+    );
 }
 
 /// Logs that a user is mapped without a name that the entry or the account has.

@@ -6,13 +6,14 @@ use super::codec::{self, UserHead};
 use super::directories::Directories;
 use super::license::component_view;
 use super::names::NameRecord;
-use super::{Policy, StoreError};
+use super::relocate::Kinship;
+use super::{DirectoryRecord, Policy, StoreError};
 use crate::domain::admission::{Subject, View};
 use crate::domain::brake::Window;
 use crate::domain::name::{Name, StableId};
 use crate::domain::names::{NameRules, Owners, Purpose};
 use crate::domain::seats::{LastLogin, Refusals, Seat, SeatCount, Service};
-use crate::domain::user::{DirectoryId, User, UserKey};
+use crate::domain::user::{DirectoryId, Origin, User, UserKey};
 
 /// `format`, `next_user`, `next_directory`, `seats_low`: the numbers that belong to the store as a whole.
 pub(super) const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
@@ -153,26 +154,43 @@ pub(super) trait Lookup {
     where
         Self: Sized,
     {
-        let key = self.key_by_name(name, purpose)?;
+        let mut key = self.key_by_name(name, purpose)?;
         let head = key.map(|key| self.user_head(key)).transpose()?.flatten();
+        let exempt = self.is_administrator(name, key)?;
         let subject = match (key, head) {
-            (Some(UserKey(key)), Some(head)) => {
+            (Some(user), Some(head)) => {
                 let domain_seats = self.domain_seats(head.directory, policy);
+                let mut seated = self.seats().get(user.0)?.is_some();
+                if !seated
+                    && head.removed_at.is_none()
+                    && let Some(kin) = self.kin_with_seat(user, head.directory)?
+                {
+                    // From here on it is about the entry that holds the person's seat.
+                    (key, seated) = (Some(kin), true);
+                }
                 Some(Subject {
                     kind: head.kind,
                     enabled: head.enabled,
                     removed: head.removed_at.is_some(),
-                    seated: self.seats().get(key)?.is_some(),
+                    configured: self.is_configured(head.directory),
+                    seated,
                     domain_seats,
                 })
             }
             _ => None,
         };
         let seats = self.seat_count(policy)?;
-        let exempt = self.is_administrator(name, key)?;
         let component = component_view(self, key, service, policy)?;
         let (take_on, expired) = (policy.take_on, policy.expired);
         Ok((key, View { subject, seats, take_on, exempt, expired, component }))
+    }
+
+    /// Whether a directory is configured, or has accounts.
+    fn is_configured(&self, directory: DirectoryId) -> bool {
+        let is_configured = |record: &DirectoryRecord| {
+            record.origin() != Origin::Mapped || self.rules().is_configured(&record.name)
+        };
+        self.directories().get(&directory).is_some_and(is_configured)
     }
 
     /// Whether a name is the internal administrator's: the configured one, or another of the same user.

@@ -3,6 +3,7 @@
 mod clock;
 mod disk;
 mod license;
+mod moves;
 
 use std::sync::Mutex;
 
@@ -30,7 +31,7 @@ fn policy(limit: u64) -> Policy {
         take_on: TakeOn { login: true, delivery: false },
         expired: None,
         components: Components::default(),
-        names: NameRules::default(),
+        names: rules(&[("demo", &[]), ("other", &[])]),
     }
 }
 
@@ -185,6 +186,7 @@ fn rules(directories: &[(&str, &[&str])]) -> NameRules {
         domains: domains.iter().map(|domain| Domain::parse(domain).unwrap()).collect(),
         foreign_names: true,
         login_is_address: true,
+        moved_from: Vec::new(),
     };
     NameRules::new(directories.iter().map(served).collect(), None)
 }

@@ -1,5 +1,6 @@
 //! The changes, each inside one write transaction. Nothing here commits: the writer does.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -38,13 +39,13 @@ pub(super) struct Transaction<'t> {
     pub(super) claims: Table<'t, (&'static str, u64), &'static [u8]>,
     pub(super) settings: Table<'t, &'static str, &'static [u8]>,
     pub(super) rules: Arc<NameRules>,
-    seats: Table<'t, u64, &'static [u8]>,
-    last_logins: Table<'t, u64, &'static [u8]>,
-    refusals: Table<'t, u64, &'static [u8]>,
+    pub(super) seats: Table<'t, u64, &'static [u8]>,
+    pub(super) last_logins: Table<'t, u64, &'static [u8]>,
+    pub(super) refusals: Table<'t, u64, &'static [u8]>,
     passwords: Table<'t, u64, &'static str>,
     strangers: Table<'t, &'static str, &'static [u8]>,
     ledger: Table<'t, u64, &'static [u8]>,
-    ledger_by_user: Table<'t, (u64, u64), ()>,
+    pub(super) ledger_by_user: Table<'t, (u64, u64), ()>,
     tombstones: Table<'t, (i64, u64), ()>,
     cookies: Table<'t, u32, &'static [u8]>,
     pub(super) brakes: Table<'t, &'static str, &'static [u8]>,
@@ -53,6 +54,8 @@ pub(super) struct Transaction<'t> {
     pub(super) component_counts: Table<'t, &'static str, u64>,
     directories: Directories,
     changed_directories: BTreeSet<DirectoryId>,
+    /// The directories of mapped users, where they were asked for.
+    pub(super) mapped: OnceCell<Vec<DirectoryId>>,
     /// The key of the next new user; written by [`Transaction::finish`].
     next_user: u64,
     pub(super) is_dirty: bool,
@@ -91,6 +94,7 @@ impl<'t> Transaction<'t> {
             component_counts: txn.open_table(COMPONENT_COUNTS)?,
             directories,
             changed_directories: BTreeSet::new(),
+            mapped: OnceCell::new(),
             is_dirty: false,
         })
     }
@@ -144,7 +148,8 @@ impl<'t> Transaction<'t> {
             name,
             what: Movement::Granted(seat.by.clone()),
             used_after: self.seats_used()?,
-        })
+        })?;
+        Ok(())
     }
 
     /// Takes a seat back; `None` when the user holds none.
@@ -172,12 +177,13 @@ impl<'t> Transaction<'t> {
         Ok(Some(Released { name, reason, seats_used }))
     }
 
-    fn append_to_ledger(&mut self, event: LedgerEvent) -> Result<(), StoreError> {
+    /// Returns the number of the line.
+    pub(super) fn append_to_ledger(&mut self, event: LedgerEvent) -> Result<u64, StoreError> {
         let line = self.ledger.last()?.map_or(0, |(line, _)| line.value() + 1);
         self.ledger.insert(line, codec::encode_ledger_event(&event).as_slice())?;
         self.ledger_by_user.insert((event.user.0, line), ())?;
         self.is_dirty = true;
-        Ok(())
+        Ok(line)
     }
 
     pub(super) fn count(&mut self, directory: DirectoryId, change: impl FnOnce(&mut Census)) {
@@ -198,6 +204,7 @@ impl<'t> Transaction<'t> {
         let id = DirectoryId(u32::try_from(number).map_err(|_| StoreError::Corrupt("meta"))?);
         self.directories.insert(DirectoryRecord::new(id, name));
         self.changed_directories.insert(id);
+        self.mapped.take();
         Ok(id)
     }
 
@@ -221,8 +228,19 @@ impl<'t> Transaction<'t> {
         mapped: Mapped,
         at: Timestamp,
     ) -> Result<Upserted, StoreError> {
-        let (known, moved_from) = match self.key_by_id(directory, &mapped.id)? {
-            None => self.relocate(directory, &mapped.id)?.unzip(),
+        let known = self.key_by_id(directory, &mapped.id)?;
+        let was_living = known
+            .map(|key| self.user_head(key))
+            .transpose()?
+            .flatten()
+            .is_some_and(|head| head.removed_at.is_none());
+        // Nothing changes between the entries of one person while this one lives.
+        let others = match was_living {
+            true => Vec::new(),
+            false => self.other_entries(directory, &mapped.id)?,
+        };
+        let (known, moved_from) = match known {
+            None => self.relocate(directory, &others)?.unzip(),
             known => (known, None),
         };
         let (key, old) = match known {
@@ -240,8 +258,8 @@ impl<'t> Transaction<'t> {
         let is_person = was_person || mapped.kind == Kind::Person;
         if change == Change::Unchanged {
             let name = Name::from_stored(mapped.primary());
-            let (toll, released, clashes) = (None, None, Vec::new());
-            return Ok(Upserted { key, name, change, toll, is_person, moved_from, released, clashes });
+            let (toll, released, clashes, moved) = (None, None, Vec::new(), Vec::new());
+            return Ok(Upserted { key, name, change, toll, is_person, moved_from, moved, released, clashes });
         }
         let toll = old.as_ref().and_then(|old| toll(old, &mapped, at));
         let since = old.as_ref().map_or(at, |old| old.since);
@@ -258,12 +276,13 @@ impl<'t> Transaction<'t> {
             census.count(&user, true);
         });
         let clashes = self.update_claims(key, old.as_ref(), &user, change == Change::Returned, at)?;
+        let moved = self.gather(key, &user, &others, at)?;
         // A new user holds no seat, and has every name that nobody had first.
         let (released, name) = match change {
             Change::Added if clashes.is_empty() => (None, Name::from_stored(user.mapped.primary())),
             _ => (self.release_inactive(key, &user.mapped, at)?, self.shown_name(key, &user)?),
         };
-        Ok(Upserted { key, name, change, toll, is_person, moved_from, released, clashes })
+        Ok(Upserted { key, name, change, toll, is_person, moved_from, moved, released, clashes })
     }
 
     /// Takes the seat back from somebody who is no enabled person any more.
@@ -295,8 +314,9 @@ impl<'t> Transaction<'t> {
             census.count(&tombstone, true);
         });
         self.entomb_claims(key, &tombstone, at)?;
+        let moved = self.bequeath(key, &tombstone, at)?;
         let keeps_seat = self.seat(key)?.is_some();
-        Ok(Some(Entombed { name: shown, kind: old.mapped.kind, keeps_seat }))
+        Ok(Some(Entombed { name: shown, kind: old.mapped.kind, keeps_seat, moved }))
     }
 
     /// Forgets up to `limit` tombstones made at or before `cutoff`, their seats released first.

@@ -145,6 +145,7 @@ impl ReadView {
             let is_new = match event.what {
                 Movement::Granted(_) => holders.insert(event.user),
                 Movement::Released(_) => holders.remove(&event.user),
+                Movement::Moved { from, .. } => holders.remove(&from) && holders.insert(event.user),
             };
             findings.check(is_new, || format!("ledger line {line} repeats what {} had already", event.name));
             let used = holders.len() as u64;

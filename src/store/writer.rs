@@ -21,11 +21,12 @@ use super::transaction::Transaction;
 use super::trouble::Owner;
 use super::view::ReadView;
 use super::{
-    AccountChanged, Admitted, Applied, Changes, Entombed, Forgotten, Import, Imported, LicenseRecord, Policy,
-    Released, Shared, StoreError, Upserted,
+    AccountChanged, Admitted, Applied, Changes, Entombed, Forgotten, Import, Imported, Kin, LicenseRecord,
+    Moved, Policy, Released, Shared, StoreError, Upserted,
 };
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::Request;
+use crate::domain::moves::NotMoved;
 use crate::domain::name::Name;
 use crate::domain::names::NameRules;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
@@ -60,6 +61,13 @@ pub(super) enum Command {
     Purge { cutoff: Timestamp, now: Timestamp, limit: usize, reply: Reply<Vec<Released>> },
     /// Forget one tombstone.
     Forget { key: UserKey, now: Timestamp, reply: Reply<Option<Forgotten>> },
+    /// Carry over what users have to other entries of theirs.
+    Carry {
+        pairs: Vec<(UserKey, UserKey)>,
+        kin: Kin,
+        now: Timestamp,
+        reply: Reply<Vec<Result<Moved, NotMoved>>>,
+    },
     /// Write coalesced last logins and refusals.
     RecordActivity {
         logins: Vec<(UserKey, LastLogin)>,
@@ -258,6 +266,9 @@ fn apply(
         Command::Forget { key, now, reply } => answer(reply, transaction.forget_removed(key, now)?),
         Command::Reclaim { keys, cutoff, now, reply } => {
             answer(reply, transaction.reclaim(&keys, cutoff, now)?)
+        }
+        Command::Carry { pairs, kin, now, reply } => {
+            answer(reply, transaction.carry_pairs(&pairs, kin, now)?)
         }
         Command::RecordActivity { logins, refusals, strangers, reply } => {
             transaction.record_activity(&logins, &refusals, &strangers, now)?;

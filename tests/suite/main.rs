@@ -34,6 +34,7 @@ mod license;
 mod lifecycle;
 mod lists;
 mod mail;
+mod moves;
 
 mod notification;
 mod outage;

@@ -192,7 +192,10 @@ fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
         notes.push(skipped(&directory.skipped));
     }
     if !directory.configured {
-        notes.push("its users stay as they were; nothing in the configuration maps them".to_owned());
+        notes.push(
+            "nothing in the configuration maps it: its users keep their seats and take no new ones"
+                .to_owned(),
+        );
     }
     notes.iter().map(|note| format!("{}\n", clean(&format!("{name}: {note}")))).collect()
 }
@@ -317,7 +320,7 @@ mod tests {
              corp: the brake holds back 9 removals and 1 disabling of 12 users; if that is right: seatkeeper sync approve corp\n\
              corp: 3 entries skipped: no_id 2, no_name 1\n\
              lab: the last sync 5 min ago failed: ldap.example.org: \u{fffd}refused; it will be tried again\n\
-             old: its users stay as they were; nothing in the configuration maps them\n\
+             old: nothing in the configuration maps it: its users keep their seats and take no new ones\n\
              \n\
              Names that two users claim:\n  \
              x@example.org: a@example.org has it, b@example.org is mapped without it\n",

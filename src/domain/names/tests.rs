@@ -16,6 +16,7 @@ fn directory(name: &str, domains: &[&str]) -> DirectoryNames {
         domains: domains.iter().map(|domain| Domain::parse(domain).unwrap()).collect(),
         foreign_names: true,
         login_is_address: true,
+        moved_from: Vec::new(),
     }
 }
 

@@ -97,6 +97,14 @@ fn small_records_survive() {
         };
         assert_eq!(decode_ledger_event(&encode_ledger_event(&event)).unwrap(), event);
     }
+    let event = LedgerEvent {
+        at,
+        user: UserKey(7),
+        name: Name::parse("a@b.c", None).unwrap(),
+        what: Movement::Moved { from: UserKey(300), name: Name::parse("old@b.c", None).unwrap() },
+        used_after: 2,
+    };
+    assert_eq!(decode_ledger_event(&encode_ledger_event(&event)).unwrap(), event);
     let refusals = Refusals { first: at, last: at, count: u64::MAX, reason: "exhausted".into() };
     assert_eq!(decode_refusals(&encode_refusals(&refusals)).unwrap(), refusals);
     for proof in [None, Some(Proof { at, bytes: vec![1, 2] })] {

@@ -238,7 +238,10 @@ impl Model {
     fn policy(&self) -> Policy {
         Policy {
             directory_limits: [("even".to_owned(), self.cap)].into(),
-            names: NameRules::new(Vec::new(), self.administrator.map(administrator)),
+            names: NameRules::new(
+                rules(&[("even", &[]), ("odd", &[])]).directories().to_vec(),
+                self.administrator.map(administrator),
+            ),
             ..policy(self.limit)
         }
     }

@@ -1,0 +1,232 @@
+//! Several entries of one person, by the same stable id, and what goes from one to another.
+
+use super::*;
+use crate::domain::license::{ComponentName, ComponentStanding};
+use crate::domain::moves::NotMoved;
+use crate::domain::seats::Service;
+
+fn with_moved_from(from: &[&str]) -> NameRules {
+    let mut directories = rules(&[("demo", &["x.org"]), ("new", &["y.org"])]).directories().to_vec();
+    directories[1].moved_from = from.iter().map(|name| (*name).to_owned()).collect();
+    NameRules::new(directories, None)
+}
+
+async fn configure(store: &Store, names: NameRules) {
+    store.change_policy(|policy| policy.names = names);
+    store.ping().await.unwrap();
+    assert_eq!(store.view().verify().unwrap(), []);
+}
+
+/// What a login is answered from the read view, and who is noted for it.
+fn probe(store: &Store, who: &str) -> (Option<UserKey>, &'static str) {
+    let policy = store.policy();
+    let (key, view) = store.view().admission(&name(who), Purpose::Login, None, &policy).unwrap();
+    (key, crate::domain::admission::decide(&view, &LOGIN, at(0)).code())
+}
+
+fn seated(store: &Store, key: UserKey) -> bool {
+    store.view().seat_of(key).unwrap().is_some()
+}
+
+async fn reunite(store: &Store) -> usize {
+    let pairs = store.view().reunions().unwrap();
+    let moved = store.carry(pairs, Kin::SameId, at(50)).await.unwrap();
+    moved.into_iter().map(Result::unwrap).count()
+}
+
+#[test]
+fn with_moved_from_a_holder_is_held_while_both_entries_live() {
+    with_store(1, async |store, old| {
+        let new = store.directory("new").await.unwrap();
+        store.change_policy(|policy| policy.directory_limits = [("new".to_owned(), 0)].into());
+        configure(store, with_moved_from(&["demo"])).await;
+        let holder = upsert(store, old, mapped(1, &["a@x.org"]), 0).await.key;
+        assert_eq!(login(store, "a@x.org").await, "granted");
+        // Past the cap of the new block.
+        let twin = upsert(store, new, mapped(1, &["a@y.org"]), 1).await;
+        assert_eq!(twin.moved.len(), 1);
+        let Moved { from, to, seat } = &twin.moved[0];
+        assert_eq!((&*from.directory, &*to.directory, *seat), ("demo", "new", true));
+        assert!(seated(store, twin.key) && !seated(store, holder));
+        // One seat, whichever name is used; the login is noted for the holder.
+        for who in ["a@x.org", "a@y.org"] {
+            assert_eq!(probe(store, who), (Some(twin.key), "held"));
+            assert_eq!(login(store, who).await, "held");
+        }
+        let view = store.view();
+        let history = view.history(Some(twin.key)).unwrap().map(|event| event.unwrap().what);
+        let history: Vec<Movement> = history.collect();
+        assert!(matches!(&history[..], [Movement::Moved { .. }, Movement::Granted(_)]), "{history:?}");
+        assert_eq!(store.view().history(Some(holder)).unwrap().count(), 2);
+        assert_eq!(store.view().verify().unwrap(), []);
+        // The old entry goes, and takes nothing with it.
+        entomb(store, old, holder, 2).await;
+        store.purge(at(2), at(3), 10).await.unwrap();
+        assert_eq!(login(store, "a@y.org").await, "held");
+    });
+}
+
+/// Whoever was there when `moved_from` was configured comes along as well, and is held before that.
+#[test]
+fn what_is_mapped_already_comes_along_when_the_configuration_says_so() {
+    with_store(1, async |store, old| {
+        let new = store.directory("new").await.unwrap();
+        configure(store, with_moved_from(&[])).await;
+        let holder = upsert(store, old, mapped(1, &["a@x.org"]), 0).await.key;
+        let twin = upsert(store, new, mapped(1, &["a@y.org"]), 1).await.key;
+        assert_eq!(login(store, "a@x.org").await, "granted");
+        assert_eq!(probe(store, "a@y.org"), (Some(twin), "exhausted"));
+        assert_eq!(reunite(store).await, 0, "two people");
+
+        configure(store, with_moved_from(&["demo"])).await;
+        assert_eq!(probe(store, "a@y.org"), (Some(holder), "held"));
+        assert_eq!(reunite(store).await, 1);
+        assert_eq!(probe(store, "a@x.org"), (Some(twin), "held"));
+        assert_eq!(reunite(store).await, 0);
+    });
+}
+
+/// The new block mapped the id while the old entry lived; then that is removed, or its block is.
+#[test]
+fn a_second_entry_gets_the_seat_when_the_first_is_gone() {
+    with_store(2, async |store, old| {
+        let new = store.directory("new").await.unwrap();
+        configure(store, with_moved_from(&[])).await;
+        let mut keys = Vec::new();
+        for id in [1, 2] {
+            let first = upsert(store, old, mapped(id, &[&format!("u{id}@x.org")]), 0).await.key;
+            let second = upsert(store, new, mapped(id, &[&format!("u{id}@y.org")]), 1).await;
+            assert!(second.moved.is_empty());
+            assert_eq!(login(store, &format!("u{id}@x.org")).await, "granted");
+            keys.push((first, second.key));
+        }
+        let login_at = LastLogin { at: at(5), service: None };
+        store.record_activity(vec![(keys[0].0, login_at.clone())], vec![], vec![]).await.unwrap();
+        let changes = Changes { removals: vec![keys[0].0], ..Changes::default() };
+        let entombed = store.apply(old, changes, at(9)).await.unwrap().entombed;
+        assert!(!entombed[0].keeps_seat && entombed[0].moved.as_ref().unwrap().seat);
+        assert_eq!(probe(store, "u1@y.org"), (Some(keys[0].1), "held"));
+        assert_eq!(store.view().last_login_of(keys[0].1).unwrap(), Some(login_at));
+        assert_eq!(probe(store, "u1@x.org").1, "removed");
+        // It comes back: two people, and the seat stays where it is.
+        upsert(store, old, mapped(1, &["u1@x.org"]), 10).await;
+        assert_eq!((probe(store, "u1@x.org").1, seated(store, keys[0].1)), ("exhausted", true));
+
+        configure(store, rules(&[("new", &["y.org"])])).await;
+        assert_eq!(probe(store, "u2@y.org"), (Some(keys[1].0), "held"));
+        assert_eq!(probe(store, "u2@x.org"), (Some(keys[1].0), "held"));
+        assert_eq!(reunite(store).await, 1);
+        assert_eq!(probe(store, "u2@y.org"), (Some(keys[1].1), "held"));
+        assert_eq!(probe(store, "u2@x.org"), (Some(keys[1].1), "held"), "also by the old name");
+    });
+}
+
+/// Who writes a foreign id into the entries of their own directory gets nothing of who lives in another one.
+#[test]
+fn a_living_holder_loses_nothing_to_a_copied_id() {
+    with_store(1, async |store, victims| {
+        let attackers = store.directory("new").await.unwrap();
+        configure(store, with_moved_from(&[])).await;
+        let victim = upsert(store, victims, mapped(1, &["v@x.org"]), 0).await.key;
+        assert_eq!(login(store, "v@x.org").await, "granted");
+        // Before and after, with the victim's names or others, disabled, and back from the dead.
+        let posing = upsert(store, attackers, mapped(1, &["e@y.org", "v@x.org"]), 1).await;
+        entomb(store, attackers, posing.key, 2).await;
+        upsert(store, attackers, mapped(1, &["e@y.org"]), 3).await;
+        assert_eq!(probe(store, "e@y.org").1, "exhausted");
+        upsert(store, attackers, Mapped { enabled: false, ..mapped(1, &["e@y.org"]) }, 4).await;
+        upsert(store, victims, mapped(1, &["v@x.org", "w@x.org"]), 5).await;
+        assert_eq!(reunite(store).await, 0);
+        assert!(seated(store, victim));
+        assert_eq!(login(store, "v@x.org").await, "held");
+        // An attacker's block that is not configured any more gives nothing either, nor does one that moves away.
+        configure(store, rules(&[("demo", &["x.org"])])).await;
+        assert_eq!(reunite(store).await, 0);
+        assert_eq!(
+            (probe(store, "v@x.org"), probe(store, "e@y.org").1),
+            ((Some(victim), "held"), "disabled")
+        );
+    });
+}
+
+/// Only ids of servers are unique everywhere.
+#[test]
+fn an_id_that_anybody_may_have_written_moves_nobody() {
+    with_store(1, async |store, old| {
+        configure(store, with_moved_from(&["demo"])).await;
+        let new = store.directory("new").await.unwrap();
+        let text =
+            |names: &[&str]| Mapped { id: StableId::new(b"employee-0000001").unwrap(), ..mapped(1, names) };
+        let holder = upsert(store, old, text(&["a@x.org"]), 0).await.key;
+        assert_eq!(login(store, "a@x.org").await, "granted");
+        let other = upsert(store, new, text(&["a@y.org"]), 1).await;
+        assert!(other.moved.is_empty() && other.moved_from.is_none());
+        entomb(store, old, holder, 2).await;
+        assert_eq!((probe(store, "a@y.org").1, seated(store, holder)), ("exhausted", true));
+        configure(store, rules(&[("new", &["y.org"])])).await;
+        assert_eq!((reunite(store).await, probe(store, "a@y.org").1), (0, "exhausted"));
+    });
+}
+
+#[test]
+fn users_of_a_directory_that_is_not_configured_take_no_new_seat() {
+    with_store(5, async |store, old| {
+        upsert(store, old, mapped(1, &["a@x.org"]), 0).await;
+        upsert(store, old, mapped(2, &["b@x.org"]), 0).await;
+        assert_eq!(login(store, "a@x.org").await, "granted");
+        configure(store, rules(&[("new", &["y.org"])])).await;
+        assert_eq!((login(store, "a@x.org").await, login(store, "b@x.org").await), ("held", "not_seated"));
+        configure(store, rules(&[("demo", &["y.org"])])).await;
+        assert_eq!(login(store, "b@x.org").await, "granted");
+    });
+}
+
+/// Everything goes, and is not doubled.
+#[test]
+fn a_declared_move_carries_everything() {
+    with_store(3, async |store, demo| {
+        let imap = Service::parse("imap");
+        let component = ComponentName::parse("archive").unwrap();
+        store.change_policy(|policy| {
+            let standing = ComponentStanding::Licensed { seats: Some(1) };
+            policy.components = Components {
+                services: imap.iter().map(|imap| (imap.clone(), component.clone())).collect(),
+                standings: [(component.clone(), standing)].into(),
+            };
+        });
+        let old = upsert(store, demo, mapped(1, &["a@x.org"]), 0).await.key;
+        let new = upsert(store, demo, mapped(2, &["b@x.org"]), 0).await.key;
+        let third = upsert(store, demo, mapped(3, &["c@x.org"]), 0).await.key;
+        let request = Request { operation: Operation::Login, service: imap };
+        assert_eq!(store.admit(name("a@x.org"), request, at(0)).await.unwrap().decision.code(), "granted");
+        let login_at = |second| LastLogin { at: at(second), service: None };
+        let refused =
+            |second| Refusals { first: at(second), last: at(second), count: 2, reason: "exhausted".into() };
+        let logins = vec![(old, login_at(5)), (new, login_at(3))];
+        store.record_activity(logins, vec![(old, refused(1)), (new, refused(7))], vec![]).await.unwrap();
+
+        let carry = async |from, to| {
+            store.carry(vec![(from, to)], Kin::Declared, at(9)).await.unwrap().pop().unwrap()
+        };
+        let moved = carry(old, new).await.unwrap();
+        assert_eq!((moved.from.name, moved.to.name, moved.seat), (name("a@x.org"), name("b@x.org"), true));
+        let view = store.view();
+        let got = view.details(new).unwrap().unwrap();
+        assert_eq!(got.seat.unwrap().granted_at, at(0));
+        assert_eq!(got.last_login, Some(login_at(5)));
+        let refusals = got.refusals.unwrap();
+        assert_eq!((refusals.first, refusals.last, refusals.count), (at(1), at(7), 4));
+        assert_eq!(view.components_of(new).unwrap(), ["archive"]);
+        let left = view.details(old).unwrap().unwrap();
+        assert_eq!((left.seat, left.last_login, left.refusals), (None, None, None));
+        assert_eq!(view.seats_used().unwrap(), 1);
+
+        assert_eq!(carry(old, new).await, Err(NotMoved::Nothing));
+        assert_eq!(carry(new, new).await, Err(NotMoved::Itself));
+        assert_eq!(carry(new, UserKey(99)).await, Err(NotMoved::Gone));
+        assert_eq!(login(store, "c@x.org").await, "granted");
+        assert_eq!(carry(new, third).await, Err(NotMoved::HasSeat));
+        entomb(store, demo, old, 10).await;
+        assert_eq!(carry(new, old).await, Err(NotMoved::Removed));
+    });
+}
