@@ -17,8 +17,8 @@ use super::reclaim::Refused;
 use super::upload::Upload;
 use super::{History, Users, import, output, progress};
 use crate::cli::{
-    AccountCommand, ClientCommand, Exit, ImportArgs, LicenseArgs, SeatsCommand, SyncAction, SyncArgs,
-    UsersAction, UsersArgs,
+    AccountCommand, ClientCommand, Exit, ImportArgs, LicenseArgs, MatchName, SeatsCommand, SyncAction,
+    SyncArgs, UsersAction, UsersArgs,
 };
 use crate::service::answers::{Explanation, ImportReport, ReclaimReport, Status, SyncReport, Verification};
 
@@ -131,6 +131,10 @@ impl Session<'_> {
             }
             ClientCommand::Seats(SeatsCommand::Reclaim { inactive, dry_run, yes }) => {
                 self.reclaim(*inactive, *dry_run, *yes, now).await
+            }
+            ClientCommand::Seats(SeatsCommand::Move { old, new, by, from, to, dry_run }) => {
+                let names = [("old", old), ("new", new), ("from", from), ("to", to)];
+                self.move_seats(&names, *by, *dry_run).await
             }
             ClientCommand::Seats(SeatsCommand::Refused { limit }) => {
                 let answer = self.get(&format!("/v1/refused?limit={limit}")).await?;
@@ -252,9 +256,25 @@ impl Session<'_> {
         Ok(())
     }
 
+    async fn move_seats(
+        &mut self,
+        names: &[(&str, &Option<String>)],
+        by: Option<MatchName>,
+        dry_run: bool,
+    ) -> Result<(), Trouble> {
+        let mut path = format!("/v1/moves?dry_run={dry_run}");
+        for (key, name) in names {
+            path += &name.as_ref().map(|name| format!("&{key}={}", encode(name))).unwrap_or_default();
+        }
+        path += &by.map(|by| format!("&match={}", by.as_str())).unwrap_or_default();
+        let answer = self.client.request(Method::POST, &path).await?;
+        self.show(&answer, output::moved)
+    }
+
     async fn sync(&mut self, args: &SyncArgs) -> Result<(), Trouble> {
-        if let Some(SyncAction::Approve { directory, wait }) = &args.action {
-            return self.sync_one(directory, &format!("approve?wait={wait}")).await;
+        if let Some(SyncAction::Approve { directory, by, wait }) = &args.action {
+            let by = by.map(|by| format!("&match={}", by.as_str())).unwrap_or_default();
+            return self.sync_one(directory, &format!("approve?wait={wait}{by}")).await;
         }
         let request = format!("sync?full={}&dry_run={}&wait={}", args.full, args.dry_run, args.wait);
         let directories = match &args.directory {

@@ -110,7 +110,7 @@ impl Fixture {
             while let Some(command) = queue.recv().await {
                 let (dry_run, reply) = match command {
                     SyncCommand::Sync { dry_run, reply, .. } => (dry_run, reply),
-                    SyncCommand::Approve { reply } => (false, reply),
+                    SyncCommand::Approve { reply, .. } => (false, reply),
                 };
                 let loss = LossReport { removed: 9, people: 9, empty: true, ..LossReport::default() };
                 let report = SyncReport {
@@ -126,6 +126,7 @@ impl Fixture {
                     seats_released: 0,
                     seats_released_after_grace: 0,
                     held: (directory == "held").then_some(loss),
+                    moves: None,
                 };
                 let failure = "the server refused the password".to_owned();
                 // Whoever does not wait has no ear for the answer.

@@ -8,6 +8,7 @@ mod command;
 pub(crate) mod fixture;
 mod import;
 mod license;
+mod moves;
 mod output;
 mod password;
 mod progress;

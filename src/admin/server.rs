@@ -1,5 +1,5 @@
 //! The administration API: `/v1/status`, `/v1/license`, `/v1/clock`, `/v1/users`, `/v1/accounts`, `/v1/seats`, `/v1/reclaim`,
-//! `/v1/refused`, `/v1/import`, `/v1/history`, `/v1/directories`, `/v1/verify`.
+//! `/v1/refused`, `/v1/moves`, `/v1/import`, `/v1/history`, `/v1/directories`, `/v1/verify`.
 //!
 //! Whoever can connect may do everything: the mode of the control socket is the guard.
 
@@ -14,7 +14,8 @@ use axum::routing::{get, post, put};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{History, Started, accounts, clock, import, license, reclaim, stream};
+use super::moves::MatchParameter;
+use super::{History, Started, accounts, clock, import, license, moves, reclaim, stream};
 use crate::net::http::json;
 use crate::net::problem::Problem;
 use crate::service::answers::SyncReport;
@@ -48,6 +49,7 @@ pub fn routes(admin: Admin) -> Router {
         .merge(license::routes(admin.clone()))
         .merge(clock::routes(admin.clone()))
         .merge(reclaim::routes(admin.clone()))
+        .merge(moves::routes(admin.clone()))
         .merge(import::routes(admin.clone()))
         .merge(status_route(admin))
 }
@@ -70,11 +72,13 @@ impl From<AdminError> for Problem {
             | AdminError::ClockInDoubt(_)
             | AdminError::Ambiguous(..)
             | AdminError::NoLoginName(_)
+            | AdminError::NotMoved(..)
             | AdminError::NotRemoved(_) => StatusCode::CONFLICT,
             AdminError::WrongFile(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            AdminError::NoSuchUser(_) | AdminError::OnlyAdministrator(_) | AdminError::NoSuchDirectory(_) => {
-                StatusCode::NOT_FOUND
-            }
+            AdminError::NoSuchUser(_)
+            | AdminError::OnlyAdministrator(_)
+            | AdminError::NothingStored(_)
+            | AdminError::NoSuchDirectory(_) => StatusCode::NOT_FOUND,
             AdminError::SyncFailed(_) | AdminError::License(LicenseFailure::Unreachable(_)) => {
                 StatusCode::BAD_GATEWAY
             }
@@ -225,13 +229,14 @@ async fn sync(State(admin): State<Admin>, name: Segment, uri: Uri) -> Answer {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ApproveQuery {
+    r#match: Option<MatchParameter>,
     #[serde(default)]
     wait: bool,
 }
 
 async fn approve(State(admin): State<Admin>, name: Segment, uri: Uri) -> Answer {
-    let ApproveQuery { wait } = query(&uri)?;
-    Ok(report(admin.approve(&segment(name)?, wait).await?))
+    let ApproveQuery { r#match, wait } = query(&uri)?;
+    Ok(report(admin.approve(&segment(name)?, r#match.map(Into::into), wait).await?))
 }
 
 fn report(report: Option<SyncReport>) -> Response<Body> {

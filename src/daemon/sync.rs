@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::follow::{Ended, Follower};
 use super::group;
@@ -17,9 +18,11 @@ use crate::directory::{Authority, DirectoryError, Event};
 use crate::domain::brake::Held;
 use crate::domain::course::{Action, Course, Happened, Mechanism, Pace, Phase, Run, Start, compare_every};
 use crate::domain::directory::Directory;
+use crate::domain::moves::MatchBy;
 use crate::domain::sync::{Drift, Report};
-use crate::service::answers::{DirectoryState, DriftReport, LossReport, SyncReport};
+use crate::service::answers::{DirectoryState, DriftReport, LossReport, MoveReport, SyncReport};
 use crate::service::directories::{Board, DirectoryHandle, Progress, SyncCommand, per_second};
+use crate::service::moves::{MoveOrder, carry_over};
 use crate::store::{Cookie, Proof, Store};
 
 /// How soon a reconcile that failed is tried again, at the latest.
@@ -51,6 +54,8 @@ pub struct SyncLoop {
     was_woken: bool,
     /// What the brake holds back, as it was logged.
     held: Option<Held>,
+    /// By which name the seats of users who are removed are carried over, and since when they are removed.
+    carries: Option<(MatchBy, Timestamp)>,
     /// Who waits for the end of the refresh.
     reply: Option<Reply>,
 }
@@ -80,6 +85,7 @@ impl SyncLoop {
             pace,
             was_woken: false,
             held: None,
+            carries: None,
             reply: None,
         }
     }
@@ -166,13 +172,14 @@ impl SyncLoop {
                 self.reply = Some(reply);
                 Some(Happened::Asked { full })
             }
-            Some(SyncCommand::Approve { reply }) if self.course.is_held() => {
+            Some(SyncCommand::Approve { by, reply }) if self.course.is_held() => {
                 let name = &self.directory.name;
                 info!(directory = name, "An administrator let the held sync of {name} through.");
                 self.reply = Some(reply);
+                self.carries = by.map(|by| (by, self.store.now()));
                 Some(Happened::Approved)
             }
-            Some(SyncCommand::Approve { reply }) => {
+            Some(SyncCommand::Approve { reply, .. }) => {
                 let _ = reply.send(Err(format!("nothing is held back in {}", self.directory.name)));
                 None
             }
@@ -273,7 +280,8 @@ impl SyncLoop {
             self.pace.led_to(report.has_changes());
         }
         self.source.succeeded(&directory, &opened);
-        self.tell_completed(&report);
+        let moves = self.carry_over().await;
+        self.tell_completed(&report, moves);
         self.proof = proof;
         if mechanism.keeps_cookies() && (proves || self.reconcile_at.is_none()) {
             self.reconcile_at = Some(Instant::now() + self.until_reconcile());
@@ -410,6 +418,27 @@ impl SyncLoop {
         Ok((!run.reconciles || self.proof.is_some()).then_some(cookie.bytes))
     }
 
+    /// Carries over what users had whom an approved sync removed, if the administrator wanted that.
+    async fn carry_over(&mut self) -> Option<MoveReport> {
+        let (by, since) = self.carries.take()?;
+        let name = self.directory.name.clone();
+        let order =
+            MoveOrder { by, from: name.clone(), to: name, removed_since: Some(since), dry_run: false };
+        match carry_over(&self.store, &order).await {
+            Ok(report) => Some(report),
+            Err(error) => {
+                let (directory, by) = (&self.directory.name, by.as_str());
+                error!(
+                    directory,
+                    error = %error,
+                    "Not all seats of removed users of {directory} were carried over to new entries: {error}. Run: \
+                     seatkeeper seats move --match {by} --from {directory} --to {directory}"
+                );
+                None
+            }
+        }
+    }
+
     fn answer(&mut self, report: Result<SyncReport, String>) {
         if let Some(reply) = self.reply.take() {
             // Whoever asked may have gone.
@@ -435,7 +464,7 @@ impl SyncLoop {
         });
     }
 
-    fn tell_completed(&mut self, report: &Report) {
+    fn tell_completed(&mut self, report: &Report, moves: Option<MoveReport>) {
         self.held = None;
         let directory = &self.directory.name;
         let Report { added, changed, returned, disabled, removed, seen, skipped, .. } = report;
@@ -463,7 +492,8 @@ impl SyncLoop {
             progress.held = None;
             progress.last_error = None;
         });
-        self.answer(Ok(SyncReport::new(&self.directory.name, false, report)));
+        let report = SyncReport { moves, ..SyncReport::new(&self.directory.name, false, report) };
+        self.answer(Ok(report));
     }
 
     /// The first map of a large directory takes a while, and whoever started the daemon watches it.
@@ -509,6 +539,7 @@ impl SyncLoop {
 
     /// Each attempt finds it again, until it is over; the log has it when it is news.
     fn tell_held(&mut self, held: &Held) {
+        self.carries = None;
         if held.is_news(self.held.as_ref()) {
             tell::brake_tripped(&self.directory.name, held);
         }

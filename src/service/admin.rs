@@ -16,12 +16,14 @@ use super::clock;
 use super::directories::{Progress, SyncCommand};
 use super::hashes::HashError;
 use super::license::{self, LicenseBoard, LicenseCommand, LicenseFailure};
+use super::resolve::{Wanted, removed_holders};
 use super::users::{UserList, UserQuery};
 use super::{Settings, Shared};
 use crate::domain::account::AccountRefusal;
 use crate::domain::admission::{Decision, Operation, Request, decide};
 use crate::domain::brake::Excess;
 use crate::domain::clock::TooEarly;
+use crate::domain::moves::{MatchBy, NotMoved};
 use crate::domain::name::{Name, NameError};
 use crate::domain::names::Purpose;
 use crate::domain::password::Password;
@@ -47,6 +49,12 @@ pub enum AdminError {
     /// No one could log in to the seat.
     #[error("{0} owns no login name and could not use a seat: see `seatkeeper explain`")]
     NoLoginName(String),
+    /// Nothing is carried over from the first to the second.
+    #[error("nothing was moved from {0} to {1}: {reason}", reason = .2.sentence())]
+    NotMoved(String, String, NotMoved),
+    /// Nothing of such a directory is stored.
+    #[error("nothing is stored of a directory {0:?}: see `seatkeeper directory list`")]
+    NothingStored(String),
     /// A user who lives cannot be forgotten.
     #[error("{0} is not removed: only a user who is gone from the directory can be forgotten")]
     NotRemoved(String),
@@ -259,9 +267,11 @@ impl Admin {
     /// Grants a seat, through the same decision as every login.
     pub async fn grant(&self, name: &str) -> Result<SeatChange, AdminError> {
         let view = self.0.store.view();
+        let mut removed = Vec::new();
         let name = match self.resolve(&view, name).await {
             Ok(key) => {
                 let user = view.user_of(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_owned()))?;
+                removed = removed_holders(&view, key, &user)?;
                 view.login_name(key, &user)?.ok_or_else(|| AdminError::NoLoginName(name.to_owned()))?
             }
             // Nobody has it, but the internal administrator needs no seat.
@@ -282,7 +292,14 @@ impl Admin {
             user: name.to_string(),
             outcome: admitted.decision.code().to_owned(),
             done: admitted.decision.allows(),
-            message: admitted.decision.message().to_owned(),
+            message: match removed.as_slice() {
+                [old, ..] if !admitted.decision.allows() => format!(
+                    "{} The removed entry {} has this name and holds a seat: see `seatkeeper explain {name}`.",
+                    admitted.decision.message(),
+                    old.id
+                ),
+                _ => admitted.decision.message().to_owned(),
+            },
             seats_used: used,
         })
     }
@@ -290,7 +307,7 @@ impl Admin {
     /// Takes a seat back. The user may take one again at the next login.
     pub async fn release(&self, name: &str) -> Result<SeatChange, AdminError> {
         let view = self.0.store.view();
-        let key = self.resolve(&view, name).await?;
+        let key = self.resolve_as(&view, name, Wanted::Holder).await?;
         let name = view.name_of(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_owned()))?;
         let released = self.0.store.release(key, ReleaseReason::Administrator, self.0.store.now()).await?;
         let (outcome, message, used) = match &released {
@@ -311,7 +328,7 @@ impl Admin {
 
     /// Forgets a user who is gone from the directory: the seat and the names are free immediately.
     pub async fn forget(&self, name: &str) -> Result<SeatChange, AdminError> {
-        let key = self.resolve(&self.0.store.view(), name).await?;
+        let key = self.resolve_as(&self.0.store.view(), name, Wanted::Removed).await?;
         let forgotten = self.0.store.forget(key, self.0.store.now()).await?;
         let forgotten = forgotten.ok_or_else(|| AdminError::NotRemoved(name.to_owned()))?;
         let message = match &forgotten.released {
@@ -363,8 +380,18 @@ impl Admin {
     }
 
     /// Lets a braked sync through: a sweep runs now, and may take away as much as was held back.
-    pub async fn approve(&self, directory: &str, wait: bool) -> Result<Option<SyncReport>, AdminError> {
-        self.ask_directory(directory, wait, |reply| SyncCommand::Approve { reply }).await
+    /// Seats of the users whom it removes are carried over to new entries that match by the name.
+    pub async fn approve(
+        &self,
+        directory: &str,
+        by: Option<MatchBy>,
+        wait: bool,
+    ) -> Result<Option<SyncReport>, AdminError> {
+        if by.is_some() {
+            // Last logins that wait to be written belong to the old entries.
+            self.fresh_view().await?;
+        }
+        self.ask_directory(directory, wait, |reply| SyncCommand::Approve { by, reply }).await
     }
 
     async fn ask_directory(
@@ -469,6 +496,7 @@ fn explanation(
     removal_grace: Duration,
 ) -> Result<Explanation, AdminError> {
     let UserDetails { key, user, name, directory, origin, seat, last_login, refusals } = details;
+    let seat_is_missing = seat.is_none() && user.is_living();
     let mut names = Vec::new();
     let mut names_held_by_others = Vec::new();
     for claimed in user.mapped.names() {
@@ -508,6 +536,7 @@ fn explanation(
             count: refusals.count,
             reason: refusals.reason.into(),
         }),
+        removed_holders: if seat_is_missing { removed_holders(view, key, &user)? } else { Vec::new() },
         login_now,
         display_name: user.mapped.display_name.map(String::from),
     })

@@ -3,6 +3,7 @@
 mod accounts;
 mod clock;
 mod license;
+mod moves;
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use accounts::*;
 pub use clock::*;
 pub use license::*;
+pub use moves::*;
 
 use crate::domain::admission::Decision;
 use crate::domain::brake::{Excess, Held, Loss};
@@ -364,8 +366,26 @@ pub struct Explanation {
     pub last_login: Option<LoginReport>,
     /// Refusals, if any.
     pub refusals: Option<RefusalsReport>,
+    /// Removed entries that hold a seat and have a name of this user: perhaps the same person under an id of before.
+    #[serde(default)]
+    pub removed_holders: Vec<RemovedHolder>,
     /// What a login would get now.
     pub login_now: Verdict,
+}
+
+/// A removed entry that holds a seat.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct RemovedHolder {
+    /// The name shown.
+    pub user: String,
+    /// The stable id.
+    pub id: String,
+    /// Where the entry stood.
+    pub dn: String,
+    /// The directory's name.
+    pub directory: Option<String>,
+    /// Since when.
+    pub removed_at: Timestamp,
 }
 
 /// A seat held.
@@ -481,6 +501,9 @@ pub struct SyncReport {
     pub seats_released_after_grace: u64,
     /// Set when the brake tripped: nothing of this was applied.
     pub held: Option<LossReport>,
+    /// What an approval carried over to new entries.
+    #[serde(default)]
+    pub moves: Option<MoveReport>,
 }
 
 impl SyncReport {
@@ -499,6 +522,7 @@ impl SyncReport {
             seats_released: report.seats_released,
             seats_released_after_grace: report.seats_released_after_grace,
             held: report.held.as_ref().map(LossReport::from),
+            moves: None,
         }
     }
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::answers::{DirectoryState, DriftReport, LossReport, SyncReport};
+use crate::domain::moves::MatchBy;
 
 /// What a sync loop tells of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,6 +87,8 @@ pub enum SyncCommand {
     },
     /// Sync now, and let as much be removed as the brake holds back.
     Approve {
+        /// Carry the seats of removed users over to new entries that match by this.
+        by: Option<MatchBy>,
         /// Where the outcome goes.
         reply: oneshot::Sender<Result<SyncReport, String>>,
     },

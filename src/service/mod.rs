@@ -13,6 +13,7 @@ mod import;
 pub mod license;
 pub mod listeners;
 mod lookup;
+pub mod moves;
 pub mod passwords;
 mod recent;
 mod reclaim;

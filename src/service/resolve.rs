@@ -3,17 +3,44 @@
 use std::sync::Arc;
 
 use super::admin::{Admin, AdminError};
+use super::answers::RemovedHolder;
 use crate::domain::mapping::unhex;
 use crate::domain::name::{Name, StableId};
-use crate::domain::user::UserKey;
+use crate::domain::user::{User, UserKey};
 use crate::store::{ReadView, StoreError};
+
+/// Names of a user that are looked at for removed entries, and entries that are shown: more help nobody.
+const NAMES_LOOKED_AT: usize = 100;
+const REMOVED_SHOWN: usize = 10;
+
+/// Which of several users with the same name, id or DN is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    /// The owner of the name; of several entries the living one.
+    Anyone,
+    /// Who holds a seat, though the name may belong to another entry now.
+    Holder,
+    /// A tombstone.
+    Removed,
+    /// The living one.
+    Living,
+}
 
 impl Admin {
     /// Finds a user by an address, a login name, a stable id as `explain` shows it, or a DN; tombstones too. Where one
     /// name has two owners, or one id stands in two directories, nobody is guessed.
     pub(super) async fn resolve(&self, view: &Arc<ReadView>, text: &str) -> Result<UserKey, AdminError> {
+        self.resolve_as(view, text, Wanted::Anyone).await
+    }
+
+    pub(super) async fn resolve_as(
+        &self,
+        view: &Arc<ReadView>,
+        text: &str,
+        wanted: Wanted,
+    ) -> Result<UserKey, AdminError> {
         let name = self.parse(text);
-        let by_name = name.as_ref().ok().map(|name| by_name(view, name)).transpose()?.flatten();
+        let by_name = name.as_ref().ok().map(|name| by_name(view, name, wanted)).transpose()?.flatten();
         let mut found = match unhex(text).and_then(|bytes| StableId::new(&bytes)) {
             Some(id) => view.find_by_id(&id)?,
             None if text.contains('=') => {
@@ -23,6 +50,9 @@ impl Admin {
             }
             None => Vec::new(),
         };
+        if let Some(one) = only(view, &found, wanted)? {
+            found = vec![one];
+        }
         // A user may have a name that looks like the id or the DN of another.
         found.extend(by_name.filter(|key| !found.contains(key)));
         match (found.as_slice(), name) {
@@ -37,17 +67,87 @@ impl Admin {
     }
 }
 
-fn by_name(view: &ReadView, name: &Name) -> Result<Option<UserKey>, AdminError> {
+fn by_name(view: &ReadView, name: &Name, wanted: Wanted) -> Result<Option<UserKey>, AdminError> {
     let owners = view.owners(name)?;
-    match (owners.login, owners.mail) {
-        (Some(login), Some(mail)) if login != mail => Err(ambiguous(view, name.as_str(), &[login, mail])?),
-        (Some(key), _) | (None, Some(key)) => Ok(Some(key)),
+    let mut owners: Vec<UserKey> = [owners.login, owners.mail].into_iter().flatten().collect();
+    owners.dedup();
+    if wanted != Wanted::Anyone {
+        if let Some(owner) = only(view, &owners, wanted)? {
+            return Ok(Some(owner));
+        }
+        // A name that went to another entry still means the one that had it.
+        // Only a tombstone: a name is never a way to somebody who lives and claims it without owning it.
+        let mut fitting = Vec::new();
+        for key in view.users_claiming(name)? {
+            if fits(view, key, Wanted::Removed)? && fits(view, key, wanted)? {
+                fitting.push(key);
+            }
+        }
+        match fitting.as_slice() {
+            [] => {}
+            [one] => return Ok(Some(*one)),
+            several => return Err(ambiguous(view, name.as_str(), several)?),
+        }
+    }
+    match owners.as_slice() {
+        [one] => Ok(Some(*one)),
         // A name that was withheld from the only user who has it still means that user.
-        (None, None) => Ok(match view.users_claiming(name)?.as_slice() {
+        [] => Ok(match view.users_claiming(name)?.as_slice() {
             [only] => Some(*only),
             _ => None,
         }),
+        several => Err(ambiguous(view, name.as_str(), several)?),
     }
+}
+
+/// The only one of these who is wanted.
+fn only(view: &ReadView, keys: &[UserKey], wanted: Wanted) -> Result<Option<UserKey>, StoreError> {
+    let mut fitting = Vec::new();
+    for key in keys {
+        if fits(view, *key, wanted)? {
+            fitting.push(*key);
+        }
+    }
+    Ok(if let [one] = fitting.as_slice() { Some(*one) } else { None })
+}
+
+fn fits(view: &ReadView, key: UserKey, wanted: Wanted) -> Result<bool, StoreError> {
+    let is_living = || Ok::<bool, StoreError>(view.user_of(key)?.is_some_and(|user| user.is_living()));
+    match wanted {
+        Wanted::Holder => Ok(view.seat_of(key)?.is_some()),
+        Wanted::Removed => Ok(!is_living()?),
+        Wanted::Living | Wanted::Anyone => is_living(),
+    }
+}
+
+/// Tombstones that hold a seat and have a name of this user: mostly the same person, loaded again under a new id.
+pub(super) fn removed_holders(
+    view: &ReadView,
+    key: UserKey,
+    user: &User,
+) -> Result<Vec<RemovedHolder>, StoreError> {
+    let mut found: Vec<UserKey> = Vec::new();
+    for name in user.mapped.names().take(NAMES_LOOKED_AT) {
+        for other in view.users_claiming(name)?.into_iter().take(NAMES_LOOKED_AT) {
+            if other != key && !found.contains(&other) && view.seat_of(other)?.is_some() {
+                found.push(other);
+            }
+        }
+    }
+    let mut holders = Vec::new();
+    for other in found {
+        let Some(details) = view.details(other)? else { continue };
+        let Some(removed_at) = details.user.removed_at else { continue };
+        holders.push(RemovedHolder {
+            user: details.name.to_string(),
+            id: details.user.mapped.id.to_string(),
+            dn: details.user.mapped.dn.to_string(),
+            directory: details.directory,
+            removed_at,
+        });
+    }
+    holders.truncate(REMOVED_SHOWN);
+    Ok(holders)
 }
 
 fn ambiguous(view: &ReadView, text: &str, keys: &[UserKey]) -> Result<AdminError, StoreError> {
@@ -55,7 +155,8 @@ fn ambiguous(view: &ReadView, text: &str, keys: &[UserKey]) -> Result<AdminError
     for key in keys {
         if let Some(details) = view.details(*key)? {
             let directory = details.directory.unwrap_or_else(|| details.origin.to_string());
-            users.push(format!("{} ({directory}, id {})", details.name, details.user.mapped.id));
+            let removed = if details.user.is_living() { "" } else { ", removed" };
+            users.push(format!("{} ({directory}, id {}{removed})", details.name, details.user.mapped.id));
         }
     }
     Ok(AdminError::Ambiguous(text.to_owned(), users.join(" and ")))

@@ -7,7 +7,7 @@ use super::names::NameLookup;
 use super::relocate::Kinship;
 use super::tables::Lookup;
 use super::transaction::Transaction;
-use super::{Party, StoreError, codec};
+use super::{Party, ReadView, StoreError, codec};
 use crate::domain::moves::{Belongings, NotMoved, Receiver, may_receive};
 use crate::domain::seats::{LedgerEvent, Movement, Seat};
 use crate::domain::user::UserKey;
@@ -30,6 +30,35 @@ pub enum Kin {
     Declared,
     /// They have the same stable id, and what the old one holds goes to the new one.
     SameId,
+}
+
+fn belongings(tables: &impl Lookup, key: UserKey) -> Result<Belongings, StoreError> {
+    let traces = tables.last_login(key)?.is_some() || tables.refusals_of(key)?.is_some();
+    Ok(Belongings { seat: tables.seat(key)?.is_some(), traces })
+}
+
+fn may_carry(tables: &impl Lookup, from: UserKey, to: UserKey) -> Result<Result<(), NotMoved>, StoreError> {
+    if from == to {
+        return Ok(Err(NotMoved::Itself));
+    }
+    let (Some(_), Some(new)) = (tables.user(from)?, tables.user(to)?) else {
+        return Ok(Err(NotMoved::Gone));
+    };
+    let is_configured = tables.is_configured(new.directory);
+    let receiver = Receiver { user: &new, is_seated: tables.seat(to)?.is_some(), is_configured };
+    Ok(may_receive(belongings(tables, from)?, receiver))
+}
+
+impl ReadView {
+    /// What a user has that could be carried over.
+    pub fn belongings(&self, key: UserKey) -> Result<Belongings, StoreError> {
+        belongings(self, key)
+    }
+
+    /// Whether everything of one user could be carried over to another.
+    pub fn may_carry(&self, from: UserKey, to: UserKey) -> Result<Result<(), NotMoved>, StoreError> {
+        may_carry(self, from, to)
+    }
 }
 
 impl Transaction<'_> {
@@ -62,19 +91,10 @@ impl Transaction<'_> {
         to: UserKey,
         at: Timestamp,
     ) -> Result<Result<Moved, NotMoved>, StoreError> {
-        if from == to {
-            return Ok(Err(NotMoved::Itself));
-        }
-        let (Some(_), Some(new)) = (self.user(from)?, self.user(to)?) else {
-            return Ok(Err(NotMoved::Gone));
-        };
-        let seat = self.seat(from)?;
-        let traces = self.last_login(from)?.is_some() || self.refusals_of(from)?.is_some();
-        let is_configured = self.is_configured(new.directory);
-        let receiver = Receiver { user: &new, is_seated: self.seat(to)?.is_some(), is_configured };
-        if let Err(reason) = may_receive(Belongings { seat: seat.is_some(), traces }, receiver) {
+        if let Err(reason) = may_carry(self, from, to)? {
             return Ok(Err(reason));
         }
+        let seat = self.seat(from)?;
         let moved = Moved { from: self.party(from)?, to: self.party(to)?, seat: seat.is_some() };
         self.carry_traces(from, to)?;
         self.carry_history(from, to)?;

@@ -280,6 +280,18 @@ impl ReadView {
         }))
     }
 
+    /// The users of a directory, tombstones among them.
+    pub fn users_of(
+        &self,
+        directory: DirectoryId,
+    ) -> Result<impl Iterator<Item = Result<(UserKey, User), StoreError>> + '_, StoreError> {
+        let rows = self.ids.range(ids_of(directory))?;
+        Ok(rows.map(|row| {
+            let key = UserKey(row?.1.value());
+            Ok((key, Lookup::user(self, key)?.ok_or(StoreError::Corrupt("ids"))?))
+        }))
+    }
+
     /// Every user's key with what a list is filtered and sorted by; the record is read later.
     pub fn user_keys(&self) -> Result<impl Iterator<Item = Result<UserKey, StoreError>> + '_, StoreError> {
         Ok(self.users.iter()?.map(|row| Ok(UserKey(row?.0.value()))))

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::support::daemon::{Daemon, Settings, no_brake};
+use crate::support::samba::{self, SambaAd};
 use crate::support::slapd::{Options, PEOPLE, Slapd, entry_uuid, people, person};
 
 /// A block on a server; `keys` is more of it.
@@ -135,5 +136,182 @@ fn a_copied_entry_uuid_takes_nothing_from_a_living_holder() {
     daemon.sync("victims").unwrap();
     daemon.expect("u0@example.org", "held");
     assert_eq!(daemon.explain("u0@example.org")["seat"]["by"], "login (imap)");
+    daemon.verify();
+}
+
+/// What a command prints, and whether it succeeded.
+fn run(daemon: &Daemon, arguments: &[&str]) -> (bool, String) {
+    let output = daemon.command(arguments);
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[track_caller]
+fn run_json(daemon: &Daemon, arguments: &[&str]) -> Value {
+    let (is_done, said) = run(daemon, &[&["--json"], arguments].concat());
+    assert!(is_done, "{arguments:?}: {said}");
+    serde_json::from_str(&said).unwrap()
+}
+
+/// Everybody is deleted and loaded again, so that the ids are new.
+fn load_again(slapd: &Slapd, numbers: std::ops::Range<u32>) {
+    let delete = |number| format!("dn: uid=u{number},{PEOPLE}\nchangetype: delete\n\n");
+    slapd.modify(&numbers.clone().map(delete).collect::<String>());
+    let add = |number| person(number).replace(&entry_uuid(number), &entry_uuid(number + 1000));
+    slapd.add(&numbers.map(add).collect::<String>());
+}
+
+#[test]
+fn an_approval_carries_the_seats_of_people_who_were_loaded_again() {
+    let slapd = server(people(0..10));
+    let daemon = Daemon::start(Settings::ldap(3, &slapd, "sync = \"sweep\""));
+    for user in ["u0", "u1", "u2"] {
+        daemon.expect(user, "granted");
+    }
+    daemon.expect("u3", "exhausted");
+    load_again(&slapd, 0..10);
+    // Somebody left, and somebody has the address of another one besides.
+    slapd.delete(&format!("uid=u2,{PEOPLE}"));
+    assert_eq!(daemon.sync("corp").unwrap()["held"]["removed"], 10);
+    let report = run_json(&daemon, &["sync", "approve", "corp", "--match", "mail", "--wait"]);
+    let moves = &report["moves"];
+    // u3 had been refused, which goes along.
+    assert_eq!((&moves["moved_total"], &moves["seats_moved"]), (&3.into(), &2.into()), "{report}");
+    let skipped = &moves["skipped"][0];
+    assert_eq!((&skipped["old"]["user"], &skipped["reason"]), (&"u2@example.org".into(), &"no_match".into()));
+    for user in ["u0", "u1"] {
+        daemon.expect(user, "held");
+        let explained = daemon.explain(user);
+        assert_eq!(explained["id"], entry_uuid(if user == "u0" { 1000 } else { 1001 }));
+        assert_eq!(explained["seat"]["by"], "login (imap)");
+        assert!(explained["last_login"]["at"].is_string(), "{explained}");
+        let events: Vec<String> =
+            daemon.history(user).iter().map(|line| line["event"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(events, ["moved", "granted"]);
+    }
+    assert_eq!(daemon.explain("u3")["refusals"]["reason"], "exhausted");
+    assert_eq!(daemon.seats_used(), 3);
+    daemon.wait_for_log(&["event=seat_moved", "u0@example.org", "directory=corp", "from=corp"]);
+    daemon.verify();
+}
+
+/// An approval without a match leaves the seats with the tombstones; commands find them there.
+#[test]
+fn commands_find_a_removed_entry_that_has_the_seat() {
+    let slapd = server(people(0..6));
+    let daemon = Daemon::start(Settings::ldap(3, &slapd, "sync = \"sweep\""));
+    for user in ["u0", "u1", "u2"] {
+        daemon.expect(user, "granted");
+    }
+    load_again(&slapd, 0..6);
+    daemon.sync("corp").unwrap();
+    daemon.approve("corp").unwrap();
+    daemon.expect("u0", "exhausted");
+    // By name, login, id and DN, all of which the new entry has too, but for the id.
+    let explained = daemon.explain("u0");
+    assert_eq!(explained["id"], entry_uuid(1000));
+    assert_eq!(explained["removed_holders"][0]["id"], entry_uuid(0), "{explained}");
+    let (_, said) = run(&daemon, &["explain", "u0"]);
+    assert!(
+        said.contains(&format!("seatkeeper seats move {} {}", entry_uuid(0), entry_uuid(1000))),
+        "{said}"
+    );
+    let (is_done, said) = run(&daemon, &["seats", "grant", "u0"]);
+    assert!(!is_done && said.contains(&entry_uuid(0)), "{said}");
+    let (is_done, said) = run(&daemon, &["explain", &entry_uuid(0)]);
+    assert!(is_done && said.contains("keeps the seat for the grace period"), "{said}");
+    let (is_done, said) = run(&daemon, &["explain", &format!("uid=u0,{PEOPLE}")]);
+    assert!(is_done && said.contains(&entry_uuid(1000)), "{said}");
+
+    // The same name for both: the old entry is the one with the seat, the new one the one that lives.
+    let (is_done, said) = run(&daemon, &["seats", "move", "u0", "u0"]);
+    assert!(is_done && said.contains("1 user with 1 seat moved"), "{said}");
+    daemon.expect("u0", "held");
+    let (is_done, said) = run(&daemon, &["seats", "move", "u0", "u0"]);
+    assert!(!is_done && said.contains("both are the same user"), "{said}");
+    let (is_done, said) = run(&daemon, &["seats", "release", &format!("uid=u1,{PEOPLE}")]);
+    assert!(is_done && said.contains("The seat was released. (2 seats in use)"), "{said}");
+    daemon.expect("u1", "granted");
+    let (is_done, said) = run(&daemon, &["seats", "release", "u2@example.org"]);
+    assert!(is_done && said.contains("The seat was released. (2 seats in use)"), "{said}");
+    // A tombstone gets no seat, and the name does not mean it.
+    let (is_done, said) = run(&daemon, &["seats", "grant", &entry_uuid(2)]);
+    assert!(!is_done, "{said}");
+    let (is_done, said) = run(&daemon, &["users", "forget", "u2@example.org"]);
+    assert!(is_done && said.contains("forgotten"), "{said}");
+    daemon.expect("u2", "granted");
+    daemon.verify();
+}
+
+/// The same directory, later: tombstones to the living, bounded batches, and again without an effect.
+#[test]
+fn seats_are_moved_within_a_directory_and_again() {
+    let slapd = server(people(0..450));
+    let daemon = Daemon::start(Settings::ldap(450, &slapd, "sync = \"sweep\""));
+    for number in 0..450 {
+        daemon.expect(&format!("u{number}"), "granted");
+    }
+    load_again(&slapd, 0..450);
+    daemon.sync("corp").unwrap();
+    daemon.approve("corp").unwrap();
+    let dry = run_json(
+        &daemon,
+        &["seats", "move", "--match", "login", "--from", "corp", "--to", "corp", "--dry-run"],
+    );
+    assert_eq!((&dry["seats_moved"], &dry["dry_run"]), (&450.into(), &true.into()));
+    daemon.expect("u0", "exhausted");
+    let moved = run_json(&daemon, &["seats", "move", "--match", "login", "--from", "corp", "--to", "corp"]);
+    assert_eq!((&moved["seats_moved"], &moved["skipped_total"]), (&450.into(), &0.into()));
+    daemon.expect("u0", "held");
+    daemon.expect("u449", "held");
+    let again = run_json(&daemon, &["seats", "move", "--match", "login", "--from", "corp", "--to", "corp"]);
+    assert_eq!(again["moved_total"], 0);
+    assert_eq!(daemon.seats_used(), 450);
+    daemon.verify();
+}
+
+/// An OpenLDAP is replaced by Active Directory, under another name for the same domain: all ids are others.
+#[test]
+fn seats_are_moved_from_openldap_to_active_directory() {
+    let (old, new) = (
+        server(people(0..5)),
+        SambaAd::start(samba::Options { data: samba::people(0..5), ..samba::Options::default() }),
+    );
+    let mut daemon = Daemon::start(settings(3, &[block("openldap", "example.org", &old, "")]));
+    for user in ["u0", "u1", "u2"] {
+        daemon.expect(user, "granted");
+    }
+    let ad = format!(
+        "[[directory.ldap]]\nname = \"ad\"\ndomain = \"example.org\"\nurls = [\"{}\"]\nbase_dn = \"{}\"\n\
+         bind_dn = \"{}\"\nbind_password_file = {:?}\npoll_every = \"1h\"\ntls = {{ ca_file = {:?} }}\n",
+        new.ldaps_url(),
+        samba::PEOPLE,
+        new.bind_dn(),
+        new.password_file(),
+        new.ca_file(),
+    );
+    // Another entry has the mail address of u1 as well.
+    new.replace(&samba::dn(4), "mail", "u1@example.org");
+    daemon.configure(&settings(3, &[ad]));
+    daemon.reload().unwrap();
+    daemon.sync("ad").unwrap();
+    daemon.expect("u0", "exhausted");
+    let report = run_json(&daemon, &["seats", "move", "--match", "mail", "--from", "openldap", "--to", "ad"]);
+    assert_eq!(report["seats_moved"], 2, "{report}");
+    let skipped = &report["skipped"][0];
+    assert_eq!(
+        (&skipped["old"]["user"], &skipped["reason"]),
+        (&"u1@example.org".into(), &"several_new".into())
+    );
+    daemon.expect("u0", "held");
+    daemon.expect("u0@ad.example.org", "held");
+    daemon.expect("u2", "held");
+    assert_eq!(daemon.explain("u0")["directory"], "ad");
+    // The login name is not in doubt.
+    let report =
+        run_json(&daemon, &["seats", "move", "--match", "login", "--from", "openldap", "--to", "ad"]);
+    assert_eq!(report["seats_moved"], 1, "{report}");
+    daemon.expect("u1", "held");
+    assert_eq!(daemon.seats_used(), 3);
     daemon.verify();
 }

@@ -2,6 +2,7 @@
 
 mod import;
 mod license;
+mod moves;
 mod people;
 mod reclaim;
 mod status;
@@ -14,6 +15,7 @@ use jiff::Timestamp;
 
 pub(super) use import::imported;
 pub(super) use license::license;
+pub(super) use moves::moved;
 pub(super) use people::{account, change, explanation, history, users};
 pub(super) use reclaim::{reclaimed, refused};
 pub(super) use status::{progress, status};

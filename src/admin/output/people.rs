@@ -5,7 +5,9 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use super::{Columns, clean, count, dated, moment, relative};
-use crate::service::answers::{AccountReport, Explanation, HistoryLine, SeatChange, UserLine, Verdict};
+use crate::service::answers::{
+    AccountReport, Explanation, HistoryLine, RemovedHolder, SeatChange, UserLine, Verdict,
+};
 
 /// The list of users.
 pub(crate) fn users(users: &[UserLine], now: Timestamp) -> String {
@@ -91,6 +93,14 @@ pub(crate) fn explanation(explanation: &Explanation, now: Timestamp) -> String {
                 1 => format!("once, {last}: {reason}"),
                 number => format!("{}, first {first}, last {last}: {reason}", count(number, "time")),
             },
+        );
+    }
+    for RemovedHolder { user, id, directory, .. } in &explanation.removed_holders {
+        let directory = from(directory, "account");
+        let command = format!("seatkeeper seats move {id} {}", explanation.id);
+        line(
+            "Same name",
+            format!("the removed {user} of {directory} holds a seat; if it is the same person: {command}"),
         );
     }
     line("A login now", login_now(&explanation.login_now));
@@ -203,6 +213,7 @@ mod tests {
             components: vec!["activesync".to_owned()],
             last_login: Some(LoginReport { at: at(-180), service: Some("imap".to_owned()) }),
             refusals: None,
+            removed_holders: Vec::new(),
             login_now: Verdict {
                 allow: true,
                 decision: "held".to_owned(),
@@ -269,6 +280,17 @@ mod tests {
                         Refused     3 times, first 2026-02-27 12:00 UTC (2 d ago), last 2026-03-01 11:59 UTC (1 min ago): exhausted\n\
                         A login now is refused (removed): This account was removed.\n";
         assert_eq!(page, expected, "\n{page}");
+        let holder = RemovedHolder {
+            user: "alice@example.org".to_owned(),
+            id: "77aa".to_owned(),
+            dn: String::new(),
+            directory: Some("corp".to_owned()),
+            removed_at: at(0),
+        };
+        let again = Explanation { removed_holders: vec![holder], ..removed.clone() };
+        let hint = "Same name   the removed alice@example.org of corp holds a seat; if it is the same person: \
+                    seatkeeper seats move 77aa 0b5cd3a0\n";
+        assert!(explanation(&again, at(0)).contains(hint));
         let once = RefusalsReport { count: 1, ..refusals };
         let page = explanation(&Explanation { refusals: Some(once), ..removed }, at(0));
         assert!(page.contains("Refused     once, 2026-03-01 11:59 UTC (1 min ago): exhausted\n"), "{page}");

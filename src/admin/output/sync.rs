@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{clean, count, list};
+use super::{clean, count, list, moved};
 use crate::domain::brake::{Excess, sums};
 use crate::service::answers::{LossReport, SyncReport, Verification};
 
@@ -27,7 +27,7 @@ pub(crate) fn report(report: &SyncReport) -> String {
     for line in lines {
         let _ = writeln!(page, "  {}", clean(&line));
     }
-    page
+    page + &report.moves.as_ref().map(moved).unwrap_or_default()
 }
 
 fn changes(report: &SyncReport) -> String {
@@ -140,6 +140,7 @@ mod tests {
             seats_released: 0,
             seats_released_after_grace: 0,
             held: None,
+            moves: None,
         }
     }
 

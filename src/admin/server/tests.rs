@@ -130,6 +130,29 @@ async fn seats_are_granted_and_released() {
 }
 
 #[tokio::test]
+async fn a_seat_is_moved() {
+    let fixture = Fixture::new(4).await;
+    ask(&fixture, "PUT /v1/seats/u1").await;
+    ask(&fixture, "PUT /v1/seats/u2").await;
+    for (old, new, problem) in [
+        ("u1", "u2", "holds a seat of its own"),
+        ("u1", "u3", "the new entry is disabled"),
+        ("u1", "all", "not a person"),
+        ("u1", "u1", "both are the same user"),
+        ("u4", "u1", "has no seat, last login or refusals"),
+    ] {
+        check_problem(&fixture, &format!("POST /v1/moves?old={old}&new={new}"), 409, problem).await;
+    }
+    let (status, report) = ask(&fixture, "POST /v1/moves?old=u1&new=u4").await;
+    assert_eq!((status, &report["moved_total"], &report["seats_used"]), (200, &json!(1), &json!(2)));
+    assert_eq!(report["moved"][0]["old"]["user"], "u1@example.org");
+    let line = &get(&fixture, "/v1/history?user=u4&limit=1").await["history"][0];
+    assert_eq!((&line["event"], &line["reason"]), (&json!("moved"), &json!("from u1@example.org")));
+    assert_eq!(get(&fixture, "/v1/users/u4").await["login_now"]["decision"], "held");
+    assert_eq!(get(&fixture, "/v1/verify").await, json!({"clean": true, "findings": []}));
+}
+
+#[tokio::test]
 async fn directories_are_synced() {
     let fixture = Fixture::new(1).await;
     fixture.add_loop("broken");
@@ -178,6 +201,11 @@ async fn wrong_requests_are_problems() {
         ("POST /v1/directories/corp/approve?dry_run=true", 400, "unknown field `dry_run`"),
         ("PUT /v1/seats/u1?x=1", 400, "unknown field `x`"),
         ("GET /v1/seats/u1", 405, "does not take GET"),
+        ("POST /v1/directories/corp/approve?match=name", 400, "unknown variant `name`"),
+        ("POST /v1/moves?match=mail&from=corp", 400, "give old and new, or match, from and to"),
+        ("POST /v1/moves?old=u1&new=u2&dry_run=true", 400, "give old and new"),
+        ("POST /v1/moves?match=mail&from=lab&to=corp", 404, "nothing is stored of a directory \"lab\""),
+        ("POST /v1/moves?old=u1&new=u9", 404, "there is no user u9@example.org"),
         ("GET /v1/nothing", 404, "there is nothing at /v1/nothing"),
     ] {
         check_problem(&fixture, request, status, part).await;
