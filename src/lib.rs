@@ -51,9 +51,9 @@
 //!
 //! A front end parses the request and calls [`service::Admission::admit`]. It takes the view of the store
 //! that was published last and asks [`domain::admission::decide`]. A holder is answered at once; the time
-//! of the login is collected and written within [`service::FLUSH_EVERY`]. If a seat would be taken, the
-//! writer asks `decide` again, inside its transaction, and the answer is given after the commit. Requests
-//! that wait meanwhile share the next commit.
+//! of the login is collected, and written within [`service::FLUSH_EVERY`] if the stored one is an hour old. If a
+//! seat would be taken, the writer asks `decide` again, inside its transaction, and the answer is given after
+//! the commit. Requests that wait meanwhile share the next commit.
 //!
 //! Where a server hands us the password, [`service::passwords`] comes before that: a slot of the throttle, a turn of
 //! the user's, then a bind at the directory through [`service::passwords::Verify`], which `daemon::passwords`

@@ -142,8 +142,8 @@ impl Daemon {
         let opening = policy(&config);
         let (store, writer) =
             tokio::task::spawn_blocking(move || Store::open(&store_path, opening)).await??;
-        // Settles what follows from a policy that changed while the daemon was down.
-        if_written(store.ping().await)?;
+        // Settles what follows from a policy that changed while the daemon was down, and notes that the daemon runs.
+        if_written(store.keep_time().await)?;
         let (board, listener_board) = (Board::default(), ListenerBoard::default());
         let (license_board, license_commands) = LicenseBoard::new();
         // Before anybody can ask: the first login must find the licence in force.
@@ -234,13 +234,16 @@ impl Daemon {
             let _ = running.task.await;
         }
         listeners.drained().await;
-        let flushed = service.flush().await;
-        // Without it the next start goes on from a minute ago.
-        let _ = store.keep_time().await;
         for task in background {
             task.abort();
             let _ = task.await;
         }
+        let flushed = service.flush_all().await;
+        // Without it the next start goes on from a minute ago, as after a crash.
+        let _ = match flushed {
+            Ok(true) => store.keep_stop().await,
+            _ => store.keep_time().await,
+        };
         drop((listeners, authenticator, service, keeper, store));
         tokio::task::spawn_blocking(move || writer.join()).await??;
         flushed?;

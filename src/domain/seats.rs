@@ -216,10 +216,26 @@ pub struct LastLogin {
     pub service: Option<Service>,
 }
 
+/// How exactly the store knows when an active user logged in last: it would be most of its work to write each login.
+pub const PRECISION: SignedDuration = SignedDuration::from_hours(1);
+
 /// When a seat was last used: by the latest login, or by the grant where that is later, so that a seat which
 /// an administrator gave yesterday is not taken back tonight.
-pub fn last_used(seat: &Seat, login: Option<&LastLogin>) -> Timestamp {
-    login.map_or(seat.granted_at, |login| login.at.max(seat.granted_at))
+pub fn last_used(seat: &Seat, login: Option<Timestamp>) -> Timestamp {
+    login.map_or(seat.granted_at, |login| login.max(seat.granted_at))
+}
+
+/// Who logged in within this time before a start after a crash may have logged in until the crash: a day for the
+/// outage, and [`PRECISION`] for what was not written.
+const LOST_BY_CRASH: SignedDuration = SignedDuration::from_hours(25);
+
+/// What a stored login counts as where a seat may be taken back. A crash loses up to an hour of logins, and must cost
+/// nobody a seat.
+pub fn after_crash(stored: Timestamp, started_after_crash: Option<Timestamp>) -> Timestamp {
+    match started_after_crash {
+        Some(start) if start.duration_since(stored) <= LOST_BY_CRASH => stored.max(start),
+        _ => stored,
+    }
 }
 
 /// The hour, local time, at which unused seats are taken back: before the working day, when few log in, and
@@ -270,10 +286,18 @@ mod tests {
     fn seats_are_used_by_logins_and_by_the_grant() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let seat = Seat { granted_at: at(100), by: TakenBy::Administrator };
-        let login = |second| LastLogin { at: at(second), service: None };
         assert_eq!(last_used(&seat, None), at(100));
-        assert_eq!(last_used(&seat, Some(&login(50))), at(100));
-        assert_eq!(last_used(&seat, Some(&login(150))), at(150));
+        assert_eq!(last_used(&seat, Some(at(50))), at(100));
+        assert_eq!(last_used(&seat, Some(at(150))), at(150));
+    }
+
+    #[test]
+    fn a_crash_makes_the_logins_of_the_day_before_it_as_late_as_the_start() {
+        let at = |hour: i64| Timestamp::from_second(hour * 3600).unwrap();
+        assert_eq!(after_crash(at(99), None), at(99));
+        for (stored, expected) in [(74, 74), (75, 100), (99, 100), (100, 100), (101, 101)] {
+            assert_eq!(after_crash(at(stored), Some(at(100))), at(expected), "{stored}");
+        }
     }
 
     #[test]

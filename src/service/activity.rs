@@ -1,8 +1,8 @@
 //! Last logins and refusals, collected in memory and written together every few seconds.
 //!
 //! A login of a holder must not wait for the disk, and a client that tries again every second must not
-//! cost a commit each time. A crash loses what was collected since the last write: at most
-//! [`FLUSH_EVERY`], and never a seat.
+//! cost a commit each time. A crash loses refusals since the last write, [`FLUSH_EVERY`], and up to an hour of the
+//! logins of people whose earlier login is stored; never a seat.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,14 +11,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
+use super::logins::Logins;
 use crate::domain::name::Name;
-use crate::domain::seats::{LastLogin, Refusals, Service};
+use crate::domain::seats::{LastLogin, Refusals};
 use crate::domain::user::UserKey;
 
 /// How often the daemon writes what was collected.
 pub const FLUSH_EVERY: Duration = Duration::from_secs(5);
 
-/// Users collected before an early write is asked for: some 5 MB, and one transaction of a few 10 ms.
+/// Refused users collected before an early write is asked for: some 5 MB, and one transaction of a few 10 ms.
 const EARLY_FLUSH: usize = 20_000;
 
 /// Refused names that belong to nobody, remembered so that each is logged once in an interval. Anybody can
@@ -28,25 +29,36 @@ const MAX_STRANGERS: usize = 1000;
 /// What waits to be written.
 #[derive(Default)]
 pub(super) struct Activity {
+    logins: Mutex<Logins>,
     pending: Mutex<Pending>,
     early: Notify,
 }
 
-/// What was collected since the last write.
+/// The refusals since the last write.
 #[derive(Default)]
 pub(super) struct Pending {
-    pub(super) logins: HashMap<UserKey, LastLogin>,
     pub(super) refusals: HashMap<UserKey, Refusals>,
     pub(super) strangers: HashMap<Name, Refusals>,
     pub(super) more_strangers: u64,
 }
 
 impl Activity {
-    /// Notes that a user came in.
-    pub(super) fn note_login(&self, key: UserKey, at: Timestamp, service: Option<Service>) {
-        let mut pending = self.lock();
-        pending.logins.insert(key, LastLogin { at, service });
-        self.ask_for_early_flush(&pending);
+    /// Notes that a user came in. `stored` is asked for the login that is stored, where none is here.
+    pub(super) fn note_login(
+        &self,
+        key: UserKey,
+        login: LastLogin,
+        stored: impl FnOnce() -> Option<Timestamp>,
+    ) {
+        if self.logins().update(key, &login) {
+            return;
+        }
+        let stored = stored();
+        let mut logins = self.logins();
+        logins.insert(key, login, stored);
+        if logins.are_plenty() {
+            self.early.notify_one();
+        }
     }
 
     /// Notes a refusal; true when it is the first of this user since the last write, and worth a log line.
@@ -65,7 +77,9 @@ impl Activity {
                 true
             }
         };
-        self.ask_for_early_flush(&pending);
+        if pending.refusals.len() >= EARLY_FLUSH {
+            self.early.notify_one();
+        }
         is_first
     }
 
@@ -86,25 +100,20 @@ impl Activity {
         true
     }
 
-    /// Whether a login of this user waits to be written.
-    pub(super) fn has_login(&self, key: UserKey) -> bool {
-        self.lock().logins.contains_key(&key)
-    }
-
-    fn ask_for_early_flush(&self, pending: &Pending) {
-        if pending.logins.len() + pending.refusals.len() >= EARLY_FLUSH {
-            self.early.notify_one();
-        }
-    }
-
     /// Returns when so much was collected that it should be written early.
     pub(super) async fn is_plenty(&self) {
         self.early.notified().await;
     }
 
-    /// Takes all that was collected.
+    /// Takes all refusals that were collected.
     pub(super) fn take(&self) -> Pending {
         std::mem::take(&mut *self.lock())
+    }
+
+    /// The last logins that are not written yet.
+    pub(super) fn logins(&self) -> MutexGuard<'_, Logins> {
+        // As below.
+        self.logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Pending> {

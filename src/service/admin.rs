@@ -16,6 +16,7 @@ use super::clock;
 use super::directories::{Progress, SyncCommand};
 use super::hashes::HashError;
 use super::license::{self, LicenseBoard, LicenseCommand, LicenseFailure};
+use super::logins::latest;
 use super::resolve::{Wanted, removed_holders};
 use super::users::{UserList, UserQuery};
 use super::{Settings, Shared};
@@ -27,9 +28,9 @@ use crate::domain::moves::{MatchBy, NotMoved};
 use crate::domain::name::{Name, NameError};
 use crate::domain::names::Purpose;
 use crate::domain::password::Password;
-use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount};
-use crate::domain::user::{Kind, Origin, User, UserKey};
-use crate::store::{Clash, DirectoryRecord, ReadView, Store, StoreError, UserDetails};
+use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount, after_crash};
+use crate::domain::user::{Kind, Origin, User};
+use crate::store::{Clash, DirectoryRecord, LastLoginOf, ReadView, Store, StoreError, UserDetails};
 
 /// Clashes shown by `status`; the log has each.
 const CLASHES_SHOWN: usize = 20;
@@ -118,10 +119,9 @@ impl Admin {
         Admin(shared)
     }
 
-    /// The state after everything collected is written, so that an administrator sees the login of a
-    /// moment ago.
+    /// The state after what was collected is written, save last logins that are not due.
     pub(super) async fn fresh_view(&self) -> Result<Arc<ReadView>, StoreError> {
-        self.0.flush().await?;
+        self.0.flush(false).await?;
         Ok(self.0.store.view())
     }
 
@@ -142,9 +142,14 @@ impl Admin {
         self.0.reclaiming.lock().await
     }
 
-    /// Whether a login of this user waits to be written.
-    pub(super) fn has_fresh_login(&self, key: UserKey) -> bool {
-        self.0.activity.has_login(key)
+    /// When users logged in last, where a seat may be taken back: what is not written yet counts, and what a crash may
+    /// have lost. In a transaction of the writer it misses none: a login leaves the memory after its commit.
+    pub(super) fn last_login_of(&self) -> LastLoginOf {
+        let (shared, crash) = (Arc::clone(&self.0), self.0.store.started_after_crash());
+        Arc::new(move |key, stored| {
+            let unwritten = shared.activity.logins().at(key);
+            unwritten.max(stored.map(|stored| after_crash(stored, crash)))
+        })
     }
 
     pub(super) fn parse(&self, name: &str) -> Result<Name, AdminError> {
@@ -241,17 +246,22 @@ impl Admin {
 
     /// The users that a query finds, in its order. Reads every user: run it where blocking is allowed.
     pub async fn users(&self, query: UserQuery) -> Result<UserList, AdminError> {
+        // Before the view: what leaves the memory is in every later one.
+        let unwritten = self.0.activity.logins().all();
         let view = self.fresh_view().await?;
         let board = self.0.board.all();
         let domains = board.iter().map(|(name, handle)| (name.clone(), handle.domain.clone())).collect();
-        Ok(UserList::new(view, query, domains, self.0.store.now()))
+        Ok(UserList::new(view, unwritten, query, domains, self.0.store.now()))
     }
 
     /// All about one user.
     pub async fn explain(&self, name: &str) -> Result<Explanation, AdminError> {
         let view = self.fresh_view().await?;
         let key = self.resolve(&view, name).await?;
-        let details = view.details(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_owned()))?;
+        let unwritten = self.0.activity.logins().at(key);
+        let view = self.0.store.view();
+        let mut details = view.details(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_owned()))?;
+        details.last_login = latest(details.last_login, unwritten);
         let login = view.login_name(key, &details.user)?;
         let (name, decision) = match login {
             Some(name) => {

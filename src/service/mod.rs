@@ -12,6 +12,7 @@ mod hashes;
 mod import;
 pub mod license;
 pub mod listeners;
+mod logins;
 mod lookup;
 pub mod moves;
 pub mod passwords;
@@ -36,7 +37,7 @@ use crate::domain::admission::{Decision, Operation, Request, decide};
 use crate::domain::brake::Brake;
 use crate::domain::license::{ComponentName, ComponentStanding, OnExpiry};
 use crate::domain::name::{Domain, Name};
-use crate::domain::seats::Service as MailService;
+use crate::domain::seats::{LastLogin, Service as MailService};
 use crate::domain::user::UserKey;
 use crate::store::{Store, StoreError};
 pub(crate) use crate::store::{log_move, log_release};
@@ -121,9 +122,15 @@ impl Service {
         *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 
-    /// Writes the collected last logins and refusals.
+    /// Writes the collected refusals, and the last logins that are due.
     pub async fn flush(&self) -> Result<(), StoreError> {
-        self.0.flush().await
+        self.0.flush(false).await
+    }
+
+    /// Writes everything that was collected, for a stop; true when nothing is left.
+    pub async fn flush_all(&self) -> Result<bool, StoreError> {
+        self.0.flush(true).await?;
+        Ok(self.0.activity.logins().is_empty())
     }
 
     /// Returns when so much was collected that it should be written before [`FLUSH_EVERY`] is over.
@@ -150,7 +157,7 @@ impl Shared {
         coverage
     }
 
-    async fn flush(&self) -> Result<(), StoreError> {
+    async fn flush(&self, everything: bool) -> Result<(), StoreError> {
         // It stays in memory until it can be written: at most a line a user, and a bounded number of strangers.
         if self.store.disk().trouble.is_some() {
             return Ok(());
@@ -164,13 +171,32 @@ impl Shared {
                 "More unknown names were refused than are logged one by one."
             );
         }
-        if pending.logins.is_empty() && pending.refusals.is_empty() && pending.strangers.is_empty() {
-            return Ok(());
+        if !pending.refusals.is_empty() || !pending.strangers.is_empty() {
+            let refusals = pending.refusals.into_iter().collect();
+            let strangers = pending.strangers.into_iter().collect();
+            self.store.record_activity(Vec::new(), refusals, strangers).await?;
         }
-        let logins = pending.logins.into_iter().collect();
-        let refusals = pending.refusals.into_iter().collect();
-        let strangers = pending.strangers.into_iter().collect();
-        self.store.record_activity(logins, refusals, strangers).await
+        self.write_logins(everything).await
+    }
+
+    async fn write_logins(&self, everything: bool) -> Result<(), StoreError> {
+        let dropped = self.activity.logins().take_dropped();
+        if dropped > 0 {
+            warn!(
+                dropped,
+                "{dropped} last logins were lost, because the store could not be written for long."
+            );
+        }
+        // Who goes on logging in must not keep it busy without end.
+        for _ in 0..=logins::MOST / logins::BATCH {
+            let batch = self.activity.logins().to_write(self.store.now(), everything);
+            if batch.is_empty() {
+                break;
+            }
+            self.store.record_activity(batch.clone(), Vec::new(), Vec::new()).await?;
+            self.activity.logins().written(&batch);
+        }
+        Ok(())
     }
 }
 
@@ -292,7 +318,9 @@ impl Admission {
         let reason = decision.code();
         if decision.allows() {
             if let (Some(key), Operation::Login) = (key, &request.operation) {
-                activity.note_login(key, now, request.service.clone());
+                let login = LastLogin { at: now, service: request.service.clone() };
+                let stored = || self.0.store.view().last_login_of(key).ok().flatten().map(|login| login.at);
+                activity.note_login(key, login, stored);
             }
             debug!(user = %name, service, client, decision = reason, "{name} may come in.");
             return;
@@ -357,8 +385,10 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
+    use super::users::UserQuery;
     use super::*;
     use crate::admin::fixture::Fixture;
+    use crate::domain::names::Purpose;
 
     /// At a provider with thousands of directories, going through them took longer than the decision.
     #[tokio::test]
@@ -389,5 +419,61 @@ mod tests {
         store.apply(later, changes, store.now()).await.unwrap();
         assert_eq!(admission.decision(&ask("x@later.org")).await.unwrap(), Decision::UnknownUser);
         admission.readiness().unwrap();
+    }
+
+    /// The first login of the hour is written; the next ones are known all the same, to everyone who shows or decides.
+    #[tokio::test]
+    async fn logins_within_the_hour_are_not_written_and_count() {
+        let fixture = Fixture::new(5).await;
+        let (admission, admin) = (fixture.service.admission(), fixture.service.admin());
+        let login = async |service| {
+            let ask = Ask { user: "u1", service: Some(service), operation: Operation::Login, client: None };
+            assert!(admission.decision(&ask).await.unwrap().allows());
+        };
+        let shown = async || admin.explain("u1").await.unwrap().last_login.unwrap();
+        login("imap").await;
+        let first = shown().await;
+        let key =
+            admission.0.store.view().find(&Name::parse("u1@example.org", None).unwrap(), Purpose::Login);
+        let key = key.unwrap().unwrap();
+        let stored = || admission.0.store.view().last_login_of(key).unwrap().unwrap();
+        assert_eq!(stored().at, first.at);
+        while admission.0.store.now().as_millisecond() <= first.at.as_millisecond() {
+            tokio::task::yield_now().await;
+        }
+        login("pop3").await;
+        fixture.service.flush().await.unwrap();
+        assert_eq!(stored().at, first.at, "it was written");
+
+        let second = shown().await;
+        assert!(second.at > first.at);
+        assert_eq!(second.service.as_deref(), Some("imap"), "the service is that of the last write");
+        let last_login_of = admin.last_login_of();
+        assert_eq!(last_login_of(key, Some(first.at)), Some(second.at));
+        let mut listed = None;
+        let list = admin.users(UserQuery::default()).await.unwrap();
+        list.for_each(|line| {
+            listed = listed.or(line.last_login);
+            true
+        })
+        .unwrap();
+        assert_eq!(listed, Some(second.at));
+
+        assert!(fixture.service.flush_all().await.unwrap());
+        assert_eq!((stored().at, stored().service.unwrap().as_str()), (second.at, "pop3"));
+        assert_eq!(last_login_of(key, Some(second.at)), Some(second.at), "nothing is left in memory");
+    }
+
+    #[tokio::test]
+    async fn after_a_crash_the_logins_of_the_day_before_count_as_at_the_start() {
+        let fixture = Fixture::new(1).await;
+        let (admin, store) = (fixture.service.admin(), &fixture.service.0.store);
+        // A store that was never stopped.
+        let start = store.started_after_crash().unwrap();
+        let hours = |hours| start.checked_sub(jiff::SignedDuration::from_hours(hours)).unwrap();
+        let last_login_of = admin.last_login_of();
+        assert_eq!(last_login_of(UserKey(1), Some(hours(20))), Some(start));
+        assert_eq!(last_login_of(UserKey(1), Some(hours(26))), Some(hours(26)));
+        assert_eq!(last_login_of(UserKey(1), None), None);
     }
 }

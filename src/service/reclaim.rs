@@ -1,6 +1,7 @@
 //! Seats back from those who do not use them, and who was turned away.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use super::answers::{ReclaimReport, ReclaimedSeat, RefusedLine, SumReport};
 use super::log_release;
 use crate::domain::brake::{Excess, Limit};
 use crate::domain::user::UserKey;
-use crate::store::{ReadView, StoreError};
+use crate::store::{LastLoginOf, ReadView, StoreError};
 
 /// Seats released in one transaction, so that logins do not wait for all of them.
 const RECLAIM_BATCH: usize = 500;
@@ -26,15 +27,18 @@ impl Admin {
         let _alone = self.begin_reclaim().await;
         let now = self.store().now();
         let cutoff = now.checked_sub(inactive).unwrap_or(Timestamp::MIN);
+        let last_login = self.last_login_of();
         let view = self.fresh_view().await?;
         let mut protected = BTreeSet::new();
         for name in &self.settings().protected {
             let owners = view.owners(name)?;
             protected.extend([owners.login, owners.mail].into_iter().flatten());
         }
-        let (mut found, spared) = tokio::task::spawn_blocking(move || candidates(&view, cutoff, &protected))
-            .await
-            .map_err(|_| AdminError::Interrupted)??;
+        let login_of = Arc::clone(&last_login);
+        let (mut found, spared) =
+            tokio::task::spawn_blocking(move || candidates(&view, cutoff, &protected, &login_of))
+                .await
+                .map_err(|_| AdminError::Interrupted)??;
         let seats = found.len() as u64;
         let held = self.judge(seats, cutoff, now, dry_run).await?;
         let mut reclaimed: Vec<ReclaimedSeat> = Vec::new();
@@ -45,9 +49,8 @@ impl Admin {
         } else {
             let keys: Vec<UserKey> = found.keys().copied().collect();
             for keys in keys.chunks(RECLAIM_BATCH) {
-                // A login that waits to be written is not in the store yet.
-                let keys = keys.iter().copied().filter(|key| !self.has_fresh_login(*key)).collect();
-                for (key, released) in self.store().reclaim(keys, cutoff, now).await? {
+                let last_login = Arc::clone(&last_login);
+                for (key, released) in self.store().reclaim(keys.to_vec(), cutoff, now, last_login).await? {
                     log_release(&released);
                     reclaimed.extend(found.remove(&key));
                 }
@@ -70,7 +73,7 @@ impl Admin {
         let reclaims = self.store().view().reclaims()?;
         if reclaims.is_ahead(now) && !dry_run {
             // Where nothing is reclaimed for long, it would count for as long.
-            self.store().reclaim(Vec::new(), cutoff, now).await?;
+            self.store().reclaim(Vec::new(), cutoff, now, self.last_login_of()).await?;
         }
         let used = self.store().view().seats_used()?;
         let limit = Limit::new(self.settings().reclaim_brake, &reclaims, used, 0, now);
@@ -92,12 +95,13 @@ fn candidates(
     view: &ReadView,
     cutoff: Timestamp,
     protected: &BTreeSet<UserKey>,
+    last_login: &LastLoginOf,
 ) -> Result<Candidates, StoreError> {
     let (mut found, mut spared) = (BTreeMap::new(), 0);
     for holder in view.holders()? {
         let (key, seat) = holder?;
-        let login = view.last_login_of(key)?;
-        let last_used = crate::domain::seats::last_used(&seat, login.as_ref());
+        let login = last_login(key, view.last_login_of(key)?.map(|login| login.at));
+        let last_used = crate::domain::seats::last_used(&seat, login);
         if last_used >= cutoff {
             continue;
         }
@@ -111,7 +115,7 @@ fn candidates(
             origin: details.origin.to_string(),
             directory: details.directory,
             seat_since: seat.granted_at,
-            last_login: login.map(|login| login.at),
+            last_login: login,
             last_used,
         };
         found.insert(key, line);

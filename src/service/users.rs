@@ -1,12 +1,13 @@
 //! Lists of users, read one by one from one state of the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::answers::UserLine;
+use super::logins::latest;
 use crate::domain::name::Name;
 use crate::domain::seats::last_used;
 use crate::domain::user::{DirectoryId, UserKey};
@@ -42,6 +43,8 @@ pub enum UserSort {
 /// A list of users.
 pub struct UserList {
     view: Arc<ReadView>,
+    /// Logins that the view does not have yet.
+    unwritten: HashMap<UserKey, Timestamp>,
     query: UserQuery,
     domains: BTreeMap<String, String>,
     now: Timestamp,
@@ -50,23 +53,29 @@ pub struct UserList {
 impl UserList {
     pub(super) fn new(
         view: Arc<ReadView>,
+        unwritten: HashMap<UserKey, Timestamp>,
         query: UserQuery,
         domains: BTreeMap<String, String>,
         now: Timestamp,
     ) -> UserList {
-        UserList { view, query, domains, now }
+        UserList { view, unwritten, query, domains, now }
     }
 
     /// Calls `each` with every line in order until it says stop; blocks while it reads.
     pub fn for_each(&self, mut each: impl FnMut(UserLine) -> bool) -> Result<(), StoreError> {
         for key in self.sorted_keys()? {
-            if let Some(details) = self.view.details(key)?
-                && !each(line(details))
-            {
+            let Some(mut details) = self.view.details(key)? else { continue };
+            details.last_login = latest(details.last_login, self.unwritten.get(&key).copied());
+            if !each(line(details)) {
                 break;
             }
         }
         Ok(())
+    }
+
+    fn last_login(&self, key: UserKey) -> Result<Option<Timestamp>, StoreError> {
+        let login = latest(self.view.last_login_of(key)?, self.unwritten.get(&key).copied());
+        Ok(login.map(|login| login.at))
     }
 
     /// Only keys and what they are sorted by are kept, not whole users.
@@ -79,7 +88,7 @@ impl UserList {
             }
             let time = match self.query.sort {
                 UserSort::Name => None,
-                UserSort::LastLogin => self.view.last_login_of(key)?.map(|login| login.at.as_millisecond()),
+                UserSort::LastLogin => self.last_login(key)?.map(Timestamp::as_millisecond),
                 UserSort::Granted => {
                     Some(self.view.seat_of(key)?.map_or(i64::MAX, |seat| seat.granted_at.as_millisecond()))
                 }
@@ -101,7 +110,7 @@ impl UserList {
         {
             return Ok(false);
         }
-        let login = self.view.last_login_of(key)?;
+        let login = self.last_login(key)?;
         if self.query.never && login.is_some() {
             return Ok(false);
         }
@@ -111,8 +120,8 @@ impl UserList {
         }
         let Some(inactive) = self.query.inactive else { return Ok(true) };
         let active_at = match &seat {
-            Some(seat) => Some(last_used(seat, login.as_ref())),
-            None => login.map(|login| login.at),
+            Some(seat) => Some(last_used(seat, login)),
+            None => login,
         };
         let cutoff = self.now.checked_sub(inactive).unwrap_or(Timestamp::MIN);
         Ok(active_at.is_some_and(|at| at < cutoff))

@@ -283,11 +283,17 @@ pub struct Applied {
     pub happened: Counts,
 }
 
+/// When a user logged in last, given the stored login: the latest may not be written yet. Called inside a transaction,
+/// so it must not wait.
+pub type LastLoginOf = Arc<dyn Fn(UserKey, Option<Timestamp>) -> Option<Timestamp> + Send + Sync>;
+
 /// What the writer and the readers share.
 struct Shared {
     view: RwLock<Arc<ReadView>>,
     policy: RwLock<Arc<Policy>>,
     clock: Clock,
+    /// When this run began, where the one before did not stop in order.
+    started_after_crash: Option<Timestamp>,
     /// Counts on while the writer is at something long.
     beats: AtomicU64,
     disk: Mutex<DiskState>,
@@ -357,10 +363,12 @@ impl Store {
         clocks: machine::Source,
     ) -> Result<(Store, Writer), StoreError> {
         let (owner, view) = Owner::open(medium)?;
+        let clock = Clock::start(owner.kept_time()?, clocks);
         let shared = Arc::new(Shared {
+            started_after_crash: (!view.is_stopped()?).then(|| clock.now()),
             view: RwLock::new(Arc::new(view)),
             policy: RwLock::new(Arc::new(policy)),
-            clock: Clock::start(owner.kept_time()?, clocks),
+            clock,
             beats: AtomicU64::new(0),
             disk: Mutex::default(),
         });
@@ -399,6 +407,11 @@ impl Store {
     /// Trusted time.
     pub fn now(&self) -> Timestamp {
         self.shared.clock.now()
+    }
+
+    /// When this run began, where the one before did not stop in order: its last logins may be missing.
+    pub fn started_after_crash(&self) -> Option<Timestamp> {
+        self.shared.started_after_crash
     }
 
     /// What is known of the disk.
@@ -509,14 +522,16 @@ impl Store {
         self.ask(|reply| Command::Forget { key, now, reply }).await
     }
 
-    /// Takes the seats of these users back, of each who was not active since `cutoff`.
+    /// Takes the seats of these users back, of each who was not active since `cutoff`, as far as is known here and by
+    /// `last_login`.
     pub async fn reclaim(
         &self,
         keys: Vec<UserKey>,
         cutoff: Timestamp,
         now: Timestamp,
+        last_login: LastLoginOf,
     ) -> Result<Vec<(UserKey, Released)>, StoreError> {
-        self.ask(|reply| Command::Reclaim { keys, cutoff, now, reply }).await
+        self.ask(|reply| Command::Reclaim { keys, cutoff, now, last_login, reply }).await
     }
 
     /// Carries everything that the first of each pair has over to the second; each pair is whole or refused. Keep it
@@ -548,7 +563,13 @@ impl Store {
     /// Writes the time now. It is written by itself with other changes, once a minute.
     pub async fn keep_time(&self) -> Result<(), StoreError> {
         self.shared.clock.set_due();
-        self.ask(|reply| Command::KeepTime { reply }).await
+        self.ask(|reply| Command::KeepTime { is_stop: false, reply }).await
+    }
+
+    /// Writes the time, and that nothing is left to be written. Any later change says again that the daemon runs.
+    pub async fn keep_stop(&self) -> Result<(), StoreError> {
+        self.shared.clock.set_due();
+        self.ask(|reply| Command::KeepTime { is_stop: true, reply }).await
     }
 
     /// Runs a collected sweep in a transaction that is dropped.

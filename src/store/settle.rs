@@ -6,7 +6,7 @@ use tracing::{debug, error, info, warn};
 use super::names::Adopted;
 use super::tables::{Lookup, RECLAIMS, reclaims};
 use super::transaction::Transaction;
-use super::{Clash, Moved, Policy, Released, StoreError, codec};
+use super::{Clash, LastLoginOf, Moved, Policy, Released, StoreError, codec};
 use crate::domain::names::Withheld;
 use crate::domain::seats::{ReleaseReason, SeatCount, last_used};
 use crate::domain::user::UserKey;
@@ -121,12 +121,14 @@ impl Transaction<'_> {
         keys: &[UserKey],
         cutoff: Timestamp,
         now: Timestamp,
+        last_login: &LastLoginOf,
     ) -> Result<Vec<(UserKey, Released)>, StoreError> {
         let of = self.seats_used()?;
         let mut reclaimed = Vec::new();
         for key in keys {
             let Some(seat) = self.seat(*key)? else { continue };
-            if last_used(&seat, self.last_login(*key)?.as_ref()) < cutoff {
+            let login = last_login(*key, self.last_login(*key)?.map(|login| login.at));
+            if last_used(&seat, login) < cutoff {
                 let released = self.release(*key, ReleaseReason::Reclaimed, now)?;
                 reclaimed.extend(released.map(|released| (*key, released)));
             }

@@ -22,6 +22,8 @@ pub(super) const NEXT_USER: &str = "next_user";
 pub(super) const NEXT_DIRECTORY: &str = "next_directory";
 /// 1 while few seats are left and that was told.
 pub(super) const SEATS_LOW: &str = "seats_low";
+/// There while the daemon is stopped and everything is written: not after a crash.
+pub(super) const STOPPED: &str = "stopped";
 /// Directory name to its record.
 pub(super) const DIRECTORIES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("directories");
 /// User key to the user.

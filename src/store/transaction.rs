@@ -12,8 +12,8 @@ use super::directories::Directories;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::tables::{
     BRAKES, CLAIMS, COOKIES, DIRECTORIES, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, MAX_STRANGERS,
-    META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATS, SEATS_LOW, SETTINGS, STRANGERS,
-    TOMBSTONES, USERS, look_up_in_fields,
+    META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATS, SEATS_LOW, SETTINGS, STOPPED,
+    STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{
     Admitted, Applied, Changes, Checkpoint, DirectoryRecord, Entombed, Forgotten, Policy, Released,
@@ -59,6 +59,8 @@ pub(super) struct Transaction<'t> {
     /// The key of the next new user; written by [`Transaction::finish`].
     next_user: u64,
     pub(super) is_dirty: bool,
+    /// Nothing is left to be written.
+    pub(super) is_stop: bool,
 }
 
 impl<'t> Transaction<'t> {
@@ -96,6 +98,7 @@ impl<'t> Transaction<'t> {
             changed_directories: BTreeSet::new(),
             mapped: OnceCell::new(),
             is_dirty: false,
+            is_stop: false,
         })
     }
 
@@ -110,6 +113,11 @@ impl<'t> Transaction<'t> {
         }
         if self.next_user != next_user(&self.meta)? {
             self.meta.insert(NEXT_USER, self.next_user)?;
+        }
+        if self.is_stop {
+            self.meta.insert(STOPPED, 1)?;
+        } else if self.is_dirty && self.meta.get(STOPPED)?.is_some() {
+            self.meta.remove(STOPPED)?;
         }
         Ok(self.is_dirty.then_some((self.directories, self.rules)))
     }

@@ -13,8 +13,8 @@ use super::directories::{Directories, DirectoryIndex};
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::names::NameLookup;
 use super::tables::{
-    BRAKES, CLAIMS, COOKIES, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, NAMES, PASSWORDS, REFUSALS,
-    SEATS, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, reclaims,
+    BRAKES, CLAIMS, COOKIES, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES, PASSWORDS,
+    REFUSALS, SEATS, STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, reclaims,
 };
 use super::{Clash, Cookie, DirectoryRecord, IMPORTED, LOCAL, Policy, StoreError, codec};
 use crate::domain::admission::View;
@@ -27,6 +27,7 @@ use crate::domain::user::{Census, DirectoryId, Kind, Origin, User, UserKey};
 
 /// One consistent state of the store.
 pub struct ReadView {
+    pub(super) meta: ReadOnlyTable<&'static str, u64>,
     pub(super) directories: Directories,
     pub(super) users: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) ids: ReadOnlyTable<(u32, &'static [u8]), u64>,
@@ -79,6 +80,7 @@ impl ReadView {
     ) -> Result<ReadView, StoreError> {
         let txn = db.begin_read()?;
         Ok(ReadView {
+            meta: txn.open_table(META)?,
             directories,
             users: txn.open_table(USERS)?,
             ids: txn.open_table(IDS)?,
@@ -110,6 +112,11 @@ impl ReadView {
         policy: &Policy,
     ) -> Result<(Option<UserKey>, View), StoreError> {
         self.admission_view(name, purpose, service, policy)
+    }
+
+    /// Whether the daemon stopped in order, with everything written.
+    pub(super) fn is_stopped(&self) -> Result<bool, StoreError> {
+        Ok(self.meta.get(STOPPED)?.is_some())
     }
 
     /// Every directory that was ever mapped.

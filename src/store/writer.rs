@@ -21,8 +21,8 @@ use super::transaction::Transaction;
 use super::trouble::Owner;
 use super::view::ReadView;
 use super::{
-    AccountChanged, Admitted, Applied, Changes, Entombed, Forgotten, Import, Imported, Kin, LicenseRecord,
-    Moved, Policy, Released, Shared, StoreError, Upserted,
+    AccountChanged, Admitted, Applied, Changes, Entombed, Forgotten, Import, Imported, Kin, LastLoginOf,
+    LicenseRecord, Moved, Policy, Released, Shared, StoreError, Upserted,
 };
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::Request;
@@ -76,13 +76,19 @@ pub(super) enum Command {
         reply: Reply<()>,
     },
     /// Take the seats back of those who were not active since `cutoff`.
-    Reclaim { keys: Vec<UserKey>, cutoff: Timestamp, now: Timestamp, reply: Reply<Vec<(UserKey, Released)>> },
+    Reclaim {
+        keys: Vec<UserKey>,
+        cutoff: Timestamp,
+        now: Timestamp,
+        last_login: LastLoginOf,
+        reply: Reply<Vec<(UserKey, Released)>>,
+    },
     /// Replace what is kept of the licence.
     KeepLicense { record: Box<LicenseRecord>, reply: Reply<()> },
     /// Run a whole sweep in a transaction that is dropped.
     Preview { preview: Box<Preview>, reply: Reply<Report> },
-    /// Write the time.
-    KeepTime { reply: Reply<()> },
+    /// Write the time, and whether the daemon stops.
+    KeepTime { is_stop: bool, reply: Reply<()> },
     /// Show that the writer is alive.
     Ping { reply: Reply<()> },
     /// Answer when everything before was done or has failed.
@@ -264,8 +270,8 @@ fn apply(
         }
         Command::Purge { cutoff, now, limit, reply } => answer(reply, transaction.purge(cutoff, now, limit)?),
         Command::Forget { key, now, reply } => answer(reply, transaction.forget_removed(key, now)?),
-        Command::Reclaim { keys, cutoff, now, reply } => {
-            answer(reply, transaction.reclaim(&keys, cutoff, now)?)
+        Command::Reclaim { keys, cutoff, now, last_login, reply } => {
+            answer(reply, transaction.reclaim(&keys, cutoff, now, &last_login)?)
         }
         Command::Carry { pairs, kin, now, reply } => {
             answer(reply, transaction.carry_pairs(&pairs, kin, now)?)
@@ -278,7 +284,8 @@ fn apply(
             transaction.keep_license(&record)?;
             answer(reply, ())
         }
-        Command::KeepTime { reply } => {
+        Command::KeepTime { is_stop, reply } => {
+            transaction.is_stop = is_stop;
             transaction.is_dirty = true;
             answer(reply, ())
         }

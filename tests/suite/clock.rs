@@ -144,8 +144,8 @@ fn forty_days_back_move_nothing_backwards() {
         daemon.expect("u0", "held");
         assert!(login(&daemon) >= latest, "{} after {latest}", login(&daemon));
         latest = login(&daemon);
-        // Neither does a start.
-        daemon.kill9();
+        // Neither does a start. A crash would lose the last hour.
+        assert!(daemon.terminate().0.success());
         daemon.restart();
     }
 }
@@ -351,4 +351,37 @@ fn a_night_that_was_slept_through_is_not_made_up_for_at_noon() {
     daemon.reload().unwrap();
     daemon.wait_for_log(&["INFO", "unused seats are taken back the next night"]);
     assert_eq!(daemon.seats_used(), 1);
+}
+
+#[test]
+fn a_stop_writes_the_logins_of_the_hour_and_a_crash_loses_them_without_a_seat() {
+    let mut settings = Settings::ldif(3, &people(0..3));
+    let wall = Wall::under(&mut settings);
+    let mut daemon = Daemon::start(settings);
+    let last = |daemon: &Daemon| time(&daemon.explain("u1")["last_login"]["at"]);
+    daemon.expect("u1", "granted");
+    let log_in_later = |daemon: &Daemon, before: jiff::Timestamp| {
+        crate::support::wait_for("a later login", || {
+            daemon.expect("u1", "held");
+            Some(last(daemon)).filter(|at| *at > before)
+        })
+    };
+    let latest = log_in_later(&daemon, last(&daemon));
+    assert!(daemon.terminate().0.success());
+    daemon.restart();
+    assert_eq!(last(&daemon), latest, "a stop wrote it");
+
+    log_in_later(&daemon, latest);
+    daemon.kill9();
+    wall.set(DAY / 12);
+    daemon.restart();
+    assert_eq!(last(&daemon), latest, "it was in memory alone");
+    let reclaim = |daemon: &Daemon| -> Value {
+        serde_json::from_str(&run(daemon, &["seats", "reclaim", "--inactive", "1h", "--json"])).unwrap()
+    };
+    assert_eq!(reclaim(&daemon)["reclaimed"], json!([]), "two hours ago, as far as is known");
+    assert!(daemon.terminate().0.success());
+    daemon.restart();
+    assert_eq!(reclaim(&daemon)["reclaimed"][0]["user"], "u1@example.org", "nothing was lost since");
+    daemon.verify();
 }

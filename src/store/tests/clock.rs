@@ -85,3 +85,44 @@ fn a_store_of_an_earlier_program_goes_on_from_the_time_that_its_license_has_seen
         writer.join().unwrap();
     });
 }
+
+#[test]
+fn a_start_knows_whether_the_run_before_it_stopped_in_order() {
+    let (disk, up) = (Disk::default(), Arc::new(Mutex::new(0)));
+    let open = || Store::start(Box::new(disk.clone()), policy(5), machine(&up)).unwrap();
+    runtime().block_on(async {
+        let mut is_crash = true;
+        // What a run does last, and whether the next one follows a crash.
+        for (last, crashed) in
+            [("stop", false), ("stop", false), ("nothing", false), ("time", true), ("change", true)]
+        {
+            let (store, writer) = open();
+            assert_eq!(store.started_after_crash(), is_crash.then(|| store.now()), "before {last}");
+            match last {
+                "stop" => store.keep_stop().await.unwrap(),
+                "time" => store.keep_time().await.unwrap(),
+                "change" => {
+                    store.keep_stop().await.unwrap();
+                    store.directory("later").await.unwrap();
+                }
+                _ => store.ping().await.unwrap(),
+            }
+            is_crash = crashed;
+            drop(store);
+            writer.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_seat_whose_user_logged_in_since_is_not_reclaimed() {
+    with_store(5, async |store, directory| {
+        let user = upsert(store, directory, mapped(1, &["a@x.org"]), 0).await;
+        assert_eq!(login(store, "a@x.org").await, "granted");
+        let reclaim = async |last_login: LastLoginOf| {
+            store.reclaim(vec![user.key], at(100), at(200), last_login).await.unwrap().len()
+        };
+        assert_eq!(reclaim(Arc::new(|_, _| Some(at(150)))).await, 0, "not written yet");
+        assert_eq!(reclaim(Arc::new(|_, stored| stored)).await, 1);
+    });
+}

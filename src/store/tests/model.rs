@@ -342,7 +342,7 @@ async fn apply_to_store(
         Op::Reclaim(age) => {
             let keys = store.view().holders().unwrap().map(|holder| holder.unwrap().0).collect();
             let cutoff = now - jiff::SignedDuration::from_secs(age);
-            store.reclaim(keys, cutoff, now).await.unwrap();
+            store.reclaim(keys, cutoff, now, Arc::new(|_, stored| stored)).await.unwrap();
         }
         // What follows from another policy is settled with the next transaction.
         Op::Administrator(_) => store.ping().await.unwrap(),
