@@ -55,6 +55,17 @@ pub enum Command {
     /// What the running daemon is asked for.
     #[command(flatten)]
     Client(ClientCommand),
+    /// Put a backup in the place of the store, while the daemon does not run.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+        /// Keep a store that is there under another name. Without this it is not touched.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// The store itself, while the daemon does not run.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -95,10 +106,32 @@ pub enum ClientCommand {
     /// Confirm the time when the clock is in doubt.
     #[command(subcommand)]
     Clock(ClockCommand),
+    /// Write a backup of the store to a file.
+    ///
+    /// Users, seats, history and the license, as they are now; nothing waits for it. The configuration is not in it. An
+    /// older backup is replaced, any other file is not.
+    Backup {
+        /// The file.
+        file: PathBuf,
+    },
     /// Recount the store and check every invariant.
     ///
     /// Exits with 1 when one does not hold.
-    Verify,
+    Verify {
+        /// Check this file, a store that no daemon uses or a backup, and ask no daemon.
+        #[arg(long, value_name = "FILE")]
+        store: Option<PathBuf>,
+    },
+}
+
+/// `store …`.
+#[derive(Subcommand, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoreCommand {
+    /// Make an empty store.
+    ///
+    /// The daemon makes one at its first start; later it does not start without the store that it had. Nobody has a
+    /// seat in an empty one.
+    New,
 }
 
 /// `clock …`.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use seatkeeper::cli::license::IssuerCommand;
-use seatkeeper::cli::{self, Cli, ClientCommand, Command, Exit, LicenseArgs};
+use seatkeeper::cli::{self, Cli, ClientCommand, Command, Exit, LicenseArgs, StoreCommand};
 use seatkeeper::config::{self, Config, ConfigError, Log, LogFormat, LogLevel};
 use seatkeeper::{admin, daemon, issuer};
 
@@ -38,6 +38,22 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
     match &cli.command {
         Command::Run => daemon::run(&cli.config, config::load(&cli.config)?)?,
         Command::Check { connect } => return check(&cli.config, *connect, cli.json, &mut out),
+        Command::Restore { file, replace } => {
+            daemon::offline::restore(
+                &config::load_for_client(&cli.config)?,
+                file,
+                *replace,
+                cli.json,
+                &mut out,
+            )?;
+        }
+        Command::Store(StoreCommand::New) => {
+            daemon::offline::create(&config::load_for_client(&cli.config)?, cli.json, &mut out)?;
+        }
+        Command::Client(ClientCommand::Verify { store: Some(file) }) => {
+            let is_clean = daemon::offline::verify(file, cli.json, &mut out)?;
+            return Ok(if is_clean { Exit::Done } else { Exit::Failed });
+        }
         Command::Completions { shell } => cli::completions(*shell, &mut out)?,
         Command::Man => cli::man(&mut out)?,
         Command::Client(ClientCommand::License(LicenseArgs::Issuer(command))) => {

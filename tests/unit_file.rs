@@ -88,7 +88,7 @@ fn settings_match_the_daemon() {
         "WatchdogSec=30s",
         "RestartPreventExitStatus=78",
         "DynamicUser=yes",
-        "StateDirectory=seatkeeper",
+        "StateDirectory=seatkeeper seatkeeper-marker",
         "RuntimeDirectory=seatkeeper",
         "ProtectSystem=strict",
         "CapabilityBoundingSet=",

@@ -13,6 +13,8 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::fs::File;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 use super::upload::Upload;
@@ -27,6 +29,9 @@ pub(super) const USUAL: Duration = Duration::from_secs(600);
 
 /// How long a file may take to be sent and imported: one that is piped in may be slow to come.
 const UPLOAD: Duration = Duration::from_secs(3600);
+
+/// How long a backup may take, also to a slow disk.
+const DOWNLOAD: Duration = Duration::from_secs(3600);
 
 /// How long a sync may take that somebody waits for; an interrupt ends the wait before that.
 pub(super) const SYNC: Duration = Duration::from_secs(24 * 3600);
@@ -54,6 +59,9 @@ pub enum ClientError {
     /// The daemon refused, or failed.
     #[error("{}", .0.detail)]
     Refused(Refusal),
+    /// The answer could not be written here.
+    #[error("cannot write: {0}")]
+    NotWritten(io::Error),
     /// The answer is not what the API promises.
     #[error("the daemon at {} did not answer as it should: {reason}", path.display())]
     Broken {
@@ -68,7 +76,7 @@ impl ClientError {
     /// How the command ends.
     pub fn exit(&self) -> Exit {
         match self {
-            ClientError::Refused(_) => Exit::Failed,
+            ClientError::Refused(_) | ClientError::NotWritten(_) => Exit::Failed,
             ClientError::Unreachable { .. } | ClientError::Forbidden(_) | ClientError::Broken { .. } => {
                 Exit::Unreachable
             }
@@ -95,6 +103,11 @@ pub struct Response {
     /// The body.
     pub bytes: Bytes,
 }
+
+type Answer = axum::http::Response<hyper::body::Incoming>;
+
+/// The task that moves the bytes. Ends with the sender of requests; what goes wrong in it is told to the request, too.
+type Connection = tokio::task::JoinHandle<hyper::Result<()>>;
 
 #[derive(Deserialize)]
 struct ProblemAnswer {
@@ -155,6 +168,29 @@ impl Client {
         self.exchange_within(Method::POST, path_and_query, upload.boxed(), UPLOAD).await
     }
 
+    /// Sends a request without a body, and writes the answer's as it comes. What was written is whole when this is `Ok`.
+    pub(super) async fn download(&self, path_and_query: &str, out: &mut File) -> Result<(), ClientError> {
+        match tokio::time::timeout(DOWNLOAD, self.fetch(path_and_query, out)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(self.broken(format!("there was no end within {} s", DOWNLOAD.as_secs()))),
+        }
+    }
+
+    async fn fetch(&self, path_and_query: &str, out: &mut File) -> Result<(), ClientError> {
+        let (answer, connection) = self.begin(Method::GET, path_and_query, whole(Bytes::new())).await?;
+        if !answer.status().is_success() {
+            return self.finish(answer, connection).await.map(drop);
+        }
+        let mut body = answer.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(describe(&error)))?;
+            let Some(bytes) = frame.data_ref() else { continue };
+            out.write_all(bytes).await.map_err(ClientError::NotWritten)?;
+        }
+        connection.abort();
+        out.sync_all().await.map_err(ClientError::NotWritten)
+    }
+
     async fn exchange_within(
         &self,
         method: Method,
@@ -180,10 +216,19 @@ impl Client {
         path_and_query: &str,
         body: BoxBody<Bytes, io::Error>,
     ) -> Result<Response, ClientError> {
+        let (answer, connection) = self.begin(method, path_and_query, body).await?;
+        self.finish(answer, connection).await
+    }
+
+    async fn begin(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: BoxBody<Bytes, io::Error>,
+    ) -> Result<(Answer, Connection), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(error))?;
         let broken = |error: hyper::Error| self.broken(describe(&error));
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // Ends with the sender. What goes wrong in it is told to the request, too.
         let connection = tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -191,7 +236,10 @@ impl Client {
             .header(header::HOST, "localhost")
             .body(body)
             .map_err(|error| self.broken(format!("the request cannot be written: {error}")))?;
-        let answer = sender.send_request(request).await.map_err(broken)?;
+        Ok((sender.send_request(request).await.map_err(broken)?, connection))
+    }
+
+    async fn finish(&self, answer: Answer, connection: Connection) -> Result<Response, ClientError> {
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
         connection.abort();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use jiff::Timestamp;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::accounts::{Description, NewPassword};
@@ -141,7 +142,8 @@ impl Session<'_> {
                 self.show(&answer, |Refused { refused }: &Refused| output::refused(refused, now))
             }
             ClientCommand::Sync(args) => self.sync(args).await,
-            ClientCommand::Verify => self.verify().await,
+            ClientCommand::Backup { file } => self.backup(file).await,
+            ClientCommand::Verify { .. } => self.verify().await,
             ClientCommand::Clock(command) => self.clock(command).await,
             ClientCommand::License(LicenseArgs::Client(command)) => self.license(command).await,
             // It has nothing to do with the daemon.
@@ -344,6 +346,19 @@ impl Session<'_> {
         let page = page(&self.client.decode(answer)?);
         self.out.write_all(page.as_bytes())?;
         Ok(self.out.flush()?)
+    }
+
+    /// Shows something that was found out here.
+    pub(super) fn show_value<T: Serialize>(
+        &mut self,
+        value: &T,
+        page: impl FnOnce(&T) -> String,
+    ) -> Result<(), Trouble> {
+        if self.json {
+            let document = serde_json::to_vec(value).map_err(io::Error::from)?;
+            return self.show_json(&document);
+        }
+        Ok(self.out.write_all(page(value).as_bytes())?)
     }
 
     fn show_json(&mut self, document: &[u8]) -> Result<(), Trouble> {

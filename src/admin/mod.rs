@@ -1,6 +1,7 @@
 //! The administration API on the control socket, and the command line as its client.
 
 mod accounts;
+mod backup;
 pub mod client;
 mod clock;
 mod command;
@@ -18,6 +19,7 @@ mod stream;
 mod upload;
 
 pub use command::run;
+pub use output::verification;
 
 use serde::{Deserialize, Serialize};
 

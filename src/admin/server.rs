@@ -1,5 +1,5 @@
 //! The administration API: `/v1/status`, `/v1/license`, `/v1/clock`, `/v1/users`, `/v1/accounts`, `/v1/seats`, `/v1/reclaim`,
-//! `/v1/refused`, `/v1/moves`, `/v1/import`, `/v1/history`, `/v1/directories`, `/v1/verify`.
+//! `/v1/refused`, `/v1/moves`, `/v1/import`, `/v1/history`, `/v1/directories`, `/v1/verify`, `/v1/backup`.
 //!
 //! Whoever can connect may do everything: the mode of the control socket is the guard.
 
@@ -42,7 +42,8 @@ pub fn routes(admin: Admin) -> Router {
         .route("/v1/history", get(history))
         .route("/v1/directories/{name}/sync", post(sync))
         .route("/v1/directories/{name}/approve", post(approve))
-        .route("/v1/verify", get(verify));
+        .route("/v1/verify", get(verify))
+        .route("/v1/backup", get(backup));
     routes
         .with_state(admin.clone())
         .merge(accounts::routes(admin.clone()))
@@ -252,6 +253,11 @@ async fn verify(State(admin): State<Admin>, uri: Uri) -> Answer {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the check ended early: {error}"))
     })?;
     Ok(json(StatusCode::OK, &verification?))
+}
+
+async fn backup(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let NoQuery {} = query(&uri)?;
+    stream::backup(admin.backup().await?).await
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! The list of users as a body: read on a thread that may block, and never whole in memory.
+//! The list of users, or a backup, as a body: read on a thread that may block, and never whole in memory.
 
+use std::io::{self, BufWriter, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::net::problem::Problem;
 use crate::service::UserList;
 use crate::service::answers::UserLine;
+use crate::service::backup::Backup;
 
 /// Bytes that are collected before they are sent: a million users make some 3000 pieces.
 const CHUNK: usize = 64 * 1024;
@@ -28,24 +30,58 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 enum Piece {
     Bytes(Bytes),
-    /// The body is whole. A channel that closes without this is a list cut short.
+    /// The body is whole. A channel that closes without this is a body cut short.
     End,
     Failed(CutShort),
 }
 
-/// Why a list ends early.
+/// Why a body ends early.
 #[derive(Debug, thiserror::Error)]
-#[error("the list of users was cut short: {0}")]
+#[error("the answer was cut short: {0}")]
 struct CutShort(String);
 
-/// Answers `{"users":[…]}`. An error before the first piece is an answer of its own; a later one breaks the
-/// connection, so that nobody takes half a list for the whole one.
+/// Answers `{"users":[…]}`.
 pub(super) async fn users(list: UserList) -> Result<Response<Body>, Problem> {
+    answer("application/json", move |send| write(&list, send)).await
+}
+
+/// Answers with a backup.
+pub(super) async fn backup(backup: Backup) -> Result<Response<Body>, Problem> {
+    answer("application/octet-stream", move |send| {
+        let mut out = BufWriter::with_capacity(CHUNK, Sending(send));
+        backup.write(&mut out).map_err(|error| CutShort(error.to_string()))?;
+        out.flush().map_err(|error| CutShort(error.to_string()))
+    })
+    .await
+}
+
+/// Writes to whatever takes pieces.
+struct Sending<'a>(&'a mut dyn FnMut(Bytes) -> bool);
+
+impl Write for Sending<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match (self.0)(Bytes::copy_from_slice(bytes)) {
+            true => Ok(bytes.len()),
+            false => Err(io::Error::other("nobody reads it")),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Answers with a body that `work` writes on a thread that may block. An error before the first piece is an answer of
+/// its own; a later one breaks the connection, so that nobody takes half of it for the whole.
+async fn answer(
+    content_type: &'static str,
+    work: impl FnOnce(&mut dyn FnMut(Bytes) -> bool) -> Result<(), CutShort> + Send + 'static,
+) -> Result<Response<Body>, Problem> {
     let (sender, mut pieces) = mpsc::channel(QUEUE);
     let runtime = Handle::current();
     tokio::task::spawn_blocking(move || {
         let send = |piece| runtime.block_on(sender.send_timeout(piece, PATIENCE)).is_ok();
-        let end = match write(&list, |bytes| send(Piece::Bytes(bytes))) {
+        let end = match work(&mut |bytes| send(Piece::Bytes(bytes))) {
             Ok(()) => Piece::End,
             Err(error) => Piece::Failed(error),
         };
@@ -55,17 +91,18 @@ pub(super) async fn users(list: UserList) -> Result<Response<Body>, Problem> {
     match pieces.recv().await {
         Some(Piece::Bytes(bytes)) => {
             let mut response = Response::new(Body::new(Pieces { first: Some(bytes), rest: pieces }));
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
             Ok(response)
         }
         Some(Piece::Failed(error)) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
-        Some(Piece::End) | None => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "there was no list")),
+        Some(Piece::End) | None => {
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "there was no answer"))
+        }
     }
 }
 
 /// Writes the document in pieces until one is not taken.
-fn write(list: &UserList, mut send: impl FnMut(Bytes) -> bool) -> Result<(), CutShort> {
+fn write(list: &UserList, send: &mut dyn FnMut(Bytes) -> bool) -> Result<(), CutShort> {
     let mut document = Document { buffer: b"{\"users\":[".to_vec(), is_first: true };
     let mut failure = None;
     let mut each = |line: UserLine| -> Result<(), CutShort> {

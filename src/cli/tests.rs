@@ -33,7 +33,12 @@ fn commands_are_parsed() {
     check("seatkeeper run", Command::Run);
     check("seatkeeper check --connect", Command::Check { connect: true });
     check("seatkeeper status", client(ClientCommand::Status));
-    check("seatkeeper verify --json", client(ClientCommand::Verify));
+    check("seatkeeper verify --json", client(ClientCommand::Verify { store: None }));
+    let store = Some("x.redb".into());
+    check("seatkeeper verify --store x.redb", client(ClientCommand::Verify { store }));
+    check("seatkeeper backup b", client(ClientCommand::Backup { file: "b".into() }));
+    check("seatkeeper restore b --replace", Command::Restore { file: "b".into(), replace: true });
+    check("seatkeeper store new", Command::Store(StoreCommand::New));
     check("seatkeeper clock confirm", client(ClientCommand::Clock(ClockCommand::Confirm)));
     check("seatkeeper man", Command::Man);
     check("seatkeeper completions bash", Command::Completions { shell: clap_complete::Shell::Bash });

@@ -56,6 +56,8 @@ pub struct Config {
     pub password_cache: Duration,
     /// `[log]`.
     pub log: Log,
+    /// `[backup]`: nightly backups, where a folder is named.
+    pub backup: Option<Backup>,
     /// `[[directory.…]]`, in the order of the file.
     pub directories: Vec<Directory>,
     /// `[[listen.…]]`, in the order of the file.
@@ -75,6 +77,15 @@ pub struct Seats {
     pub reclaim_after: Option<Duration>,
     /// How many unused seats may be released within an hour.
     pub brake: Brake,
+}
+
+/// `[backup]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Backup {
+    /// Where backups are written; made when it is not there.
+    pub folder: PathBuf,
+    /// How many are kept: 7 by default.
+    pub keep: usize,
 }
 
 /// `[log]`.
@@ -164,6 +175,9 @@ impl Protocol {
 /// Nobody reads more at once; with so many, the file is something else altogether.
 const MAX_MISTAKES: usize = 100;
 
+/// Where systemd puts the credentials of the shipped unit (systemd.exec(5)).
+const CREDENTIALS_OF_THE_UNIT: &str = "/run/credentials/seatkeeper.service";
+
 /// Reads and checks a configuration file, and looks at the secret and certificate files that it names.
 ///
 /// Every mistake that can be found at once is in the error, each with its place and what to write instead;
@@ -194,7 +208,12 @@ fn read(path: &Path, with_files: bool) -> Result<Config, ConfigError> {
         found.push(Found::new(span, "the file is not UTF-8 text", "save it as UTF-8"));
     }
     let base = path.parent().unwrap_or(Path::new(""));
-    let decoded = schema::decode(&text, base, &|variable| std::env::var_os(variable));
+    let env = |variable: &str| match std::env::var_os(variable) {
+        // systemd sets it for the daemon alone, and whoever asks the daemon needs no secrets.
+        None if !with_files && variable == values::CREDENTIALS => Some(CREDENTIALS_OF_THE_UNIT.into()),
+        found => found,
+    };
+    let decoded = schema::decode(&text, base, &env);
     found.extend(decoded.found);
     if with_files {
         found.extend(files::check(&decoded.files));

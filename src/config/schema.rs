@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::mistakes::{Found, line_start};
 use super::reader::{NamedFile, Reader, Section, Text};
-use super::{Config, Log, LogFormat, LogLevel, Seats, directories, license, listeners};
+use super::{Backup, Config, Log, LogFormat, LogLevel, Seats, directories, license, listeners};
 use crate::domain::admission::TakeOn;
 use crate::domain::brake::Brake;
 use crate::domain::directory::Directory;
@@ -20,6 +20,11 @@ use crate::domain::names::Administrator;
 const STATE_DIR: &str = "/var/lib/seatkeeper";
 const CONTROL_SOCKET: &str = "/run/seatkeeper/control.sock";
 const REMOVAL_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+const KEPT_BACKUPS: usize = 7;
+
+/// Almost three years of nights.
+const MAX_BACKUPS: u64 = 1000;
 
 /// A shorter time would take the seats of people who are at work.
 const MIN_RECLAIM_AFTER: Duration = Duration::from_secs(1);
@@ -109,6 +114,7 @@ fn read(mut root: Section<'_>) -> Option<Config> {
     let administrator = admin(&mut root);
     let password_cache = passwords(&mut root);
     let log = log(&mut root);
+    let backup = backup(&mut root);
     let directories = directories::read(&mut root);
     let listeners = listeners::read(&mut root, &control_socket);
     root.finish();
@@ -130,6 +136,7 @@ fn read(mut root: Section<'_>) -> Option<Config> {
         administrator,
         password_cache,
         log,
+        backup,
         directories,
         listeners,
     })
@@ -204,6 +211,22 @@ fn passwords(root: &mut Section<'_>) -> Duration {
     cache
 }
 
+fn backup(root: &mut Section<'_>) -> Option<Backup> {
+    let mut section = root.table("backup", "[backup]");
+    let folder = section.take("folder", r#""/var/backups/seatkeeper""#).and_then(|value| value.text());
+    let keep = section.take("keep", "7");
+    if let (None, Some(keep)) = (&folder, &keep) {
+        keep.wrong(
+            "[backup] has `keep` but no `folder`",
+            r#"name a folder: folder = "/var/backups/seatkeeper""#,
+        );
+    }
+    section.finish();
+    let keep = keep.and_then(|value| value.integer(1..=MAX_BACKUPS));
+    let keep = keep.and_then(|keep| usize::try_from(keep).ok()).unwrap_or(KEPT_BACKUPS);
+    Some(Backup { folder: folder?.path()?, keep })
+}
+
 fn log(root: &mut Section<'_>) -> Log {
     let mut section = root.table("log", "[log]");
     let level = section.choice("level", r#""info""#, &LEVELS, LogLevel::Info);
@@ -238,6 +261,7 @@ mod tests {
             administrator: None,
             password_cache: Duration::ZERO,
             log: Log { level: LogLevel::Info, format: LogFormat::Auto },
+            backup: None,
             directories: Vec::new(),
             listeners: Vec::new(),
         };
@@ -323,6 +347,26 @@ mod tests {
     }
 
     #[test]
+    fn backups_have_a_folder() {
+        let backup = |text| decode_good(text).backup;
+        let expected = |keep| Some(Backup { folder: "/base/copies".into(), keep });
+        assert_eq!(backup("[backup]\nfolder = \"copies\"\n"), expected(7));
+        assert_eq!(backup("[backup]\nfolder = \"copies\"\nkeep = 30\n"), expected(30));
+        assert_eq!(backup("[backup]\n"), None);
+        check(
+            "[backup]\nkeep = 3",
+            &[
+                "2:8: [backup] has `keep` but no `folder` = name a folder: folder = \"/var/backups/seatkeeper\"",
+            ],
+        );
+        check(
+            "[backup]\nfolder = \"a\"\nkeep = 0",
+            &["3:8: `keep` must be 1 to 1000 = write it like keep = 7"],
+        );
+        check("[backup]\nfolders = \"a\"", &["2:1: unknown key `folders` = did you mean `folder`?"]);
+    }
+
+    #[test]
     fn unknown_keys() {
         check("stat_dir = \"x\"", &["1:1: unknown key `stat_dir` = did you mean `state_dir`?"]);
         check("[license]\nseat = 1", &["2:1: unknown key `seat` = did you mean `seats`?"]);
@@ -341,7 +385,7 @@ mod tests {
         check(
             "[[web]]",
             &[
-                "1:3: unknown key `web` = known here: state_dir, control_socket, default_domain, license, components, seats, admin, passwords, log, directory, listen",
+                "1:3: unknown key `web` = known here: state_dir, control_socket, default_domain, license, components, seats, admin, passwords, log, backup, directory, listen",
             ],
         );
         check("\"\\u001b\" = 1", &["1:1: unknown key `\u{fffd}`"]);

@@ -16,7 +16,7 @@ const MAX_DURATION_BYTES: usize = 64;
 const MAX_DURATION_DIGITS: usize = 10;
 
 /// The only variable that paths may hold: where systemd puts `LoadCredential=` (systemd.exec(5)).
-const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+pub(super) const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// A path to a socket in bytes: `sun_path` of unix(7) without its final NUL.
 const MAX_SOCKET_PATH: usize = 107;

@@ -1,5 +1,6 @@
 //! The daemon: start, run, reload, drain.
 
+mod backup;
 pub mod check;
 mod follow;
 mod group;
@@ -7,6 +8,7 @@ mod housekeeping;
 mod intake;
 mod license;
 mod listeners;
+pub mod offline;
 mod passwords;
 mod refusal;
 mod source;
@@ -39,14 +41,11 @@ use crate::service::license::LicenseBoard;
 use crate::service::listeners::ListenerBoard;
 use crate::service::passwords::Authenticator;
 use crate::service::{Service, Settings};
-use crate::store::{self, Policy, Store, StoreError, Writer};
+use crate::store::{self, Marker, Policy, Store, StoreError, Writer};
 use license::{Keeper, LicenseSettings};
 use listeners::Listeners;
 use sync::SyncLoop;
 use telemetry::LevelHandle;
-
-/// The store's file in the state directory.
-const STORE_FILE: &str = "seatkeeper.redb";
 
 /// All of the drain: listeners take the most of it. The daemon is gone after ten seconds, before systemd's
 /// patience ends (`TimeoutStopSec=`).
@@ -61,6 +60,11 @@ pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         let (daemon, writer) = Daemon::start(path, config, level).await?;
         daemon.run(writer).await
     });
+    if let Err(error) = &outcome
+        && needs_an_administrator(error)
+    {
+        error!(event = "store_in_trouble", "The daemon does not start: {error:#}");
+    }
     // Whatever still blocks then is a read of a directory; nothing of it is kept.
     runtime.shutdown_timeout(Duration::from_millis(200));
     outcome
@@ -109,6 +113,7 @@ struct Daemon {
     reclaim_after: watch::Sender<Option<Duration>>,
     /// Notified when the configuration was read again.
     configured: watch::Sender<()>,
+    backup: watch::Sender<Option<config::Backup>>,
     background: Vec<JoinHandle<()>>,
     stop: CancellationToken,
     signals: Signals,
@@ -138,10 +143,20 @@ impl Daemon {
         if let Some(parent) = config.control_socket.parent() {
             make_folder(parent, 0o755)?;
         }
-        let store_path = config.state_dir.join(STORE_FILE);
+        let store_path = config.state_dir.join(store::FILE_NAME);
+        let marker = Marker::of(&config.state_dir);
+        marker.check(&store_path)?;
         let opening = policy(&config);
         let (store, writer) =
             tokio::task::spawn_blocking(move || Store::open(&store_path, opening)).await??;
+        if let Err(error) = marker.make() {
+            warn!(
+                error = %error,
+                "{} cannot be made ({error}): a store that is missing would be taken for a first start. Under systemd, \
+                 write StateDirectory=seatkeeper seatkeeper-marker.",
+                marker.path().display()
+            );
+        }
         // Settles what follows from a policy that changed while the daemon was down, and notes that the daemon runs.
         if_written(store.keep_time().await)?;
         let (board, listener_board) = (Board::default(), ListenerBoard::default());
@@ -164,6 +179,7 @@ impl Daemon {
         let (grace, grace_seen) = watch::channel(config.seats.removal_grace);
         let (reclaim_after, after_seen) = watch::channel(config.seats.reclaim_after);
         let (configured, configured_seen) = watch::channel(());
+        let (backup, backup_seen) = watch::channel(config.backup.clone());
         let background = vec![
             tokio::spawn(housekeeping::look_after_disk(store.clone())),
             tokio::spawn(housekeeping::flush(service.clone())),
@@ -171,6 +187,7 @@ impl Daemon {
             tokio::spawn(housekeeping::purge(store.clone(), grace_seen)),
             tokio::spawn(housekeeping::reunite(store.clone(), configured_seen)),
             tokio::spawn(housekeeping::reclaim(store.clone(), service.admin(), after_seen)),
+            tokio::spawn(backup::nightly(store.clone(), service.admin(), backup_seen)),
             tokio::spawn(systemd::watch(store.clone(), service.admin())),
             tokio::spawn(keeper.clone().run(license_commands)),
         ];
@@ -188,6 +205,7 @@ impl Daemon {
             grace,
             reclaim_after,
             configured,
+            backup,
             background,
             stop,
             signals,
@@ -287,6 +305,7 @@ impl Daemon {
         self.authenticator.set_cache(config.password_cache);
         self.grace.send_replace(config.seats.removal_grace);
         self.reclaim_after.send_replace(config.seats.reclaim_after);
+        self.backup.send_replace(config.backup.clone());
         // A transaction settles what follows from the new policy; without a store the daemon ends by itself.
         let _ = self.store.ping().await;
         self.configured.send_replace(());

@@ -4,6 +4,7 @@
 
 pub mod account;
 pub mod admission;
+pub mod backup;
 pub mod brake;
 pub mod clock;
 pub mod course;

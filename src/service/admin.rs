@@ -129,6 +129,10 @@ impl Admin {
         &self.0.store
     }
 
+    pub(super) fn backups(&self) -> &std::sync::Mutex<Option<super::answers::BackupStatus>> {
+        &self.0.backups
+    }
+
     pub(super) fn license_board(&self) -> &LicenseBoard {
         &self.0.license
     }
@@ -186,6 +190,7 @@ impl Admin {
             ready: self.0.coverage().first_unmapped().is_none(),
             license: license::status(&self.0.license.facts(), &policy, &view, self.0.store.clock().dates())?,
             store: self.0.store.disk().into(),
+            backup: self.backup_status(),
             seats: SeatsStatus {
                 limit: seats.limit,
                 used: seats.used,

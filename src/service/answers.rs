@@ -37,6 +37,9 @@ pub struct Status {
     /// The store and its disk.
     #[serde(default)]
     pub store: StoreStatus,
+    /// The nightly backups; `null` where `[backup]` names no folder.
+    #[serde(default)]
+    pub backup: Option<BackupStatus>,
     /// Seats.
     pub seats: SeatsStatus,
     /// Users of all origins.
@@ -69,6 +72,19 @@ impl From<DiskState> for StoreStatus {
         let (problem, since) = trouble.map(|trouble| (trouble.problem, trouble.since)).unzip();
         StoreStatus { problem, since, free_bytes, short_of_space: is_short }
     }
+}
+
+/// The nightly backups.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub struct BackupStatus {
+    /// Where they are.
+    pub folder: String,
+    /// The latest; `null` where there is none.
+    pub latest: Option<Timestamp>,
+    /// How many there are.
+    pub kept: usize,
+    /// Why the last attempt failed; `null` where it did not.
+    pub problem: Option<String>,
 }
 
 /// Seats taken and free.

@@ -5,6 +5,7 @@ mod accounts;
 mod activity;
 mod admin;
 pub mod answers;
+pub mod backup;
 mod clock;
 mod coverage;
 pub mod directories;
@@ -22,7 +23,7 @@ mod resolve;
 mod throttle;
 mod users;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
@@ -42,7 +43,7 @@ use crate::domain::user::UserKey;
 use crate::store::{Store, StoreError};
 pub(crate) use crate::store::{log_move, log_release};
 use activity::Activity;
-use answers::{ComponentAnswer, Verdict};
+use answers::{BackupStatus, ComponentAnswer, Verdict};
 use coverage::Coverage;
 use directories::Board;
 use license::LicenseBoard;
@@ -75,6 +76,7 @@ struct Shared {
     license: LicenseBoard,
     /// Held while seats are reclaimed: two at once would each find room under the same brake.
     reclaiming: tokio::sync::Mutex<()>,
+    backups: Mutex<Option<BackupStatus>>,
     started: Timestamp,
 }
 
@@ -103,6 +105,7 @@ impl Service {
             listeners,
             license,
             reclaiming: tokio::sync::Mutex::default(),
+            backups: Mutex::default(),
             started,
         }))
     }

@@ -38,6 +38,26 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: String,
     },
+    /// There was a store, and now there is none.
+    #[error(
+        "the store {} is missing or empty, and was there before ({} says so): mount its disk, or restore a backup with \
+         `seatkeeper restore FILE`; to begin with an empty one, which gives everybody's seat up, run `seatkeeper store \
+         new`", path.display(), marker.display()
+    )]
+    Missing {
+        /// Where the store was.
+        path: PathBuf,
+        /// The file that says so.
+        marker: PathBuf,
+    },
+    /// A store where there must be none.
+    #[error("there is a store at {} already: {advice}", path.display())]
+    Exists {
+        /// The store.
+        path: PathBuf,
+        /// What to do.
+        advice: &'static str,
+    },
     /// Written by a later program.
     #[error("the store was written by a newer version of seatkeeper: install that version")]
     NewerFormat,
@@ -64,7 +84,14 @@ pub enum StoreError {
 impl StoreError {
     /// Whether no restart heals it: an administrator has to do something about the file first.
     pub fn needs_an_administrator(&self) -> bool {
-        matches!(self, StoreError::NotAFile(_) | StoreError::Forbidden(_) | StoreError::Damaged { .. })
+        matches!(
+            self,
+            StoreError::NotAFile(_)
+                | StoreError::Forbidden(_)
+                | StoreError::Damaged { .. }
+                | StoreError::Missing { .. }
+                | StoreError::NewerFormat
+        )
     }
 }
 

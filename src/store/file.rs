@@ -86,7 +86,7 @@ impl StoreFile {
         StoreFile::lock(path)
     }
 
-    fn lock(path: &Path) -> Result<StoreFile, StoreError> {
+    pub(super) fn lock(path: &Path) -> Result<StoreFile, StoreError> {
         let held = File::open(path).map_err(|error| refused(path, error))?;
         match held.try_lock() {
             Ok(()) => Ok(StoreFile { path: path.to_owned(), held }),

@@ -4,6 +4,7 @@
 //! the tables hold is listed in `tables`, what the bytes mean in `codec`.
 
 mod accounts;
+mod backup;
 mod brake;
 mod carry;
 mod clock;
@@ -14,9 +15,11 @@ mod file;
 mod import;
 pub mod issuer;
 mod license;
+mod marker;
 mod medium;
 mod migrate;
 mod names;
+mod offline;
 mod relocate;
 mod settle;
 mod tables;
@@ -27,7 +30,7 @@ mod view;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -36,12 +39,15 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::AccountChanged;
+pub use backup::{BackupError, BackupInfo, check_backup, is_backup};
 pub use carry::{Kin, Moved};
 pub use directories::DirectoryIndex;
 pub use error::StoreError;
 pub use file::{is_damage, is_guarded};
 pub use import::{Import, Imported};
 pub use license::{LicenseRecord, RefreshRecord};
+pub use marker::Marker;
+pub use offline::{Restored, create, restore, verify_file};
 pub(crate) use settle::{log_clash, log_move, log_release};
 pub use trouble::{DiskState, Trouble};
 pub use verify::Finding;
@@ -63,6 +69,9 @@ use file::StoreFile;
 use medium::Medium;
 use trouble::Owner;
 use writer::Command;
+
+/// The store's file in the state directory.
+pub const FILE_NAME: &str = "seatkeeper.redb";
 
 /// The number in the file that says how its tables are laid out.
 const FORMAT: u64 = 4;
@@ -297,6 +306,7 @@ struct Shared {
     /// Counts on while the writer is at something long.
     beats: AtomicU64,
     disk: Mutex<DiskState>,
+    path: PathBuf,
 }
 
 impl Shared {
@@ -371,6 +381,7 @@ impl Store {
             clock,
             beats: AtomicU64::new(0),
             disk: Mutex::default(),
+            path: owner.path().to_owned(),
         });
         owner.begin(&shared);
         let (commands, queue) = mpsc::channel(writer::QUEUE);
@@ -417,6 +428,11 @@ impl Store {
     /// What is known of the disk.
     pub fn disk(&self) -> DiskState {
         self.shared.change_disk(|disk| disk.clone())
+    }
+
+    /// Bytes of the store's file.
+    pub fn file_bytes(&self) -> u64 {
+        std::fs::metadata(&self.shared.path).map_or(0, |file| file.len())
     }
 
     /// Reads from the latest view. Where the disk cannot be read the file is opened again, and read once more.

@@ -1,10 +1,11 @@
 //! The tables, and what can be looked up in them from a read view and from a write transaction alike.
 
-use redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::{Key, ReadableTable, ReadableTableMetadata, TableDefinition, Value};
 
+use super::clock::CLOCK;
 use super::codec::{self, UserHead};
 use super::directories::Directories;
-use super::license::component_view;
+use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE, component_view};
 use super::names::NameRecord;
 use super::relocate::Kinship;
 use super::{DirectoryRecord, Policy, StoreError};
@@ -65,6 +66,41 @@ pub(super) const COOKIES: TableDefinition<'static, u32, &[u8]> = TableDefinition
 pub(super) const BRAKES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("brakes");
 /// Key of [`BRAKES`]: the seats that were reclaimed in the last hour.
 pub(super) const RECLAIMS: &str = "reclaims";
+
+/// Something that is done to every table.
+pub(super) trait TableVisitor {
+    type Error;
+
+    fn visit<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+    ) -> Result<(), Self::Error>;
+}
+
+/// Visits all tables; a test compares them with those that a store has.
+pub(super) fn visit_tables<T: TableVisitor>(visitor: &mut T) -> Result<(), T::Error> {
+    visitor.visit(META)?;
+    visitor.visit(SETTINGS)?;
+    visitor.visit(CLOCK)?;
+    visitor.visit(LICENSE)?;
+    visitor.visit(DIRECTORIES)?;
+    visitor.visit(COOKIES)?;
+    visitor.visit(BRAKES)?;
+    visitor.visit(USERS)?;
+    visitor.visit(IDS)?;
+    visitor.visit(NAMES)?;
+    visitor.visit(CLAIMS)?;
+    visitor.visit(TOMBSTONES)?;
+    visitor.visit(PASSWORDS)?;
+    visitor.visit(SEATS)?;
+    visitor.visit(COMPONENT_SEATS)?;
+    visitor.visit(COMPONENT_COUNTS)?;
+    visitor.visit(LAST_LOGINS)?;
+    visitor.visit(REFUSALS)?;
+    visitor.visit(STRANGERS)?;
+    visitor.visit(LEDGER)?;
+    visitor.visit(LEDGER_BY_USER)
+}
 
 /// The seats that were reclaimed in the last hour.
 pub(super) fn reclaims(

@@ -1,5 +1,6 @@
 //! The rules of the store one by one; `model` has them all together, with crashes.
 
+mod backup;
 mod clock;
 mod disk;
 mod license;

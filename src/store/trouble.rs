@@ -59,7 +59,7 @@ impl Owner {
     pub(super) fn open(medium: Box<dyn Medium>) -> Result<(Owner, ReadView), StoreError> {
         let open = || -> Result<(Opened, ReadView), StoreError> {
             let opened = file::open(&*medium, Check::IfSmall)?;
-            let view = guarded(medium.path(), || view(&opened))?;
+            let view = guarded(medium.path(), || view(&opened.db))?;
             match opened.disk.failure() {
                 Some(failure) if opened.is_new => Err(StoreError::Open {
                     path: medium.path().to_owned(),
@@ -276,7 +276,7 @@ impl Owner {
             self.medium.drop_cache();
         }
         let opened = file::open(&*self.medium, check)?;
-        let view = guarded(self.medium.path(), || view(&opened));
+        let view = guarded(self.medium.path(), || view(&opened.db));
         if view.is_err() {
             // Closing it must not write what the present view does not know.
             opened.disk.give_up().map_err(failed)?;
@@ -313,9 +313,9 @@ impl Owner {
 }
 
 /// Brings the tables up to date, and reads them.
-fn view(opened: &Opened) -> Result<ReadView, StoreError> {
-    let (directories, rules) = prepare(&opened.db)?;
-    ReadView::open(&opened.db, directories, rules)
+pub(super) fn view(db: &Database) -> Result<ReadView, StoreError> {
+    let (directories, rules) = prepare(db)?;
+    ReadView::open(db, directories, rules)
 }
 
 /// Key of [`META`]: how often the store had to be proved writable.

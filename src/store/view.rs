@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 
 use super::directories::{Directories, DirectoryIndex};
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
@@ -28,6 +28,7 @@ use crate::domain::user::{Census, DirectoryId, Kind, Origin, User, UserKey};
 /// One consistent state of the store.
 pub struct ReadView {
     pub(super) meta: ReadOnlyTable<&'static str, u64>,
+    pub(super) txn: ReadTransaction,
     pub(super) directories: Directories,
     pub(super) users: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) ids: ReadOnlyTable<(u32, &'static [u8]), u64>,
@@ -100,6 +101,7 @@ impl ReadView {
             license: txn.open_table(LICENSE)?,
             component_seats: txn.open_table(COMPONENT_SEATS)?,
             component_counts: txn.open_table(COMPONENT_COUNTS)?,
+            txn,
         })
     }
 

@@ -421,3 +421,41 @@ fn a_mistake_in_the_configuration_is_not_tried_again() {
         machine.wait_for_message(mistake);
     }
 }
+
+/// The commands are root's, and the daemon is not root.
+#[test]
+fn a_backup_is_restored_for_the_user_of_the_service() {
+    let machine = Machine::boot(CONFIG);
+    machine.wait_for_property("ActiveState", "active");
+    machine.wait_for_people();
+    machine.ask("PUT", "/v1/seats/alice@example.org");
+    machine.output(&["seatkeeper", "backup", "/root/seatkeeper.backup"]);
+    let starts = || {
+        machine.output(&["systemctl", "reset-failed", "seatkeeper"]);
+        machine.output(&["systemctl", "start", "seatkeeper"]);
+        assert_eq!(machine.ask("GET", "/v1/status")["seats"]["used"], 1);
+        let user = machine.output(&["stat", "-c", "%u", "/var/lib/private/seatkeeper-marker"]);
+        let uid: u32 = user.parse().expect("a number");
+        assert!(DYNAMIC_USERS.contains(&uid), "{uid}");
+        machine.output(&["systemctl", "stop", "seatkeeper"]);
+    };
+    machine.output(&["systemctl", "stop", "seatkeeper"]);
+
+    // The store is gone.
+    machine.output(&["rm", "/var/lib/private/seatkeeper/seatkeeper.redb"]);
+    assert!(!machine.run(&["systemctl", "start", "seatkeeper"]).status.success());
+    assert_eq!(
+        (machine.property("ExecMainStatus"), machine.property("NRestarts")),
+        ("78".into(), "0".into())
+    );
+    machine.wait_for_message("is missing or empty, and was there before");
+    machine.output(&["seatkeeper", "restore", "/root/seatkeeper.backup"]);
+    starts();
+
+    // A machine on which the service never ran.
+    for folder in ["seatkeeper", "seatkeeper-marker"] {
+        machine.output(&["rm", "-rf", &format!("/var/lib/{folder}"), &format!("/var/lib/private/{folder}")]);
+    }
+    machine.output(&["seatkeeper", "restore", "/root/seatkeeper.backup"]);
+    starts();
+}

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod backpressure;
+mod backup;
 mod bind;
 mod brake;
 mod brake_sums;

@@ -19,7 +19,8 @@ pub(super) use moves::moved;
 pub(super) use people::{account, change, explanation, history, users};
 pub(super) use reclaim::{reclaimed, refused};
 pub(super) use status::{progress, status};
-pub(super) use sync::{report, verification};
+pub(super) use sync::report;
+pub use sync::verification;
 
 /// How long ago, or how far ahead: in one unit, rounded down.
 fn relative(now: Timestamp, then: Timestamp) -> String {

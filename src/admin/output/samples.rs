@@ -52,6 +52,7 @@ pub(crate) fn status() -> Status {
             ..LicenseStatus::default()
         },
         store: StoreStatus::default(),
+        backup: None,
         seats: SeatsStatus { limit: 25, used: 3, free: 22, over_limit: false },
         users: UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 1, tombstoned: 0 },
         seats_by_origin: SeatsByOrigin { mapped: 3, local: 0, imported: 0 },

@@ -9,8 +9,8 @@ use super::license;
 use super::sync::{held, skipped};
 use super::{Columns, clean, count, list, moment, relative};
 use crate::service::answers::{
-    ClockStatus, DirectoryState, DirectoryStatus, DriftReport, LicenseStatus, SeatsByOrigin, SeatsStatus,
-    Status, StoreStatus, UsersStatus,
+    BackupStatus, ClockStatus, DirectoryState, DirectoryStatus, DriftReport, LicenseStatus, SeatsByOrigin,
+    SeatsStatus, Status, StoreStatus, UsersStatus,
 };
 
 /// The whole state on one page.
@@ -32,6 +32,9 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
     page.push_str(&clock(&status.clock));
     if let Some(text) = store(&status.store, now) {
         let _ = writeln!(page, "{:<9}{}", "Store", clean(&text));
+    }
+    if let Some(text) = status.backup.as_ref().map(|backup| backups(backup, now)) {
+        let _ = writeln!(page, "{:<9}{}", "Backup", clean(&text));
     }
     let SeatsByOrigin { mapped, local, imported } = status.seats_by_origin;
     if local + imported > 0 {
@@ -76,6 +79,16 @@ fn store(store: &StoreStatus, now: Timestamp) -> Option<String> {
             Some(format!("the disk is FULL, and the space set aside for that is in use{free}: make room"))
         }
         None => None,
+    }
+}
+
+fn backups(backup: &BackupStatus, now: Timestamp) -> String {
+    let BackupStatus { folder, latest, kept, problem } = backup;
+    let latest = latest
+        .map_or("none yet".to_owned(), |latest| format!("{kept}, the latest {}", relative(now, latest)));
+    match problem {
+        Some(problem) => format!("FAILED: {problem} ({latest})"),
+        None => format!("{latest}, in {folder}"),
     }
 }
 

@@ -114,7 +114,8 @@ fn loss(loss: &LossReport) -> String {
 }
 
 /// `verify`.
-pub(crate) fn verification(verification: &Verification) -> String {
+/// What `verify` found.
+pub fn verification(verification: &Verification) -> String {
     if verification.clean {
         return "all invariants hold\n".to_owned();
     }

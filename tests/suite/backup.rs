@@ -1,0 +1,223 @@
+//! Backups, and stores that are missing or damaged.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::support::daemon::{Daemon, Settings};
+use crate::support::slapd::people;
+
+/// The exit code, and all that was printed.
+fn outcome(output: &Output) -> (Option<i32>, String) {
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), text)
+}
+
+#[track_caller]
+fn check(output: &Output, code: i32, said: &str) -> String {
+    let (found, text) = outcome(output);
+    assert_eq!(found, Some(code), "{text}");
+    assert!(text.contains(said), "{text}");
+    text
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn settings() -> Settings {
+    Settings::ldif(5, &people(0..20))
+}
+
+/// A daemon with two holders, stopped, and a backup of its store.
+fn backed_up() -> (Daemon, std::path::PathBuf) {
+    let mut daemon = Daemon::start(settings());
+    daemon.expect("u1", "granted");
+    daemon.expect("u2", "granted");
+    let file = daemon.path("x.backup");
+    check(&daemon.command(&["backup", text(&file)]), 0, "20 users and 2 seats");
+    daemon.terminate();
+    (daemon, file)
+}
+
+#[test]
+fn a_backup_is_restored_on_another_machine() {
+    let daemon = Daemon::start(settings());
+    daemon.expect("u1", "granted");
+    check(&daemon.command(&["account", "add", "local@example.org"]), 0, "local@example.org");
+    let file = daemon.path("x.backup");
+    check(&daemon.command(&["backup", text(&file)]), 0, "21 users and 2 seats");
+    let mode = fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600, "it holds hashes of passwords");
+    daemon.expect("u2", "granted");
+    let history = daemon.history("u1");
+
+    let mut other = Daemon::prepare(&settings());
+    let done = check(&other.command(&["--json", "restore", text(&file)]), 0, "");
+    let done: Value = serde_json::from_str(&done).unwrap();
+    assert_eq!(
+        (&done["backup"]["seats"], &done["replaced"], &done["findings"][0]),
+        (&2.into(), &Value::Null, &Value::Null)
+    );
+    other.restart();
+    other.expect("u1", "held");
+    other.expect("local", "held");
+    assert_eq!(other.seats_used(), 2, "u2 came later");
+    assert_eq!(other.history("u1"), history);
+    other.verify();
+
+    // Not over a store, and not over one in use.
+    check(&other.command(&["restore", text(&file)]), 1, "give `--replace`");
+    check(&other.command(&["restore", "--replace", text(&file)]), 1, "in use");
+    other.expect("u3", "granted");
+    other.terminate();
+    let said =
+        check(&other.command(&["restore", "--replace", text(&file)]), 0, "The store that was there is");
+    other.restart();
+    assert_eq!(other.seats_used(), 2, "{said}");
+    let kept = fs::read_dir(other.path("state")).unwrap().map(|entry| entry.unwrap().path());
+    let kept: Vec<_> = kept.filter(|path| text(path).contains(".replaced-")).collect();
+    check(&other.command(&["verify", "--store", text(&kept[0])]), 0, "all invariants hold");
+}
+
+#[test]
+fn a_damaged_backup_is_refused_and_the_store_stays() {
+    let (daemon, file) = backed_up();
+    let store = daemon.path("state/seatkeeper.redb");
+    let before = fs::read(&store).unwrap();
+    let good = fs::read(&file).unwrap();
+    check(&daemon.command(&["verify", "--store", text(&file)]), 0, "all invariants hold");
+    let bad = daemon.path("bad.backup");
+    let try_bytes = |bytes: &[u8], said: &str| {
+        fs::write(&bad, bytes).unwrap();
+        check(&daemon.command(&["restore", "--replace", text(&bad)]), 1, said);
+        assert_eq!(fs::read(&store).unwrap(), before, "{said}");
+    };
+    try_bytes(&good[..good.len() / 2], "its checksum is wrong");
+    try_bytes(&good[..30], "cut short");
+    try_bytes(b"", "no backup of seatkeeper");
+    try_bytes(&before, "no backup of seatkeeper");
+    let mut flipped = good.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    try_bytes(&flipped, "its checksum is wrong");
+    check(&daemon.command(&["verify", "--store", text(&bad)]), 1, "its checksum is wrong");
+    check(&daemon.command(&["restore", "--replace", "/nonexistent"]), 1, "No such file");
+    // A backup goes over a backup, and over nothing else.
+    check(&daemon.command(&["backup", text(&store)]), 1, "another file already");
+}
+
+#[test]
+fn a_backup_that_cannot_be_written_leaves_the_older_one() {
+    let daemon = Daemon::start(settings());
+    let file = daemon.path("x.backup");
+    check(&daemon.command(&["backup", text(&file)]), 0, "0 seats");
+    daemon.expect("u1", "granted");
+    check(&daemon.command(&["backup", text(&file)]), 0, "1 seats");
+    let before = fs::read(&file).unwrap();
+    fs::create_dir(daemon.path("x.backup.partial")).unwrap();
+    check(&daemon.command(&["backup", text(&file)]), 1, "Is a directory");
+    assert_eq!(fs::read(&file).unwrap(), before);
+}
+
+#[test]
+fn a_store_that_is_missing_is_no_first_start() {
+    let (mut daemon, file) = backed_up();
+    let store = daemon.path("state/seatkeeper.redb");
+    // As when its disk is not mounted.
+    fs::remove_dir_all(daemon.path("state")).unwrap();
+    let vain = |daemon: &mut Daemon| {
+        let (status, said) = daemon.start_in_vain();
+        assert_eq!(status.code(), Some(78), "{said}");
+        assert!(
+            said.contains("is missing or empty, and was there before") && said.contains(" ERROR "),
+            "{said}"
+        );
+        assert!(said.contains("seatkeeper store new"), "{said}");
+    };
+    vain(&mut daemon);
+    fs::write(&store, "").unwrap();
+    vain(&mut daemon);
+    check(&daemon.command(&["restore", text(&file)]), 0, "20 users and 2 seats");
+    daemon.restart();
+    daemon.expect("u1", "held");
+    check(&daemon.command(&["store", "new"]), 1, "there is a store");
+    daemon.terminate();
+    fs::remove_file(&store).unwrap();
+    vain(&mut daemon);
+    check(&daemon.command(&["store", "new"]), 0, "an empty store");
+    daemon.restart();
+    daemon.wait_for("the directory", |status| status["ready"] == true);
+    assert_eq!(daemon.seats_used(), 0);
+}
+
+#[test]
+fn a_damaged_store_is_refused_with_advice() {
+    let (mut daemon, _) = backed_up();
+    let store = daemon.path("state/seatkeeper.redb");
+    check(&daemon.command(&["verify", "--store", text(&store)]), 0, "all invariants hold");
+    let good = fs::read(&store).unwrap();
+    // Every kind of page is hit.
+    let mut bad = good.clone();
+    for page in bad.chunks_mut(4096).skip(1) {
+        page[100] ^= 0xff;
+    }
+    fs::write(&store, &bad).unwrap();
+    let said = check(&daemon.command(&["verify", "--store", text(&store)]), 1, "damaged");
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(fs::read(&store).unwrap(), bad, "it is only read");
+    let (status, said) = daemon.start_in_vain();
+    assert_eq!(status.code(), Some(78), "{said}");
+    assert!(said.contains("restore FILE"), "{said}");
+    fs::write(&store, &good).unwrap();
+    daemon.restart();
+    daemon.expect("u1", "held");
+    check(&daemon.command(&["verify", "--store", text(&store)]), 1, "in use");
+}
+
+#[test]
+fn backups_are_made_by_themselves() {
+    let mut settings = settings();
+    settings.tables += "[backup]\nfolder = \"copies\"\nkeep = 2\n";
+    let mut daemon = Daemon::start(settings.clone());
+    let status = daemon.wait_for("the first backup", |status| !status["backup"]["latest"].is_null());
+    assert_eq!(status["backup"]["kept"], 1, "{status}");
+    let names = |daemon: &Daemon| {
+        let found = fs::read_dir(daemon.path("copies")).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = found.map(|name| name.into_string().unwrap()).collect();
+        names.sort_unstable();
+        names
+    };
+    let first = names(&daemon).remove(0);
+    check(
+        &daemon.command(&["verify", "--store", text(&daemon.path("copies").join(&first))]),
+        0,
+        "all invariants",
+    );
+    daemon.terminate();
+
+    // Those of other nights, of which only one stays, and what was cut off; other files are nobody's business.
+    let copies = daemon.path("copies");
+    fs::rename(copies.join(&first), copies.join("seatkeeper-20200103T010000Z.backup")).unwrap();
+    for name in ["seatkeeper-20200101T010000Z.backup", "seatkeeper-20200102T010000Z.backup", "notes.txt"] {
+        fs::write(copies.join(name), "").unwrap();
+    }
+    fs::write(copies.join("seatkeeper-20200104T010000Z.partial"), "").unwrap();
+    daemon.restart();
+    daemon.wait_for("another backup", |status| status["backup"]["kept"] == 2);
+    let found = names(&daemon);
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!((found[0].as_str(), found[1].as_str()), ("notes.txt", "seatkeeper-20200103T010000Z.backup"));
+
+    // A folder that cannot be made.
+    settings.tables = settings.tables.replace("\"copies\"", "\"copies/notes.txt/below\"");
+    daemon.configure(&settings);
+    daemon.reload().unwrap();
+    daemon.wait_for_log(&[" ERROR ", "There is no backup of this night", "Not a directory"]);
+    let page = String::from_utf8(daemon.command(&["status"]).stdout).unwrap();
+    assert!(page.contains("Backup   FAILED: "), "{page}");
+}
