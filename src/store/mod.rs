@@ -20,6 +20,7 @@ mod medium;
 mod migrate;
 mod names;
 mod offline;
+mod outcome;
 mod relocate;
 mod settle;
 mod tables;
@@ -48,6 +49,7 @@ pub use import::{Import, Imported};
 pub use license::{LicenseRecord, RefreshRecord};
 pub use marker::Marker;
 pub use offline::{Restored, create, restore, verify_file};
+pub use outcome::*;
 pub(crate) use settle::{log_clash, log_move, log_release};
 pub use trouble::{DiskState, Trouble};
 pub use verify::Finding;
@@ -56,15 +58,15 @@ pub use writer::Preview;
 
 use crate::clock::{self as machine, Clock};
 use crate::domain::account::{AccountChange, AccountRefusal};
-use crate::domain::admission::{Decision, Request, TakeOn};
-use crate::domain::brake::{Counts, Hour, Toll};
+use crate::domain::admission::{Request, TakeOn};
+use crate::domain::brake::Hour;
 use crate::domain::license::{Components, OnExpiry};
 use crate::domain::moves::NotMoved;
 use crate::domain::name::Name;
-use crate::domain::names::{NameRules, Withheld};
+use crate::domain::names::NameRules;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
-use crate::domain::sync::{Change, Report};
-use crate::domain::user::{Census, DirectoryId, Kind, Mapped, Origin, UserKey};
+use crate::domain::sync::Report;
+use crate::domain::user::{Census, DirectoryId, Origin, UserKey};
 use file::StoreFile;
 use medium::Medium;
 use trouble::Owner;
@@ -145,156 +147,6 @@ impl DirectoryRecord {
         self.name.strip_prefix(LOCAL).or_else(|| self.name.strip_prefix(IMPORTED))
     }
 }
-
-/// A decision made inside a write transaction, on disk by the time it is seen.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Admitted {
-    /// The user, where there is one.
-    pub key: Option<UserKey>,
-    /// The decision.
-    pub decision: Decision,
-    /// Seats taken after it.
-    pub seats_used: u64,
-}
-
-/// A seat taken back.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Released {
-    /// Whose.
-    pub name: Name,
-    /// Why.
-    pub reason: ReleaseReason,
-    /// Seats taken after it.
-    pub seats_used: u64,
-}
-
-/// A tombstone that was forgotten by itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Forgotten {
-    /// The name shown.
-    pub name: Name,
-    /// The seat that it kept.
-    pub released: Option<Released>,
-    /// Seats taken after it.
-    pub seats_used: u64,
-}
-
-/// A name that a user claims and does not own.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Clash {
-    /// The name.
-    pub name: Name,
-    /// Who owns it, where somebody does.
-    pub owner: Option<Party>,
-    /// Who is mapped without it.
-    pub claimant: Party,
-    /// Why.
-    pub reason: Withheld,
-}
-
-/// One side of a clash.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Party {
-    /// The name shown.
-    pub name: Name,
-    /// The name of the record that the user stands under.
-    pub directory: String,
-    /// Where the entry stands; empty for an account.
-    pub dn: Box<str>,
-}
-
-/// One entry written.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Upserted {
-    /// The user.
-    pub key: UserKey,
-    /// The name shown.
-    pub name: Name,
-    /// How the entry differed.
-    pub change: Change,
-    /// What the brake counts it as.
-    pub toll: Option<Toll>,
-    /// A person, now or before.
-    pub is_person: bool,
-    /// The directory that the user was in until now, where that was another one.
-    pub moved_from: Option<String>,
-    /// What came along from other entries with the same stable id.
-    pub moved: Vec<Moved>,
-    /// The seat lost, because the user is disabled or no person any more.
-    pub released: Option<Released>,
-    /// Names that somebody else has.
-    pub clashes: Vec<Clash>,
-}
-
-/// A user who became a tombstone.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entombed {
-    /// The name shown.
-    pub name: Name,
-    /// Person or not.
-    pub kind: Kind,
-    /// A seat is kept for the grace period.
-    pub keeps_seat: bool,
-    /// What went to another entry of the same person.
-    pub moved: Option<Moved>,
-}
-
-/// Where a directory can be asked to go on, and under which circumstances the answer would be right.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Cookie {
-    /// Everything that the cookie depends on: with anything else it is worthless.
-    pub valid_for: String,
-    /// The server's bytes.
-    pub bytes: Vec<u8>,
-    /// When the mirror was last proved equal to the directory.
-    pub proof: Option<Proof>,
-}
-
-/// The mirror was compared with the whole directory, and made equal to it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Proof {
-    /// When.
-    pub at: Timestamp,
-    /// The server's cookie at its end.
-    pub bytes: Vec<u8>,
-}
-
-/// A bounded part of a sync, written in one transaction.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Changes {
-    /// Entries to write.
-    pub upserts: Vec<Mapped>,
-    /// Users to make tombstones of.
-    pub removals: Vec<UserKey>,
-    /// How much of it an administrator approved: the brake does not count that.
-    pub approved: Counts,
-    /// Set when everything up to here is known.
-    pub checkpoint: Option<Checkpoint>,
-}
-
-/// The mirror agrees with the directory.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Checkpoint {
-    /// Where to go on; `None` forgets the one before.
-    pub cookie: Option<Cookie>,
-    /// Entries skipped, by reason, where everything was read.
-    pub skipped: Option<BTreeMap<&'static str, u64>>,
-}
-
-/// What became of [`Changes`], in their order.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Applied {
-    /// One for each entry.
-    pub upserted: Vec<Upserted>,
-    /// One for each user who lived.
-    pub entombed: Vec<Entombed>,
-    /// What happened in the eyes of the brake, what was approved included.
-    pub happened: Counts,
-}
-
-/// When a user logged in last, given the stored login: the latest may not be written yet. Called inside a transaction,
-/// so it must not wait.
-pub type LastLoginOf = Arc<dyn Fn(UserKey, Option<Timestamp>) -> Option<Timestamp> + Send + Sync>;
 
 /// What the writer and the readers share.
 struct Shared {

@@ -13,13 +13,13 @@ use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, T
 
 use super::*;
 use crate::domain::account::{ImportRow, RowContent};
-use crate::domain::admission::Operation;
+use crate::domain::admission::{Decision, Operation};
 use crate::domain::brake::{Brake, Counts, Hour};
 use crate::domain::name::{Domain, StableId};
-use crate::domain::names::{DirectoryNames, Purpose};
+use crate::domain::names::{DirectoryNames, Purpose, Withheld};
 use crate::domain::seats::Movement;
-use crate::domain::sync::Sweep;
-use crate::domain::user::Kind;
+use crate::domain::sync::{Change, Sweep};
+use crate::domain::user::{Kind, Mapped};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + second).unwrap()
