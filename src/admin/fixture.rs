@@ -36,6 +36,7 @@ fn person(number: u32) -> Mapped {
         id: StableId::new(&id).unwrap(),
         kind: Kind::Person,
         enabled: true,
+        seatless: false,
         logins: Vec::new(),
         addresses: vec![name(format!("u{number}@example.org"))],
         display_name: Some(format!("User {number}").into()),
@@ -50,6 +51,7 @@ impl Fixture {
         let take_on = TakeOn { login: true, delivery: false };
         let policy = Policy {
             seat_limit: Some(2),
+            seatless_limit: Some(0),
             directory_limits: [].into(),
             take_on,
             names: NameRules::new(

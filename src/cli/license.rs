@@ -159,6 +159,9 @@ pub struct TermsArgs {
     /// Seats: 25, or +10 and -5 to change them.
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = parse_seats)]
     pub seats: Option<SeatsTerm>,
+    /// Shared and service mailboxes that need no seat.
+    #[arg(long, value_name = "N")]
+    pub seatless: Option<u64>,
     /// A component: antivirus, or with users of its own and a last day, activesync:10@2027-05-01.
     #[arg(long, value_name = "NAME[:SEATS][@DATE]", value_parser = parse_component)]
     pub component: Vec<ComponentTerm>,

@@ -26,6 +26,8 @@ const MIN_FULL_SYNC: Duration = Duration::from_secs(1);
 /// A directory's name stands in file names, log lines and URLs.
 const MAX_NAME: usize = 64;
 
+const EXAMPLE_SEATLESS: &str = r#""(employeeType=shared)""#;
+
 /// All directories, in the order of the file; `None` where one has a mistake.
 pub(super) fn read(root: &mut Section<'_>) -> Option<Vec<Directory>> {
     let mut section = root.table("directory", "[[directory.ldap]] or [[directory.ldif]]");
@@ -67,6 +69,7 @@ fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirector
     let poll = if is_ldap { LDAP_POLL } else { LDIF_POLL };
     let poll_every = section.duration("poll_every", r#""1m""#, MIN_POLL, poll);
     let seat_limit = section.take("seat_limit", "50").and_then(|value| value.integer(0..=u64::MAX));
+    let seatless = section.take("seatless_filter", EXAMPLE_SEATLESS).map(|value| value.text()?.condition());
     let attributes = attributes(&mut section, is_ldap);
     let title = if is_ldap { "[directory.ldap.brake]" } else { "[directory.ldif.brake]" };
     let brake = brake(&mut section, title, Brake::default());
@@ -78,6 +81,8 @@ fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirector
     };
     section.finish();
     let domains = domains?;
+    // With a mistake in it, people would need seats.
+    let seatless = seatless.map_or(Some(None), |condition| condition.map(Some))?;
     Some(Directory {
         name: name?,
         domain: domains.first()?.clone(),
@@ -86,6 +91,7 @@ fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirector
         login_is_address,
         moved_from,
         seat_limit,
+        seatless,
         brake,
         poll_every,
         full_sync_every,
@@ -237,6 +243,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::config::tests::{check, decode_good};
+    use crate::domain::filter::Condition;
+    use crate::domain::mapping::Preset;
     use crate::domain::directory::{Bind, LdapSource, LdapUrl, Lists, Timeouts, Tls};
     use crate::domain::ldap_text::Dn;
 
@@ -359,6 +367,24 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_filter_that_is_evaluated_here() {
+        let shared = decode_good(&format!("{LDAP}seatless_filter = \"(employeeType=shared*)\"")).directories;
+        let rules = shared[0].rules(Preset::OpenLdap);
+        assert_eq!(rules.seatless.as_ref().map(Condition::as_str), Some("(employeeType=shared*)"));
+        assert!(rules.attributes().contains(&"employeeType"));
+        ldap(
+            "seatless_filter = \"(a=b\"",
+            &["6:24: `seatless_filter` is not a filter that is evaluated here: expected ) = write it like seatless_filter = \"(employeeType=shared)\""],
+        );
+        ldap(
+            "seatless_filter = \"(cn~=x)\"",
+            &["6:23: `seatless_filter` is not a filter that is evaluated here: ~= can't be evaluated: write = with asterisks"],
+        );
+        ldap("seatless_filter = 1", &["6:19: `seatless_filter` must be a string, not a whole number"]);
+        ldap("seatless_filter = ''", &["6:20: `seatless_filter` is not a filter that is evaluated here: expected ("]);
+    }
+
+    #[test]
     fn brakes() {
         ldap(
             "brake.max_removals_percent = 101",
@@ -401,6 +427,7 @@ pub(super) mod tests {
             login_is_address: true,
             moved_from: Vec::new(),
             seat_limit: None,
+            seatless: None,
             brake: Brake::default(),
             poll_every: Duration::from_secs(60),
             attributes: Attributes::default(),

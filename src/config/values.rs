@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::mistakes::{closest, either, quoted};
 use super::reader::{Section, Text};
+use crate::domain::filter::Condition;
 use crate::domain::ldap_text::{Dn, Filter, LdapTextError};
 use crate::domain::name::{Domain, Name};
 
@@ -132,6 +133,12 @@ impl Text<'_> {
     /// A search filter.
     pub(super) fn filter(&self) -> Option<Filter> {
         Filter::parse(self.text).map_err(|error| self.wrong_ldap("filter", &error)).ok()
+    }
+
+    /// A filter that is evaluated here.
+    pub(super) fn condition(&self) -> Option<Condition> {
+        let what = "filter that is evaluated here";
+        Condition::parse(self.text).map_err(|error| self.wrong_ldap(what, &error)).ok()
     }
 
     fn wrong_ldap(&self, what: &str, error: &LdapTextError) {

@@ -401,12 +401,18 @@ impl Keeper {
         tell_state(held, state);
         let license = held.license.as_ref();
         let seat_limit = held.settings.declared.or(license.map(License::seat_limit));
+        let seatless_limit = match held.settings.declared {
+            Some(_) => None,
+            None => Some(license.map_or(0, |license| license.seatless)),
+        };
         let expired = license.filter(|_| state == State::Expired).map(|license| license.on_expiry);
         let standings = license.map(|license| license.standings(now)).unwrap_or_default();
         let components = Components { services: held.settings.services.clone(), standings };
-        let is_changed = self.0.store.policy().seat_limit != seat_limit;
+        let policy = self.0.store.policy();
+        let is_changed = (policy.seat_limit, policy.seatless_limit) != (seat_limit, seatless_limit);
         self.0.store.change_policy(|policy| {
             policy.seat_limit = seat_limit;
+            policy.seatless_limit = seatless_limit;
             policy.expired = expired;
             policy.components = components;
         });

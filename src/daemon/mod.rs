@@ -382,6 +382,7 @@ fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
 fn policy(config: &Config) -> Policy {
     let mut policy = Policy {
         seat_limit: None,
+        seatless_limit: Some(0),
         directory_limits: BTreeMap::new(),
         take_on: config.seats.take_on,
         names: NameRules::default(),

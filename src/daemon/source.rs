@@ -15,6 +15,7 @@ use crate::directory::{
 };
 use crate::domain::course::{Choice, Mechanism, choose};
 use crate::domain::directory::{Directory, LdapSource, LdapUrl, Lists, Source as Configured};
+use crate::domain::filter::Condition;
 use crate::domain::ldap_text::Filter;
 use crate::domain::mapping::{OBJECT_CLASS, Preset, Rules, may_be_list, printable};
 use crate::domain::sync::Report;
@@ -398,6 +399,7 @@ fn valid_for(
         &rules.login.join(","),
         &rules.mail.join(","),
         &rules.name.join(","),
+        rules.seatless.as_ref().map_or("", Condition::as_str),
     ]
     .join("\n");
     Ok(parts)

@@ -45,7 +45,7 @@ impl NewAccount {
     pub fn into_mapped(self, id: StableId, enabled: bool) -> Mapped {
         let NewAccount { address, aliases, display_name } = self;
         let addresses = std::iter::once(address).chain(aliases).collect();
-        Mapped { id, kind: Kind::Person, enabled, logins: Vec::new(), addresses, display_name, dn: "".into() }
+        Mapped { id, kind: Kind::Person, enabled, seatless: false, logins: Vec::new(), addresses, display_name, dn: "".into() }
     }
 }
 

@@ -68,6 +68,8 @@ pub struct Subject {
     pub enabled: bool,
     /// A tombstone.
     pub removed: bool,
+    /// A mailbox that needs no seat, and is one of those that the licence allows.
+    pub seatless: bool,
     /// Holds a seat.
     pub seated: bool,
     /// The user's directory is configured, or it is an account.
@@ -113,7 +115,7 @@ pub struct View {
 #[must_use]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Decision {
-    /// Does not count: the internal administrator.
+    /// Does not count: the internal administrator, or a mailbox that needs no seat.
     Exempt,
     /// Holds a seat already.
     Held,
@@ -167,6 +169,9 @@ pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
     }
     if view.expired == Some(OnExpiry::RefuseAll) {
         return Decision::LicenseExpired;
+    }
+    if subject.seatless {
+        return Decision::Exempt;
     }
     let component = match view.component {
         ComponentView::Unlicensed => return Decision::ComponentUnlicensed,
@@ -260,7 +265,7 @@ impl Decision {
     /// One sentence for the person: printable ASCII on one line, since mail servers pass it on as it is.
     pub fn message(&self) -> &'static str {
         match self {
-            Decision::Exempt => "The administrator needs no seat.",
+            Decision::Exempt => "No seat is needed.",
             Decision::Held => "A seat is held.",
             Decision::Granted(_) => "A seat was granted.",
             Decision::GrantedComponent => "A seat of this service was granted.",
@@ -311,6 +316,7 @@ mod tests {
         kind: Kind::Person,
         enabled: true,
         removed: false,
+        seatless: false,
         seated: false,
         configured: true,
         domain_seats: None,
@@ -387,6 +393,23 @@ mod tests {
             for operation in [Login, Delivery, Probe, Grant, Create, Enable, Import] {
                 check(View { exempt: true, ..administrator }, operation, "exempt");
             }
+        }
+    }
+
+    #[test]
+    fn a_mailbox_without_a_seat_is_checked_like_a_person_first() {
+        use Operation::{Delivery, Grant, Login, Probe};
+        let shared = Subject { seatless: true, ..PERSON };
+        for operation in [Login, Delivery, Probe, Grant] {
+            check(view(shared), operation.clone(), "exempt");
+            check(View { seats: None, ..view(shared) }, operation.clone(), "exempt");
+            check(View { expired: Some(OnExpiry::RefuseNew), ..view(shared) }, operation.clone(), "exempt");
+            check(View { component: ComponentView::Unlicensed, ..view(shared) }, operation.clone(), "exempt");
+            check(view(Subject { enabled: false, ..shared }), operation.clone(), "disabled");
+            check(view(Subject { removed: true, ..shared }), operation.clone(), "removed");
+            let expired = Some(OnExpiry::RefuseAll);
+            check(View { expired, ..view(shared) }, operation.clone(), "license_expired");
+            check(view(Subject { kind: Kind::Resource, ..shared }), operation, "not_a_person");
         }
     }
 

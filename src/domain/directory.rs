@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::brake::Brake;
 use super::course::Choice;
+use super::filter::Condition;
 use super::ldap_text::{Dn, Filter};
 use super::mapping::{Preset, Rules};
 use super::name::Domain;
@@ -28,6 +29,8 @@ pub struct Directory {
     pub moved_from: Vec<String>,
     /// A cap for this directory's users, inside the licence.
     pub seat_limit: Option<u64>,
+    /// Which people have shared or service mailboxes, which need no seat.
+    pub seatless: Option<Condition>,
     /// How many users may lose something within an hour.
     pub brake: Brake,
     /// Time between two sweeps, or between two looks at the file.
@@ -284,6 +287,7 @@ impl Directory {
         rules.login = login.unwrap_or(rules.login);
         rules.mail = mail.unwrap_or(rules.mail);
         rules.name = name.unwrap_or(rules.name);
+        rules.seatless = self.seatless.clone();
         rules
     }
 }

@@ -35,6 +35,8 @@ pub struct License {
     pub expires: Option<Timestamp>,
     /// Seats bought.
     pub seats: u64,
+    /// Shared and service mailboxes that need no seat.
+    pub seatless: u64,
     /// So many percent more seats may be taken.
     pub overage_percent: u64,
     /// Optional parts bought.

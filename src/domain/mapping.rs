@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::filter::Condition;
 use super::group::Members;
 use super::name::{Domain, Name, StableId, is_deceptive};
 use super::preset::{
@@ -64,6 +65,8 @@ pub struct Rules {
     pub mail: Vec<String>,
     /// Attributes with the name for people; the first one present is used.
     pub name: Vec<String>,
+    /// Which people have mailboxes that need no seat.
+    pub seatless: Option<Condition>,
     /// Whom to map, where it is not everybody.
     pub members: Option<Arc<Members>>,
 }
@@ -78,6 +81,7 @@ impl Rules {
             login: owned(preset.default_login()),
             mail: owned(preset.default_mail()),
             name: owned(preset.default_name()),
+            seatless: None,
             members: None,
         }
     }
@@ -88,7 +92,8 @@ impl Rules {
         let chosen = [&self.login, &self.mail, &self.name].into_iter().flatten().map(String::as_str);
         let members: Vec<&str> = self.members.iter().flat_map(|members| members.attributes()).collect();
         let mut all: Vec<&str> = Vec::new();
-        for name in fixed.into_iter().chain(chosen).chain(members) {
+        let asked = self.seatless.iter().flat_map(Condition::attributes);
+        for name in fixed.into_iter().chain(chosen).chain(members).chain(asked) {
             if !all.iter().any(|known| known.eq_ignore_ascii_case(name)) {
                 all.push(name);
             }
@@ -196,6 +201,7 @@ fn map_kind(entry: &Entry, rules: &Rules, kind: Kind, id: StableId, enabled: boo
         id,
         kind: if is_list { Kind::List } else { kind },
         enabled,
+        seatless: kind == Kind::Person && rules.seatless.as_ref().is_some_and(|shared| shared.matches(entry)),
         logins,
         addresses,
         display_name: rules.name.iter().find_map(|name| display_name(entry, name)),

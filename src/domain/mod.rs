@@ -9,6 +9,7 @@ pub mod brake;
 pub mod clock;
 pub mod course;
 pub mod directory;
+pub mod filter;
 pub mod group;
 pub mod host;
 pub mod ldap_text;

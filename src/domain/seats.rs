@@ -123,6 +123,8 @@ pub enum ReleaseReason {
     Exempt,
     /// Not used for long.
     Reclaimed,
+    /// A shared or service mailbox, which needs none.
+    Seatless,
 }
 
 impl ReleaseReason {
@@ -135,6 +137,7 @@ impl ReleaseReason {
             ReleaseReason::Removed => "removed",
             ReleaseReason::Exempt => "exempt",
             ReleaseReason::Reclaimed => "reclaimed",
+            ReleaseReason::Seatless => "seatless",
         }
     }
 }

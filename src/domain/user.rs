@@ -82,6 +82,8 @@ pub struct Mapped {
     pub kind: Kind,
     /// By the preset's rule; always true for what is not a person.
     pub enabled: bool,
+    /// A person whose mailbox needs no seat, as far as the license allows: by `seatless_filter`.
+    pub seatless: bool,
     /// The login names, qualified with the directory's domain; directories allow several.
     pub logins: Vec<Name>,
     /// All mail addresses, the primary one first, without repeats.
@@ -130,6 +132,11 @@ impl User {
     /// Still in the directory, as far as we know.
     pub fn is_living(&self) -> bool {
         self.removed_at.is_none()
+    }
+
+    /// A mailbox that needs no seat where the license allows it.
+    pub fn is_seatless(&self) -> bool {
+        self.is_active() && self.mapped.seatless
     }
 
     /// One whom a removal or a disable would hurt: living, a person, enabled.

@@ -43,6 +43,7 @@ pub fn blank(id: &str, issuer: Option<&str>) -> License {
         not_before: None,
         expires: None,
         seats: 0,
+        seatless: 0,
         overage_percent: 0,
         components: BTreeMap::new(),
         customer: Customer::default(),
@@ -100,6 +101,7 @@ pub fn change(license: &mut License, terms: &TermsArgs) -> Result<(), TermsError
         Some(OnExpiryTerm::RefuseNew) => license.on_expiry = OnExpiry::RefuseNew,
         Some(OnExpiryTerm::RefuseAll) => license.on_expiry = OnExpiry::RefuseAll,
     }
+    license.seatless = terms.seatless.unwrap_or(license.seatless);
     license.overage_percent = terms.overage.unwrap_or(license.overage_percent);
     license.maintenance_until = terms.maintenance_until.or(license.maintenance_until);
     let named = [("name", &terms.customer.customer), ("email", &terms.customer.email)];
@@ -183,6 +185,7 @@ mod tests {
             TermsArgs { expires: Some(EndTerm::On(end)), overage: Some(10), ..terms() },
             License { expires: "2027-01-01T00:00:00Z".parse().ok(), overage_percent: 10, ..sold() },
         );
+        check(TermsArgs { seatless: Some(7), ..terms() }, License { seatless: 7, ..sold() });
         let customer = CustomerArgs { customer: Some("Example".to_owned()), ..CustomerArgs::default() };
         let named = Customer { name: Some("Example".to_owned()), ..Customer::default() };
         check(TermsArgs { customer, ..terms() }, License { customer: named, ..sold() });

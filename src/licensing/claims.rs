@@ -51,6 +51,9 @@ pub struct Claims {
     pub serial: u64,
     /// Seats.
     pub seats: u64,
+    /// Mailboxes that need no seat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seatless: Option<u64>,
     /// Components by name.
     #[serde(default)]
     pub components: BTreeMap<String, ComponentClaim>,
@@ -114,6 +117,7 @@ impl Claims {
             not_before: self.nbf.as_ref().map(|nbf| time("nbf", nbf)).transpose()?,
             expires: self.exp.as_ref().map(|exp| time("exp", exp)).transpose()?,
             seats: self.seats,
+            seatless: self.seatless.unwrap_or(0),
             overage_percent: match self.overage_percent.unwrap_or(0) {
                 percent @ 0..=MAX_OVERAGE => percent,
                 percent => return Err(wrong(format!("overage_percent is {percent}: at most {MAX_OVERAGE}"))),
@@ -233,6 +237,7 @@ impl From<&License> for Claims {
             exp: license.expires.map(seconds),
             serial: license.serial,
             seats: license.seats,
+            seatless: Some(license.seatless).filter(|number| *number > 0),
             components: license.components.iter().map(component).collect(),
             customer: customer_claim(&license.customer),
             registered: license.registered.map(|date| date.to_string()),

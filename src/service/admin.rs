@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::answers::{
     ClashStatus, DirectoryState, DirectoryStatus, Explanation, HistoryLine, LicenseChange, LicenseStatus,
-    LoginReport, RefusalsReport, SeatChange, SeatReport, SeatsByOrigin, SeatsStatus, Status, SyncReport,
+    LoginReport, RefusalsReport, SeatChange, SeatReport, SeatlessStatus, SeatsByOrigin, SeatsStatus, Status, SyncReport,
     UsersStatus, Verdict, Verification,
 };
 use super::clock;
@@ -181,6 +181,7 @@ impl Admin {
         let policy = self.0.store.policy();
         let seats = SeatCount { used: view.seats_used()?, limit: policy.seat_limit.unwrap_or(0) };
         let census = view.census();
+        let seatless = view.seatless_mailboxes()?;
         let of = |origin| view.census_of(origin);
         let (mapped, local, imported) = (of(Origin::Mapped), of(Origin::Local), of(Origin::Imported));
         Ok(Status {
@@ -205,6 +206,7 @@ impl Admin {
                 disabled: census.disabled,
                 tombstoned: census.tombstoned,
             },
+            seatless: SeatlessStatus { mailboxes: seatless, allowed: policy.seatless_limit },
             seats_by_origin: SeatsByOrigin {
                 mapped: mapped.seats,
                 local: local.seats,
@@ -535,7 +537,11 @@ fn explanation(
         forgotten_at,
         counts: seat.is_some(),
         counts_because: match login_now.decision.as_str() {
+            "exempt" if user.is_seatless() => "a mailbox that needs no seat, by seatless_filter",
             "exempt" => "the internal administrator never counts",
+            _ if user.is_seatless() && seat.is_none() => {
+                "the license allows fewer mailboxes without a seat: this one needs one"
+            }
             _ => counts_because(&user, origin, seat.is_some()),
         }
         .to_owned(),

@@ -44,6 +44,9 @@ pub struct Status {
     pub seats: SeatsStatus,
     /// Users of all origins.
     pub users: UsersStatus,
+    /// Mailboxes that need no seat.
+    #[serde(default)]
+    pub seatless: SeatlessStatus,
     /// Who holds the seats.
     pub seats_by_origin: SeatsByOrigin,
     /// Configured directories, then those that only the store still knows.
@@ -98,6 +101,15 @@ pub struct SeatsStatus {
     pub free: u64,
     /// More are taken than bought, since the limit was lowered.
     pub over_limit: bool,
+}
+
+/// Shared and service mailboxes that need no seat.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub struct SeatlessStatus {
+    /// Enabled mailboxes that match `seatless_filter`.
+    pub mailboxes: u64,
+    /// How many the licence allows; `null` for any number. The others need a seat each.
+    pub allowed: Option<u64>,
 }
 
 /// Seats taken, by where their users come from.

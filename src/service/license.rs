@@ -170,6 +170,7 @@ pub(super) fn status(
         state: state.as_str().to_owned(),
         declared,
         seats: license.map_or(policy.seat_limit.unwrap_or(0), |license| license.seats),
+        seatless: policy.seatless_limit,
         overage_percent: license.map_or(0, |license| license.overage_percent),
         to_release: view.seats_used()?.saturating_sub(policy.seat_limit.unwrap_or(u64::MAX)),
         components: license.map(|license| components(license, policy, view)).transpose()?.unwrap_or_default(),

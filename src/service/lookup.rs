@@ -14,7 +14,7 @@ pub struct Resident {
     pub enabled: bool,
     /// Gone from the directory, in the grace period.
     pub removed: bool,
-    /// Holds a seat.
+    /// Holds a seat, or needs none.
     pub seated: bool,
     /// The address that asked, in its compared form.
     pub name: Name,
@@ -81,7 +81,7 @@ impl Admission {
             kind: user.mapped.kind,
             enabled: user.mapped.enabled,
             removed: !user.is_living(),
-            seated: view.seat_of(key)?.is_some(),
+            seated: view.seat_of(key)?.is_some() || view.needs_no_seat(key, &store.policy())?,
             login: view.login_name(key, &user)?,
             name,
             primary,

@@ -229,6 +229,7 @@ impl Transaction<'_> {
             enabled: true,
             removed: false,
             configured: true,
+            seatless: false,
             seated,
             domain_seats,
         };

@@ -177,6 +177,7 @@ pub(super) struct UserHead {
     pub(super) directory: DirectoryId,
     pub(super) kind: Kind,
     pub(super) enabled: bool,
+    pub(super) seatless: bool,
     has_disabled_at: bool,
     pub(super) removed_at: Option<Timestamp>,
 }
@@ -185,6 +186,8 @@ pub(super) struct UserHead {
 const DISABLED: u8 = 0;
 const ENABLED: u8 = 1;
 const DISABLED_SINCE: u8 = 2;
+/// Beside the state: the mailbox needs no seat, where the licence allows it.
+const SEATLESS: u8 = 4;
 
 pub(super) fn encode_user(user: &User) -> Vec<u8> {
     let User { directory, mapped, since, removed_at, disabled_at } = user;
@@ -197,11 +200,12 @@ pub(super) fn encode_user(user: &User) -> Vec<u8> {
         Kind::Resource => 3,
         Kind::Contact => 4,
     });
-    encoder.byte(match (mapped.enabled, disabled_at) {
+    let state = match (mapped.enabled, disabled_at) {
         (true, _) => ENABLED,
         (false, None) => DISABLED,
         (false, Some(_)) => DISABLED_SINCE,
-    });
+    };
+    encoder.byte(if mapped.seatless { state | SEATLESS } else { state });
     encoder.option(*removed_at, Encoder::time);
     encoder.time(*since);
     encoder.bytes(mapped.id.as_bytes());
@@ -225,14 +229,16 @@ fn user_head(decoder: &mut Decoder<'_>) -> Result<UserHead, StoreError> {
         4 => Kind::Contact,
         _ => return Err(corrupt(decoder.what)),
     };
-    let (enabled, has_disabled_at) = match decoder.byte()? {
+    let flags = decoder.byte()?;
+    let (enabled, has_disabled_at) = match flags & !SEATLESS {
         DISABLED => (false, false),
         ENABLED => (true, false),
         DISABLED_SINCE => (false, true),
         _ => return Err(corrupt(decoder.what)),
     };
     let removed_at = decoder.option(Decoder::time)?;
-    Ok(UserHead { directory: DirectoryId(directory), kind, enabled, has_disabled_at, removed_at })
+    let seatless = flags & SEATLESS != 0;
+    Ok(UserHead { directory: DirectoryId(directory), kind, enabled, seatless, has_disabled_at, removed_at })
 }
 
 pub(super) fn decode_user_head(bytes: &[u8]) -> Result<UserHead, StoreError> {
@@ -251,14 +257,15 @@ pub(super) fn decode_user_identity(bytes: &[u8]) -> Result<(UserHead, StableId, 
 
 pub(super) fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
     let mut decoder = Decoder::new(bytes, "users")?;
-    let UserHead { directory, kind, enabled, has_disabled_at, removed_at } = user_head(&mut decoder)?;
+    let UserHead { directory, kind, enabled, seatless, has_disabled_at, removed_at } =
+        user_head(&mut decoder)?;
     let since = decoder.time()?;
     let id = StableId::new(decoder.bytes()?).ok_or(corrupt("users"))?;
     let addresses = decoder.names()?;
     let logins = decoder.names()?;
     let display_name = decoder.option(|decoder| decoder.text().map(Into::into))?;
     let dn = decoder.text()?.into();
-    let mapped = Mapped { id, kind, enabled, logins, addresses, display_name, dn };
+    let mapped = Mapped { id, kind, enabled, seatless, logins, addresses, display_name, dn };
     let disabled_at = has_disabled_at.then(|| decoder.time()).transpose()?;
     Ok(User { directory, mapped, since, removed_at, disabled_at })
 }
@@ -411,6 +418,7 @@ pub(super) fn encode_ledger_event(event: &LedgerEvent) -> Vec<u8> {
                 ReleaseReason::Removed => 3,
                 ReleaseReason::Exempt => 4,
                 ReleaseReason::Reclaimed => 5,
+                ReleaseReason::Seatless => 6,
             });
         }
     }
@@ -432,6 +440,7 @@ pub(super) fn decode_ledger_event(bytes: &[u8]) -> Result<LedgerEvent, StoreErro
             3 => ReleaseReason::Removed,
             4 => ReleaseReason::Exempt,
             5 => ReleaseReason::Reclaimed,
+            6 => ReleaseReason::Seatless,
             _ => return Err(corrupt("ledger")),
         }),
         2 => Movement::Moved { from: UserKey(decoder.number()?), name: Name::from_stored(decoder.text()?) },

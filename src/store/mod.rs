@@ -22,6 +22,7 @@ mod names;
 mod offline;
 mod outcome;
 mod relocate;
+mod seatless;
 mod settle;
 mod tables;
 mod transaction;
@@ -83,6 +84,8 @@ const FORMAT: u64 = 4;
 pub struct Policy {
     /// Seats bought; `None` is no licence.
     pub seat_limit: Option<u64>,
+    /// Mailboxes that need no seat; `None` is any number.
+    pub seatless_limit: Option<u64>,
     /// Caps by directory name.
     pub directory_limits: BTreeMap<String, u64>,
     /// Which operations may take a seat.

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use tracing::{debug, error, info, warn};
 
 use super::names::Adopted;
-use super::tables::{Lookup, RECLAIMS, reclaims};
+use super::seatless::Excess;
+use super::tables::{Lookup, RECLAIMS, SEATS_LOW, reclaims};
 use super::transaction::Transaction;
 use super::{Clash, LastLoginOf, Moved, Policy, Released, StoreError, codec};
 use crate::domain::names::Withheld;
@@ -15,16 +16,24 @@ use crate::domain::user::UserKey;
 #[must_use]
 #[derive(Default)]
 pub(super) struct Settled {
-    released: Option<Released>,
+    released: Vec<Released>,
     low: Option<SeatCount>,
+    seatless_over: Option<Excess>,
     adopted: Adopted,
 }
 
 impl Settled {
     /// Tells it in the log.
     pub(super) fn tell(&self) {
-        if let Some(released) = &self.released {
-            log_release(released);
+        self.released.iter().for_each(log_release);
+        if let Some(Excess { mailboxes, allowed }) = self.seatless_over {
+            let over = mailboxes - allowed;
+            warn!(
+                mailboxes,
+                allowed,
+                "{mailboxes} mailboxes match seatless_filter, but the license allows {allowed}: the {over} that were \
+                 mapped last need a seat each. Narrow the filter, or buy more of them."
+            );
         }
         self.adopted.clashes.iter().for_each(log_clash);
         if self.adopted.lost > 0 {
@@ -105,10 +114,13 @@ impl Transaction<'_> {
     ) -> Result<Settled, StoreError> {
         let mut settled = Settled { adopted, ..Settled::default() };
         if let Some(key) = self.administrator_key()? {
-            settled.released = self.release(key, ReleaseReason::Exempt, now)?;
+            settled.released.extend(self.release(key, ReleaseReason::Exempt, now)?);
         }
+        let seatless = self.settle_seatless(policy, now)?;
+        settled.released.extend(seatless.released);
+        settled.seatless_over = seatless.over;
         if let Some(count) = self.seat_count(policy)? {
-            let is_new = self.note_low(count.is_low())?;
+            let is_new = self.note(SEATS_LOW, u64::from(count.is_low()))?;
             settled.low = (is_new && count.is_low()).then_some(count);
         }
         Ok(settled)

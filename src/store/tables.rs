@@ -25,6 +25,10 @@ pub(super) const NEXT_DIRECTORY: &str = "next_directory";
 pub(super) const SEATS_LOW: &str = "seats_low";
 /// There while the daemon is stopped and everything is written: not after a crash.
 pub(super) const STOPPED: &str = "stopped";
+/// The number of seatless mailboxes that the last transaction knew to be allowed; [`u64::MAX`] for any.
+pub(super) const SEATLESS_LIMIT: &str = "seatless_limit";
+/// 1 while there are more of them than allowed and that was told.
+pub(super) const SEATLESS_OVER: &str = "seatless_over";
 /// Directory name to its record.
 pub(super) const DIRECTORIES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("directories");
 /// User key to the user.
@@ -39,6 +43,9 @@ pub(super) const CLAIMS: TableDefinition<'static, (&str, u64), &[u8]> = TableDef
 pub(super) const SETTINGS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("settings");
 /// User key to the seat held.
 pub(super) const SEATS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("seats");
+/// Enabled people whose mailbox needs no seat. Those whom the licence allows are the first of them, in the order in
+/// which they were mapped.
+pub(super) const SEATLESS: TableDefinition<'static, u64, ()> = TableDefinition::new("seatless");
 /// User key to the last login.
 pub(super) const LAST_LOGINS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("last_logins");
 /// User key to the summed-up refusals.
@@ -119,6 +126,7 @@ pub(super) trait Lookup {
     fn claims(&self) -> &impl ReadableTable<(&'static str, u64), &'static [u8]>;
     fn rules(&self) -> &NameRules;
     fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]>;
+    fn seatless(&self) -> &impl ReadableTable<u64, ()>;
     fn last_logins(&self) -> &impl ReadableTable<u64, &'static [u8]>;
     fn refusals(&self) -> &impl ReadableTable<u64, &'static [u8]>;
     fn component_seats(&self) -> &impl ReadableTable<(u64, &'static str), i64>;
@@ -210,6 +218,7 @@ pub(super) trait Lookup {
                     kind: head.kind,
                     enabled: head.enabled,
                     removed: head.removed_at.is_some(),
+                    seatless: head.seatless && self.needs_no_seat(UserKey(key), policy)?,
                     configured: self.is_configured(head.directory),
                     seated,
                     domain_seats,
@@ -229,6 +238,26 @@ pub(super) trait Lookup {
             record.origin() != Origin::Mapped || self.rules().is_configured(&record.name)
         };
         self.directories().get(&directory).is_some_and(is_configured)
+    }
+
+    /// Whether a mailbox is one of those that the licence allows to have no seat.
+    fn needs_no_seat(&self, UserKey(key): UserKey, policy: &Policy) -> Result<bool, StoreError> {
+        if self.seatless().get(key)?.is_none() {
+            return Ok(false);
+        }
+        let Some(limit) = policy.seatless_limit.filter(|limit| *limit != 0) else {
+            return Ok(policy.seatless_limit.is_none());
+        };
+        if self.seatless().len()? <= limit {
+            return Ok(true);
+        }
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut before = 0;
+        for row in self.seatless().range(..key)?.take(limit) {
+            row?;
+            before += 1;
+        }
+        Ok(before < limit)
     }
 
     /// Whether a name is the internal administrator's: the configured one, or another of the same user.
@@ -283,6 +312,9 @@ macro_rules! look_up_in_fields {
             }
             fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]> {
                 &self.seats
+            }
+            fn seatless(&self) -> &impl ReadableTable<u64, ()> {
+                &self.seatless
             }
             fn last_logins(&self) -> &impl ReadableTable<u64, &'static [u8]> {
                 &self.last_logins

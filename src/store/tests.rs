@@ -5,6 +5,7 @@ mod clock;
 mod disk;
 mod license;
 mod moves;
+mod seatless;
 
 use std::sync::Mutex;
 
@@ -28,6 +29,7 @@ fn at(second: i64) -> Timestamp {
 fn policy(limit: u64) -> Policy {
     Policy {
         seat_limit: Some(limit),
+        seatless_limit: Some(0),
         directory_limits: BTreeMap::new(),
         take_on: TakeOn { login: true, delivery: false },
         expired: None,
@@ -45,6 +47,7 @@ fn mapped(id: u8, names: &[&str]) -> Mapped {
         id: StableId::new(&[id; 16]).unwrap(),
         kind: Kind::Person,
         enabled: true,
+        seatless: false,
         logins: Vec::new(),
         addresses: names.iter().map(|text| name(text)).collect(),
         display_name: None,

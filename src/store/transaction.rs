@@ -12,9 +12,10 @@ use super::directories::Directories;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::tables::{
     BRAKES, CLAIMS, COOKIES, DIRECTORIES, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, MAX_STRANGERS,
-    META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATS, SEATS_LOW, SETTINGS, STOPPED,
+    META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATLESS, SEATS, SETTINGS, STOPPED,
     STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
 };
+use super::seatless::SeatlessChanges;
 use super::{
     Admitted, Applied, Changes, Checkpoint, DirectoryRecord, Entombed, Forgotten, Policy, Released,
     StoreError, Upserted,
@@ -40,6 +41,7 @@ pub(super) struct Transaction<'t> {
     pub(super) settings: Table<'t, &'static str, &'static [u8]>,
     pub(super) rules: Arc<NameRules>,
     pub(super) seats: Table<'t, u64, &'static [u8]>,
+    pub(super) seatless: Table<'t, u64, ()>,
     pub(super) last_logins: Table<'t, u64, &'static [u8]>,
     pub(super) refusals: Table<'t, u64, &'static [u8]>,
     passwords: Table<'t, u64, &'static str>,
@@ -56,6 +58,7 @@ pub(super) struct Transaction<'t> {
     changed_directories: BTreeSet<DirectoryId>,
     /// The directories of mapped users, where they were asked for.
     pub(super) mapped: OnceCell<Vec<DirectoryId>>,
+    pub(super) seatless_changes: SeatlessChanges,
     /// The key of the next new user; written by [`Transaction::finish`].
     next_user: u64,
     pub(super) is_dirty: bool,
@@ -82,6 +85,7 @@ impl<'t> Transaction<'t> {
             settings: txn.open_table(SETTINGS)?,
             rules,
             seats: txn.open_table(SEATS)?,
+            seatless: txn.open_table(SEATLESS)?,
             last_logins: txn.open_table(LAST_LOGINS)?,
             refusals: txn.open_table(REFUSALS)?,
             passwords: txn.open_table(PASSWORDS)?,
@@ -97,6 +101,7 @@ impl<'t> Transaction<'t> {
             directories,
             changed_directories: BTreeSet::new(),
             mapped: OnceCell::new(),
+            seatless_changes: SeatlessChanges::default(),
             is_dirty: false,
             is_stop: false,
         })
@@ -277,6 +282,7 @@ impl<'t> Transaction<'t> {
             self.tombstones.remove((removed_at.as_millisecond(), key.0))?;
         }
         self.users.insert(key.0, codec::encode_user(&user).as_slice())?;
+        self.note_seatless(key, old.as_ref(), Some(&user))?;
         self.count(directory, |census| {
             if let Some(old) = &old {
                 census.count(old, false);
@@ -316,6 +322,7 @@ impl<'t> Transaction<'t> {
         let shown = self.shown_name(key, &old)?;
         let tombstone = User { removed_at: Some(at), ..old.clone() };
         self.users.insert(key.0, codec::encode_user(&tombstone).as_slice())?;
+        self.note_seatless(key, Some(&old), Some(&tombstone))?;
         self.tombstones.insert((at.as_millisecond(), key.0), ())?;
         self.count(old.directory, |census| {
             census.count(&old, false);
@@ -376,6 +383,7 @@ impl<'t> Transaction<'t> {
     pub(super) fn forget(&mut self, key: UserKey) -> Result<(), StoreError> {
         let Some(user) = self.user(key)? else { return Ok(()) };
         self.drop_claims(key, &user)?;
+        self.note_seatless(key, Some(&user), None)?;
         self.count(user.directory, |census| census.count(&user, false));
         self.ids.remove((user.directory.0, user.mapped.id.as_bytes()))?;
         self.users.remove(key.0)?;
@@ -523,14 +531,14 @@ impl<'t> Transaction<'t> {
         Ok(())
     }
 
-    /// Notes whether few seats are left; true when that is new.
-    pub(super) fn note_low(&mut self, is_low: bool) -> Result<bool, StoreError> {
-        let was_low = self.meta.get(SEATS_LOW)?.is_some_and(|flag| flag.value() == 1);
-        if was_low != is_low {
-            self.meta.insert(SEATS_LOW, u64::from(is_low))?;
+    /// Keeps a number that belongs to the store as a whole; true when it was another one.
+    pub(super) fn note(&mut self, what: &'static str, number: u64) -> Result<bool, StoreError> {
+        let before = self.meta.get(what)?.map_or(0, |before| before.value());
+        if before != number {
+            self.meta.insert(what, number)?;
             self.is_dirty = true;
         }
-        Ok(was_low != is_low)
+        Ok(before != number)
     }
 }
 

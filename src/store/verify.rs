@@ -48,7 +48,7 @@ impl ReadView {
     /// Users, their ids and tombstones; returns what was counted, seats excepted.
     fn verify_users(&self, findings: &mut Findings) -> Result<BTreeMap<DirectoryId, Census>, StoreError> {
         let mut counted: BTreeMap<DirectoryId, Census> = BTreeMap::new();
-        let mut tombstones = 0;
+        let (mut tombstones, mut seatless) = (0, 0);
         for row in self.users.iter()? {
             let row = row?;
             let key = UserKey(row.0.value());
@@ -58,6 +58,11 @@ impl ReadView {
             findings.check(by_id == Some(key), || {
                 format!("user {} ({}) is not found by its id", key.0, user.mapped.primary())
             });
+            if user.is_seatless() {
+                seatless += 1;
+                let is_listed = self.seatless.get(key.0)?.is_some();
+                findings.check(is_listed, || format!("user {} needs no seat, and is not listed so", key.0));
+            }
             if let Some(removed_at) = user.removed_at {
                 tombstones += 1;
                 let is_listed = self.tombstones.get((removed_at.as_millisecond(), key.0))?.is_some();
@@ -70,6 +75,8 @@ impl ReadView {
         }
         let (users, ids) = (self.users.len()?, self.ids.len()?);
         findings.check(users == ids, || format!("{users} users, but {ids} ids"));
+        let listed = self.seatless.len()?;
+        findings.check(seatless == listed, || format!("{seatless} need no seat, but {listed} are listed so"));
         let listed = self.tombstones.len()?;
         findings.check(tombstones == listed, || format!("{tombstones} tombstones, but {listed} are listed"));
         Ok(counted)

@@ -7,14 +7,14 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
 use super::directories::{Directories, DirectoryIndex};
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::names::NameLookup;
 use super::tables::{
     BRAKES, CLAIMS, COOKIES, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES, PASSWORDS,
-    REFUSALS, SEATS, STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, reclaims,
+    REFUSALS, SEATLESS, SEATS, STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, reclaims,
 };
 use super::{Clash, Cookie, DirectoryRecord, IMPORTED, LOCAL, Policy, StoreError, codec};
 use crate::domain::admission::View;
@@ -36,6 +36,7 @@ pub struct ReadView {
     pub(super) claims: ReadOnlyTable<(&'static str, u64), &'static [u8]>,
     pub(super) rules: Arc<NameRules>,
     pub(super) seats: ReadOnlyTable<u64, &'static [u8]>,
+    pub(super) seatless: ReadOnlyTable<u64, ()>,
     pub(super) last_logins: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) refusals: ReadOnlyTable<u64, &'static [u8]>,
     passwords: ReadOnlyTable<u64, &'static str>,
@@ -89,6 +90,7 @@ impl ReadView {
             claims: txn.open_table(CLAIMS)?,
             rules,
             seats: txn.open_table(SEATS)?,
+            seatless: txn.open_table(SEATLESS)?,
             last_logins: txn.open_table(LAST_LOGINS)?,
             refusals: txn.open_table(REFUSALS)?,
             passwords: txn.open_table(PASSWORDS)?,
@@ -183,6 +185,16 @@ impl ReadView {
     /// Seats taken.
     pub fn seats_used(&self) -> Result<u64, StoreError> {
         Lookup::seats_used(self)
+    }
+
+    /// Mailboxes that need no seat where the licence allows it.
+    pub fn seatless_mailboxes(&self) -> Result<u64, StoreError> {
+        Ok(self.seatless.len()?)
+    }
+
+    /// Whether a mailbox is one of those that the licence allows to have no seat.
+    pub fn needs_no_seat(&self, key: UserKey, policy: &Policy) -> Result<bool, StoreError> {
+        Lookup::needs_no_seat(self, key, policy)
     }
 
     /// The user under this stable id, for a sweep to compare with.

@@ -352,6 +352,8 @@ fn preview_in(txn: &WriteTransaction, shared: &Shared, preview: Preview) -> Resu
             entombed.count_in(&mut report);
         }
     }
+    let settled = transaction.settle_seatless(&shared.policy(), now)?;
+    report.seats_released += settled.released.len() as u64;
     report.held = verdict.held;
     Ok(report)
 }

@@ -281,6 +281,7 @@ fn a_disable_of_today_is_undone_without_the_brake() {
 fn with_store<T>(daemon: &Daemon, work: impl AsyncFnOnce(&Store) -> T) -> T {
     let policy = Policy {
         seat_limit: Some(50),
+        seatless_limit: Some(0),
         directory_limits: [].into(),
         take_on: TakeOn { login: true, delivery: false },
         names: Default::default(),

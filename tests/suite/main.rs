@@ -50,6 +50,7 @@ mod reclaim;
 mod reconcile;
 mod reload;
 mod samba;
+mod seatless;
 mod seats;
 mod srv;
 mod support;

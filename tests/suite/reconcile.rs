@@ -163,6 +163,7 @@ pub(crate) fn tamper(daemon: &Daemon) {
     let take_on = TakeOn { login: true, delivery: false };
     let policy = Policy {
         seat_limit: Some(5),
+        seatless_limit: Some(0),
         directory_limits: [].into(),
         take_on,
         names: Default::default(),

@@ -20,9 +20,14 @@ pub(super) fn summary(license: &LicenseStatus) -> String {
 
 fn seats(license: &LicenseStatus) -> String {
     let seats = count(license.seats, "seat");
-    match license.overage_percent {
+    let seats = match license.overage_percent {
         0 => seats,
         percent => format!("{seats} and {percent} % more"),
+    };
+    match license.seatless {
+        Some(1) => format!("{seats}, 1 seatless mailbox"),
+        Some(number) if number > 1 => format!("{seats}, {number} seatless mailboxes"),
+        _ => seats,
     }
 }
 

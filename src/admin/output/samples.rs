@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::service::answers::{
-    ClockStatus, DirectoryState, DirectoryStatus, LicenseStatus, SeatsByOrigin, SeatsStatus, Status,
+    ClockStatus, DirectoryState, DirectoryStatus, LicenseStatus, SeatlessStatus, SeatsByOrigin, SeatsStatus, Status,
     StoreStatus, UsersStatus,
 };
 
@@ -53,6 +53,7 @@ pub(crate) fn status() -> Status {
         },
         store: StoreStatus::default(),
         backup: None,
+        seatless: SeatlessStatus::default(),
         seats: SeatsStatus { limit: 25, used: 3, free: 22, over_limit: false },
         users: UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 1, tombstoned: 0 },
         seats_by_origin: SeatsByOrigin { mapped: 3, local: 0, imported: 0 },

@@ -9,7 +9,7 @@ use super::license;
 use super::sync::{held, skipped};
 use super::{Columns, clean, count, list, moment, relative};
 use crate::service::answers::{
-    BackupStatus, ClockStatus, DirectoryState, DirectoryStatus, DriftReport, LicenseStatus, SeatsByOrigin,
+    BackupStatus, ClockStatus, DirectoryState, DirectoryStatus, DriftReport, LicenseStatus, SeatlessStatus, SeatsByOrigin,
     SeatsStatus, Status, StoreStatus, UsersStatus,
 };
 
@@ -36,6 +36,7 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
     if let Some(text) = status.backup.as_ref().map(|backup| backups(backup, now)) {
         let _ = writeln!(page, "{:<9}{}", "Backup", clean(&text));
     }
+    page.push_str(&seatless(status.seatless));
     let SeatsByOrigin { mapped, local, imported } = status.seats_by_origin;
     if local + imported > 0 {
         let _ = writeln!(page, "{:<9}seats: {mapped} mapped, {local} local, {imported} imported", "Origins");
@@ -108,6 +109,21 @@ fn seats(seats: &SeatsStatus, license: &LicenseStatus) -> String {
         0 => format!("{used} used of {limit}, NONE FREE: nobody new gets one"),
         free => format!("{used} used of {limit}, {free} free"),
     }
+}
+
+/// Nothing where no mailbox is meant to have no seat.
+fn seatless(seatless: SeatlessStatus) -> String {
+    let SeatlessStatus { mailboxes, allowed } = seatless;
+    let text = match allowed {
+        _ if mailboxes == 0 => return String::new(),
+        Some(allowed) if mailboxes > allowed => {
+            let over = mailboxes - allowed;
+            format!("{mailboxes} mailboxes, THE LICENSE ALLOWS {allowed}: the {over} mapped last need a seat each")
+        }
+        Some(allowed) => format!("{mailboxes} of {allowed} mailboxes"),
+        None => format!("{mailboxes} mailboxes"),
+    };
+    format!("{:<9}{text}\n", "Seatless")
 }
 
 fn users(users: &UsersStatus) -> String {
@@ -219,6 +235,21 @@ fn were(number: u64) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn mailboxes_without_a_seat_are_counted() {
+        let check = |mailboxes, allowed, expected: &str| {
+            assert_eq!(seatless(SeatlessStatus { mailboxes, allowed }), expected);
+        };
+        check(0, Some(5), "");
+        check(3, Some(5), "Seatless 3 of 5 mailboxes\n");
+        check(3, None, "Seatless 3 mailboxes\n");
+        check(
+            3,
+            Some(1),
+            "Seatless 3 mailboxes, THE LICENSE ALLOWS 1: the 2 mapped last need a seat each\n",
+        );
+    }
+
     use super::super::samples::{at, directory, status as sample};
     use super::*;
     use crate::service::answers::{ClashStatus, ListenerStatus, LossReport};

@@ -95,6 +95,7 @@ fn mapped(kind: Kind, enabled: bool, logins: &[&str], addresses: &[&str]) -> Map
         id: StableId::new(&[7; 16]).unwrap(),
         kind,
         enabled,
+        seatless: false,
         logins: names(logins),
         addresses: names(addresses),
         display_name: None,

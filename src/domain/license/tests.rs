@@ -26,6 +26,7 @@ fn license() -> License {
         not_before: None,
         expires: Some(at("2027-01-01")),
         seats: 25,
+        seatless: 0,
         overage_percent: 0,
         components: BTreeMap::new(),
         customer: Customer::default(),

@@ -52,6 +52,7 @@ fn user(kind: Kind, enabled: bool, removed: bool) -> User {
             id: StableId::new(&[1]).unwrap(),
             kind,
             enabled,
+            seatless: false,
             logins: Vec::new(),
             addresses: Vec::new(),
             display_name: None,

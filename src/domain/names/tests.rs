@@ -250,6 +250,7 @@ fn claims_are_those_of_the_entry() {
         id: StableId::new(b"1").unwrap(),
         kind: crate::domain::user::Kind::Person,
         enabled: true,
+        seatless: false,
         logins: vec![name("x@a.org")],
         addresses: vec![name("y@a.org"), name("x@a.org")],
         display_name: None,

@@ -10,6 +10,7 @@ fn mapped(id: u8) -> Mapped {
         id: StableId::new(&[id; 16]).unwrap(),
         kind: Kind::Person,
         enabled: true,
+        seatless: false,
         logins: vec![Name::parse(&format!("u{id}@example.org"), None).unwrap()],
         addresses: Vec::new(),
         display_name: None,

@@ -12,6 +12,9 @@ pub struct LicenseStatus {
     pub declared: bool,
     /// Seats bought.
     pub seats: u64,
+    /// Shared and service mailboxes that need no seat; `null` for any number, where seats are declared.
+    #[serde(default)]
+    pub seatless: Option<u64>,
     /// So many percent more may be taken.
     pub overage_percent: u64,
     /// So many seats are taken beyond what it allows: nobody new gets one before they are released.

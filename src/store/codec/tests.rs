@@ -21,16 +21,19 @@ fn user() -> impl Strategy<Value = User> {
         Just(Kind::Contact)
     ];
     let id = proptest::collection::vec(any::<u8>(), 1..20).prop_map(|id| StableId::new(&id).unwrap());
-    let mapped = (id, kind, any::<bool>(), names(), names(), proptest::option::of(".{0,20}"), ".{0,20}")
-        .prop_map(|(id, kind, enabled, logins, addresses, display_name, dn)| Mapped {
+    let flags = (any::<bool>(), any::<bool>());
+    let mapped = (id, kind, flags, names(), names(), proptest::option::of(".{0,20}"), ".{0,20}").prop_map(
+        |(id, kind, (enabled, seatless), logins, addresses, display_name, dn)| Mapped {
             id,
             kind,
             enabled,
+            seatless,
             logins,
             addresses,
             display_name: display_name.map(Into::into),
             dn: dn.into(),
-        });
+        },
+    );
     let removed_at = proptest::option::of(time());
     let disabled_at = proptest::option::of(time());
     (any::<u32>(), mapped, time(), removed_at, disabled_at).prop_map(

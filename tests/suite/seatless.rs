@@ -1,0 +1,105 @@
+//! Shared and service mailboxes of real servers: they need no seat, as many as the license allows.
+
+use crate::dirsync;
+use crate::support::daemon::{Daemon, Settings, no_brake};
+use crate::support::issuer::Vendor;
+use crate::support::samba::{self, SambaAd};
+use crate::support::slapd::{Options, PEOPLE, Slapd, people};
+use crate::support::wait_for;
+
+#[track_caller]
+fn becomes(daemon: &Daemon, user: &str, decision: &str) {
+    wait_for(&format!("{user} to be {decision}"), || (daemon.probe(user) == decision).then_some(()));
+}
+
+fn modify(slapd: &Slapd, number: u32, change: &str) {
+    slapd.modify(&format!("dn: uid=u{number},{PEOPLE}\nchangetype: modify\n{change}\n"));
+}
+
+#[test]
+fn a_shared_mailbox_of_openldap_takes_no_seat_and_gives_one_back() {
+    for sync in ["sweep", "syncrepl"] {
+        let slapd = Slapd::start(Options::provider(people(0..4)));
+        modify(&slapd, 0, "replace: employeeType\nemployeeType: Shared  mailbox");
+        let keys = format!(
+            "sync = \"{sync}\"\nseatless_filter = \"(&(employeeType=shared*)(!(title=*)))\"\n{}",
+            no_brake("ldap")
+        );
+        let mut settings = Settings::ldap(2, &slapd, &keys);
+        settings.tables = settings.tables.replace("poll_every = \"1h\"", "poll_every = \"1s\"");
+        let daemon = Daemon::start(settings);
+        assert_eq!(daemon.expect("u0", "exempt"), "No seat is needed.");
+        daemon.expect("u1", "granted");
+        daemon.expect("u2", "granted");
+        daemon.expect("u3", "exhausted");
+        assert_eq!(daemon.status()["seatless"]["mailboxes"], 1);
+
+        // Becoming one gives the seat back; no longer being one takes a seat with the next login.
+        modify(&slapd, 2, "replace: employeeType\nemployeeType: shared");
+        becomes(&daemon, "u2", "exempt");
+        assert_eq!(daemon.seats_used(), 1);
+        assert!(daemon.history("u2").iter().any(|line| line["reason"] == "seatless"));
+        daemon.expect("u3", "granted");
+        modify(&slapd, 2, "add: title\ntitle: Boss");
+        becomes(&daemon, "u2", "exhausted");
+        daemon.verify();
+        daemon.agrees();
+    }
+}
+
+#[test]
+fn bits_of_active_directory_are_evaluated_here() {
+    // DONT_EXPIRE_PASSWD ([MS-ADTS] section 2.2.16) marks service accounts in this domain.
+    let service = samba::person(0).replace("userAccountControl: 544", "userAccountControl: 66080");
+    let data = service + &samba::people(1..3);
+    let samba = SambaAd::start(samba::Options { data, ..samba::Options::default() });
+    let keys = "seatless_filter = \"(userAccountControl:1.2.840.113556.1.4.803:=65536)\"\n";
+    let daemon = Daemon::start(dirsync::corp(&samba, samba::PEOPLE, keys));
+    daemon.expect("u0", "exempt");
+    daemon.expect("u1", "granted");
+    samba.replace(&samba::dn(1), "userAccountControl", "66080");
+    becomes(&daemon, "u1", "exempt");
+    assert_eq!(daemon.seats_used(), 0);
+    samba.replace(&samba::dn(0), "userAccountControl", "66082");
+    becomes(&daemon, "u0", "disabled");
+    daemon.agrees();
+}
+
+#[test]
+fn a_signed_license_allows_as_many_as_it_says() {
+    let vendor = Vendor::new();
+    let keys = format!("trusted_keys = [\"{}\"]", vendor.public_key);
+    let mut settings = Settings { license: Some(keys), ..Settings::ldif(0, &people(0..4)) };
+    settings.tables += "seatless_filter = \"(|(uid=u0)(uid=u1)(uid=u2))\"\n";
+    let daemon = Daemon::start(settings);
+    let install = |arguments: &[&str]| {
+        let token = vendor.issue(&[&["--id", "L-1", "--seats", "1"], arguments].concat());
+        daemon.write("new.jwt", &token);
+        let path = daemon.path("new.jwt");
+        let output = daemon.command(&["license", "install", path.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    assert_eq!(daemon.probe("u0"), "license_missing");
+
+    // Without the claim they are ordinary persons.
+    install(&[]);
+    daemon.expect("u1", "granted");
+    assert_eq!(daemon.probe("u0"), "exhausted");
+    let warning = "3 mailboxes match seatless_filter, but the license allows 0: the 3 that were mapped last";
+    daemon.wait_for_log(&[warning]);
+
+    install(&["--seatless", "2"]);
+    daemon.expect("u0", "exempt");
+    daemon.expect("u1", "exempt");
+    assert_eq!(daemon.seats_used(), 0, "becoming seatless releases the seat");
+    daemon.expect("u2", "granted");
+    daemon.expect("u3", "exhausted");
+    let status = daemon.status();
+    assert_eq!(status["seatless"], serde_json::json!({ "mailboxes": 3, "allowed": 2 }));
+    assert_eq!(status["license"]["seatless"], 2);
+    let page = String::from_utf8(daemon.command(&["status"]).stdout).unwrap();
+    assert!(page.contains("3 mailboxes, THE LICENSE ALLOWS 2: the 1 mapped last need a seat each"), "{page}");
+    assert!(page.contains("1 seat, 2 seatless mailboxes"), "{page}");
+    assert_eq!(daemon.explain("u0")["counts_because"], "a mailbox that needs no seat, by seatless_filter");
+    daemon.verify();
+}
