@@ -53,6 +53,7 @@ impl Fixture {
             seat_limit: Some(2),
             seatless_limit: Some(0),
             directory_limits: [].into(),
+            domain_limits: [].into(),
             take_on,
             names: NameRules::new(
                 vec![DirectoryNames {

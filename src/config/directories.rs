@@ -31,10 +31,7 @@ const EXAMPLE_SEATLESS: &str = r#""(employeeType=shared)""#;
 /// All directories, in the order of the file; `None` where one has a mistake.
 pub(super) fn read(root: &mut Section<'_>) -> Option<Vec<Directory>> {
     let mut section = root.table("directory", "[[directory.ldap]] or [[directory.ldif]]");
-    let mut unique = UniqueDirectories {
-        names: Unique::new("a directory named", "give every directory a name of its own"),
-        domains: Unique::new("a directory for", "serve each domain from one directory"),
-    };
+    let mut names = Unique::new("a directory named", "give every directory a name of its own");
     let ldap = section.tables("ldap", "[[directory.ldap]]").into_iter().map(|table| (true, table));
     let ldif = section.tables("ldif", "[[directory.ldif]]").into_iter().map(|table| (false, table));
     let mut tables: Vec<(bool, Section<'_>)> = ldap.chain(ldif).collect();
@@ -43,7 +40,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<Vec<Directory>> {
 
     let mut all = Some(Vec::new());
     for (is_ldap, table) in tables {
-        let directory = read_one(is_ldap, table, &mut unique);
+        let directory = read_one(is_ldap, table, &mut names);
         all = all.zip(directory).map(|(mut all, directory)| {
             all.push(directory);
             all
@@ -52,16 +49,11 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<Vec<Directory>> {
     all
 }
 
-struct UniqueDirectories {
-    names: Unique,
-    domains: Unique,
-}
-
 /// What both kinds have, and around it what only one has.
-fn read_one(is_ldap: bool, mut section: Section<'_>, unique: &mut UniqueDirectories) -> Option<Directory> {
+fn read_one(is_ldap: bool, mut section: Section<'_>, names: &mut Unique) -> Option<Directory> {
     let name = section.require("name", r#""corp""#).and_then(|value| value.text());
-    let name = name.and_then(|text| directory_name(&text, unique));
-    let domains = domains(&mut section, unique);
+    let name = name.and_then(|text| directory_name(&text, names));
+    let domains = domains(&mut section);
     let foreign_names = flag(&mut section, "foreign_names");
     let login_is_address = flag(&mut section, "login_is_address");
     let moved_from = moved_from(&mut section, name.as_deref());
@@ -130,7 +122,7 @@ fn moved_from(section: &mut Section<'_>, name: Option<&str>) -> Vec<String> {
     names
 }
 
-fn directory_name(text: &Text<'_>, unique: &mut UniqueDirectories) -> Option<String> {
+fn directory_name(text: &Text<'_>, names: &mut Unique) -> Option<String> {
     let name = text.text;
     if !is_good_name(text) {
         return None;
@@ -140,7 +132,7 @@ fn directory_name(text: &Text<'_>, unique: &mut UniqueDirectories) -> Option<Str
         text.wrong("a directory can't be named `approve`, which is a command", text.like());
         return None;
     }
-    unique.names.add(name, text);
+    names.add(name, text);
     Some(name.to_owned())
 }
 
@@ -150,10 +142,10 @@ fn flag(section: &mut Section<'_>, key: &'static str) -> bool {
 }
 
 /// `domain` for one, `domains` for several.
-fn domains(section: &mut Section<'_>, unique: &mut UniqueDirectories) -> Option<Vec<Domain>> {
+fn domains(section: &mut Section<'_>) -> Option<Vec<Domain>> {
     let Some(value) = section.take("domains", r#"["example.org", "alias.example"]"#) else {
         let domain = section.require("domain", r#""example.org""#)?.text()?;
-        return Some(vec![unique_domain(&domain, unique)?]);
+        return Some(vec![domain.domain()?]);
     };
     if let Some(one) = section.take("domain", r#""example.org""#) {
         one.wrong(
@@ -163,13 +155,14 @@ fn domains(section: &mut Section<'_>, unique: &mut UniqueDirectories) -> Option<
         return None;
     }
     let texts = value.texts();
-    let checked: Vec<Option<Domain>> = texts.iter().map(|text| unique_domain(text, unique)).collect();
+    let mut unique = Unique::new("the domain", "write each domain once");
+    let checked: Vec<Option<Domain>> = texts.iter().map(|text| unique_domain(text, &mut unique)).collect();
     checked.into_iter().collect()
 }
 
-fn unique_domain(text: &Text<'_>, unique: &mut UniqueDirectories) -> Option<Domain> {
+fn unique_domain(text: &Text<'_>, unique: &mut Unique) -> Option<Domain> {
     let domain = text.domain()?;
-    unique.domains.add(domain.as_str(), text);
+    unique.add(domain.as_str(), text);
     Some(domain)
 }
 
@@ -327,7 +320,6 @@ pub(super) mod tests {
             second,
             &[
                 "7:8: a directory named `corp` is on line 2 already = give every directory a name of its own",
-                "8:10: a directory for `example.org` is on line 3 already = serve each domain from one directory",
             ],
         );
     }
@@ -360,7 +352,7 @@ pub(super) mod tests {
         check(&several("[\"a.org\", \"@\"]"), &["3:21: `@` is not a mail domain"]);
         check(
             &several("[\"a.org\", \"a.org\"]"),
-            &["3:21: a directory for `a.org` is on line 3 already = serve each domain from one directory"],
+            &["3:21: the domain `a.org` is on line 3 already = write each domain once"],
         );
         ldap("domains = [\"b.org\"]", &["3:10: `domain` and `domains` exclude each other"]);
         ldap("foreign_names = 1", &["6:17: `foreign_names` must be true or false, not a whole number"]);

@@ -14,7 +14,7 @@ mod schema;
 mod tests;
 mod values;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ pub struct Config {
     pub backup: Option<Backup>,
     /// `[[directory.…]]`, in the order of the file.
     pub directories: Vec<Directory>,
+    /// `[domains."…"] seat_limit`, by mail domain.
+    pub domain_limits: BTreeMap<String, u64>,
     /// `[[listen.…]]`, in the order of the file.
     pub listeners: Vec<Listener>,
 }

@@ -183,6 +183,24 @@ impl<'a> Section<'a> {
         self.table.into_iter().flatten().map(value).collect()
     }
 
+    /// Every table in a table whose keys are names, with its name.
+    pub(super) fn into_tables(self, title: &'static str) -> Vec<(&'a str, Section<'a>)> {
+        let reader = self.reader;
+        let section = |(key, value): (&'a Spanned<Cow<'a, str>>, &'a Spanned<DeValue<'a>>)| match value
+            .get_ref()
+        {
+            DeValue::Table(table) => {
+                Some((key.get_ref().as_ref(), Section::new(reader, Some(table), value.span(), title)))
+            }
+            other => {
+                let message = format!("{} must be a table, not {}", quoted(key.get_ref()), type_of(other));
+                reader.report(value.span(), message, format!("write it as {title}"));
+                None
+            }
+        };
+        self.table.into_iter().flatten().filter_map(section).collect()
+    }
+
     /// A mistake in the table as a whole.
     pub(super) fn wrong(&self, message: impl Into<String>, help: impl Into<String>) {
         self.reader.report(self.span(), message, help);

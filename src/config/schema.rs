@@ -1,13 +1,13 @@
 //! The whole file: text becomes a [`Config`], without touching the file system.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::mistakes::{Found, line_start};
+use super::mistakes::{Found, line_start, quoted};
 use super::reader::{NamedFile, Reader, Section, Text};
 use super::{Backup, Config, Log, LogFormat, LogLevel, Seats, directories, license, listeners};
 use crate::domain::admission::TakeOn;
@@ -116,6 +116,7 @@ fn read(mut root: Section<'_>) -> Option<Config> {
     let log = log(&mut root);
     let backup = backup(&mut root);
     let directories = directories::read(&mut root);
+    let domain_limits = domain_limits(&mut root);
     let listeners = listeners::read(&mut root, &control_socket);
     root.finish();
     let (directories, listeners) = (directories?, listeners?);
@@ -138,6 +139,7 @@ fn read(mut root: Section<'_>) -> Option<Config> {
         log,
         backup,
         directories,
+        domain_limits,
         listeners,
     })
 }
@@ -204,6 +206,30 @@ impl Admin<'_> {
     }
 }
 
+const DOMAIN_TITLE: &str = r#"[domains."example.org"]"#;
+
+/// `[domains."…"]`: by domains in their compared form.
+fn domain_limits(root: &mut Section<'_>) -> BTreeMap<String, u64> {
+    let mut limits = BTreeMap::new();
+    for (name, mut section) in root.table("domains", DOMAIN_TITLE).into_tables(DOMAIN_TITLE) {
+        let domain = Domain::parse(name);
+        if domain.is_err() {
+            section.wrong(
+                format!("{} is not a mail domain", quoted(name)),
+                format!("write it like {DOMAIN_TITLE}"),
+            );
+        }
+        let limit = section.require("seat_limit", "5").and_then(|value| value.integer(0..=u64::MAX));
+        if let (Ok(domain), Some(limit)) = (domain, limit)
+            && limits.insert(domain.as_str().to_owned(), limit).is_some()
+        {
+            section.wrong(format!("{domain} stands here twice"), "write each domain once");
+        }
+        section.finish();
+    }
+    limits
+}
+
 fn passwords(root: &mut Section<'_>) -> Duration {
     let mut section = root.table("passwords", "[passwords]");
     let cache = section.duration("cache", r#""5m""#, Duration::ZERO, Duration::ZERO);
@@ -263,6 +289,7 @@ mod tests {
             log: Log { level: LogLevel::Info, format: LogFormat::Auto },
             backup: None,
             directories: Vec::new(),
+            domain_limits: BTreeMap::new(),
             listeners: Vec::new(),
         };
         assert_eq!(decode_good(""), expected);
@@ -326,6 +353,36 @@ mod tests {
     }
 
     #[test]
+    fn domains_have_caps() {
+        let config =
+            decode_good("[domains.\"Alias.example\"]\nseat_limit = 5\n[domains.x]\nseat_limit = 0\n");
+        assert_eq!(config.domain_limits, [("alias.example".to_owned(), 5), ("x".to_owned(), 0)].into());
+        check(
+            "[domains.\"a.org\"]\n[domains.\"@\"]\nseat_limit = 1",
+            &[
+                "1:1: [domains.\"example.org\"] has no `seat_limit` = add seat_limit = 5",
+                "2:1: `@` is not a mail domain = write it like [domains.\"example.org\"]",
+            ],
+        );
+        check(
+            "[domains]\n\"a.org\" = 5",
+            &["2:11: `a.org` must be a table, not a whole number = write it as [domains.\"example.org\"]"],
+        );
+        check(
+            "[domains.a]\nseat_limits = 5",
+            &[
+                "1:1: [domains.\"example.org\"] has no `seat_limit`",
+                "2:1: unknown key `seat_limits` = did you mean `seat_limit`?",
+            ],
+        );
+        check("[domains.a]\nseat_limit = -1", &["2:14: `seat_limit` must be 0 or more"]);
+        check(
+            "[domains.a]\nseat_limit = 1\n[domains.A]\nseat_limit = 1",
+            &["1:1: a stands here twice = write each domain once"],
+        );
+    }
+
+    #[test]
     fn seats_have_a_brake() {
         let config = decode_good("[seats.brake]\nmax_removals_percent = 50\nmax_removals = 5\n");
         let expected = Brake { max_removals_percent: 50, max_removals: 5, ..Brake::OF_SEATS };
@@ -385,7 +442,7 @@ mod tests {
         check(
             "[[web]]",
             &[
-                "1:3: unknown key `web` = known here: state_dir, control_socket, default_domain, license, components, seats, admin, passwords, log, backup, directory, listen",
+                "1:3: unknown key `web` = known here: state_dir, control_socket, default_domain, license, components, seats, admin, passwords, log, backup, directory, domains, listen",
             ],
         );
         check("\"\\u001b\" = 1", &["1:1: unknown key `\u{fffd}`"]);

@@ -227,7 +227,11 @@ fn the_example_loads_as_it_is_and_with_every_setting() {
     assert_eq!(filter, Some(Preset::OpenLdap.default_filter()));
     let rules = full.directories.iter().zip([Preset::OpenLdap, Preset::Ldif]);
     for (directory, preset) in rules {
-        assert_eq!(directory.rules(preset), Rules::new(preset, directory.domain.clone()));
+        let seatless = directory.seatless.clone();
+        assert_eq!(
+            directory.rules(preset),
+            Rules { seatless, ..Rules::new(preset, directory.domain.clone()) }
+        );
     }
 }
 
@@ -258,7 +262,7 @@ fn the_example_has_every_key() {
         }
         tables += 1;
     }
-    assert_eq!(tables, 24);
+    assert_eq!(tables, 25);
     assert!(fs::read_to_string(example_path()).unwrap().lines().any(|line| line == DECLARED_SEATS));
     assert!(fs::read_to_string(example_path()).unwrap().lines().any(|line| line.starts_with(ONE_DOMAIN)));
 }

@@ -384,6 +384,7 @@ fn policy(config: &Config) -> Policy {
         seat_limit: None,
         seatless_limit: Some(0),
         directory_limits: BTreeMap::new(),
+        domain_limits: BTreeMap::new(),
         take_on: config.seats.take_on,
         names: NameRules::default(),
         expired: None,
@@ -397,6 +398,7 @@ fn policy(config: &Config) -> Policy {
 fn configure(policy: &mut Policy, config: &Config) {
     let limit = |directory: &Directory| Some((directory.name.clone(), directory.seat_limit?));
     policy.directory_limits = config.directories.iter().filter_map(limit).collect();
+    policy.domain_limits = config.domain_limits.clone();
     policy.take_on = config.seats.take_on;
     let names = config.directories.iter().map(Directory::names).collect();
     policy.names = NameRules::new(names, config.administrator.clone());

@@ -75,6 +75,8 @@ pub struct Subject {
     /// The user's directory is configured, or it is an account.
     pub configured: bool,
     /// The cap of the user's own directory, where it has one.
+    pub directory_seats: Option<SeatCount>,
+    /// The cap of the mail domain in which the user counts, where it has one.
     pub domain_seats: Option<SeatCount>,
 }
 
@@ -127,7 +129,7 @@ pub enum Decision {
     WouldGrant,
     /// No seat is free.
     Exhausted,
-    /// The directory's own cap is reached.
+    /// The cap of the directory or of the mail domain is reached.
     DomainExhausted,
     /// No seat of the service's component is free.
     ComponentExhausted,
@@ -200,7 +202,8 @@ pub fn decide(view: &View, request: &Request, now: Timestamp) -> Decision {
     if !subject.seated && seats.free() == 0 {
         return Decision::Exhausted;
     }
-    if !subject.seated && subject.domain_seats.is_some_and(|domain| domain.free() == 0) {
+    let is_full = |cap: Option<SeatCount>| cap.is_some_and(|cap| cap.free() == 0);
+    if !subject.seated && (is_full(subject.directory_seats) || is_full(subject.domain_seats)) {
         return Decision::DomainExhausted;
     }
     if component.is_some_and(|component| component.free() == 0) {
@@ -319,6 +322,7 @@ mod tests {
         seatless: false,
         seated: false,
         configured: true,
+        directory_seats: None,
         domain_seats: None,
     };
 
@@ -348,7 +352,9 @@ mod tests {
         let over = |subject| View { seats: Some(SeatCount { used: 9, limit: 2 }), ..view(subject) };
         let unlicensed = |subject| View { seats: None, ..view(subject) };
         let orphan = Subject { configured: false, ..PERSON };
-        let capped = Subject { domain_seats: Some(SeatCount { used: 3, limit: 3 }), ..PERSON };
+        let full = Some(SeatCount { used: 3, limit: 3 });
+        let free = Some(SeatCount { used: 2, limit: 3 });
+        let capped = Subject { directory_seats: full, ..PERSON };
 
         check(view(PERSON), Login, "granted");
         check(view(PERSON), Grant, "granted");
@@ -372,6 +378,11 @@ mod tests {
         check(view(capped), Login, "domain_exhausted");
         check(exhausted(capped), Login, "exhausted");
         check(view(Subject { seated: true, ..capped }), Login, "held");
+        check(view(Subject { domain_seats: full, ..PERSON }), Login, "domain_exhausted");
+        check(view(Subject { domain_seats: full, directory_seats: free, ..PERSON }), Import, "domain_exhausted");
+        check(view(Subject { domain_seats: free, directory_seats: full, ..PERSON }), Login, "domain_exhausted");
+        check(view(Subject { domain_seats: free, directory_seats: free, ..PERSON }), Login, "granted");
+        check(view(Subject { seated: true, domain_seats: full, ..PERSON }), Login, "held");
         check(view(Subject { enabled: false, ..seated }), Login, "disabled");
         check(view(Subject { removed: true, ..seated }), Login, "removed");
         check(view(Subject { kind: Kind::List, ..PERSON }), Grant, "not_a_person");

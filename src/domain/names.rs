@@ -198,6 +198,16 @@ impl NameRules {
         self.position(name).and_then(|at| self.directories.get(at)).or_else(retired)
     }
 
+    /// Whether a directory serves a domain, or did so before it was not configured any more.
+    fn is_served_by(&self, directory: &str, domain: &str) -> bool {
+        match self.position(directory) {
+            Some(at) => self.served_by(domain).contains(&at),
+            None => {
+                self.directory(directory).is_some_and(|it| it.domains.iter().any(|it| it.as_str() == domain))
+            }
+        }
+    }
+
     fn position(&self, directory: &str) -> Option<usize> {
         self.positions.get(directory).copied()
     }
@@ -289,6 +299,25 @@ pub fn claims_of(mapped: &Mapped, origin: Origin, now: Timestamp) -> HashMap<Nam
         claims.entry(login.clone()).or_default().login = Some(now);
     }
     claims
+}
+
+/// The mail domain in which a user counts: that of the main address, or else of a login name, as far as the rules let the
+/// user have it. An account counts in its own, and a user without any such name where the directory's first domain is.
+pub fn mail_domain<'a>(mapped: &'a Mapped, home: &'a Home, rules: &'a NameRules) -> &'a str {
+    let directory = match home {
+        Home::Account { domain, .. } => return domain,
+        Home::Directory(directory) => directory,
+    };
+    let known = rules.directory(directory);
+    let may_have = |name: &&Name, is_mail: bool| {
+        let domain = name.domain();
+        let is_foreign = is_mail && known.is_some_and(|it| !it.foreign_names);
+        rules.is_served_by(directory, domain) || rules.served_by(domain).is_empty() && !is_foreign
+    };
+    let address = mapped.addresses.iter().find(|name| may_have(name, true));
+    let name = address.or_else(|| mapped.logins.iter().find(|name| may_have(name, false)));
+    let first = || known.and_then(|it| it.domains.first()).map_or("", Domain::as_str);
+    name.map_or_else(first, Name::domain)
 }
 
 /// One of those who claim a name.
@@ -428,12 +457,7 @@ fn candidate<'a>(name: &Name, claimant: &'a Claimant, rules: &NameRules) -> Resu
         Home::Directory(directory) => {
             let known = rules.directory(directory);
             let position = rules.position(directory);
-            let served_before =
-                |it: &DirectoryNames| it.domains.iter().any(|it| it.as_str() == name.domain());
-            let is_ours = match position {
-                Some(at) => serving.contains(&at),
-                None => known.is_some_and(served_before),
-            };
+            let is_ours = rules.is_served_by(directory, name.domain());
             if !serving.is_empty() && !is_ours {
                 return Err(Withheld::ServedElsewhere);
             }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use super::answers::{
-    ClashStatus, DirectoryState, DirectoryStatus, Explanation, HistoryLine, LicenseChange, LicenseStatus,
+    ClashStatus, DirectoryState, DirectoryStatus, DomainStatus, Explanation, HistoryLine, LicenseChange, LicenseStatus,
     LoginReport, RefusalsReport, SeatChange, SeatReport, SeatlessStatus, SeatsByOrigin, SeatsStatus, Status, SyncReport,
     UsersStatus, Verdict, Verification,
 };
@@ -30,7 +30,7 @@ use crate::domain::names::Purpose;
 use crate::domain::password::Password;
 use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount, after_crash};
 use crate::domain::user::{Kind, Origin, User};
-use crate::store::{Clash, DirectoryRecord, LastLoginOf, ReadView, Store, StoreError, UserDetails};
+use crate::store::{Clash, DirectoryRecord, LastLoginOf, Policy, ReadView, Store, StoreError, UserDetails};
 
 /// Clashes shown by `status`; the log has each.
 const CLASHES_SHOWN: usize = 20;
@@ -213,6 +213,7 @@ impl Admin {
                 imported: imported.seats,
             },
             directories: self.directories(&view, &policy.directory_limits),
+            domains: domains(&view, &policy)?,
             clashes: clashes(&view)?,
             listeners: self.0.listeners.status(),
         })
@@ -474,6 +475,14 @@ fn directory_status(
         drift: progress.drift,
         configured,
     }
+}
+
+fn domains(view: &ReadView, policy: &Policy) -> Result<Vec<DomainStatus>, StoreError> {
+    let status = |(name, seat_limit): (&String, &u64)| {
+        let seats_used = view.domain_cap(name, policy)?.map_or(0, |cap| cap.used);
+        Ok(DomainStatus { name: name.clone(), seats_used, seat_limit: *seat_limit })
+    };
+    policy.domain_limits.iter().map(status).collect()
 }
 
 fn clashes(view: &ReadView) -> Result<Vec<ClashStatus>, StoreError> {

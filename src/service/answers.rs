@@ -51,6 +51,9 @@ pub struct Status {
     pub seats_by_origin: SeatsByOrigin,
     /// Configured directories, then those that only the store still knows.
     pub directories: Vec<DirectoryStatus>,
+    /// Mail domains that have a cap of their own.
+    #[serde(default)]
+    pub domains: Vec<DomainStatus>,
     /// Names that two users claim, the first of them.
     pub clashes: Vec<ClashStatus>,
     /// Listeners.
@@ -121,6 +124,17 @@ pub struct SeatsByOrigin {
     pub local: u64,
     /// By imported accounts.
     pub imported: u64,
+}
+
+/// A mail domain that has a cap of its own.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct DomainStatus {
+    /// The domain.
+    pub name: String,
+    /// Seats of those who count in it.
+    pub seats_used: u64,
+    /// The cap.
+    pub seat_limit: u64,
 }
 
 /// Users, counted.

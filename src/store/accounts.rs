@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::domains::DomainLookup;
 use super::names::NameLookup;
 use super::tables::Lookup;
 use super::transaction::Transaction;
@@ -10,7 +11,7 @@ use crate::domain::account::{AccountChange, AccountRefusal, NewAccount, Taken};
 use crate::domain::admission::{ComponentView, Decision, Operation, Request, Subject, View, decide};
 use crate::domain::name::Name;
 use crate::domain::seats::{ReleaseReason, Seat};
-use crate::domain::user::{DirectoryId, Kind, Mapped, Origin, User, UserKey};
+use crate::domain::user::{Kind, Mapped, Origin, User, UserKey};
 
 /// An account that was changed, or is as it was asked for already.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -81,8 +82,8 @@ impl Transaction<'_> {
             return Ok(Err(refusal));
         }
         let name = account.address.clone();
-        // No cap holds for local accounts: those are of directories.
-        let view = self.newcomer_view(self.is_administrators_account(&name), None, None, policy)?;
+        let exempt = self.is_administrators_account(&name);
+        let view = self.newcomer_view(exempt, None, name.domain(), policy)?;
         let seat = match decide(&view, &request(Operation::Create), now) {
             Decision::Granted(seat) => Some(seat),
             Decision::Exempt => None,
@@ -104,7 +105,8 @@ impl Transaction<'_> {
         let Account { key, user, name, .. } = account;
         let is_enabled = user.mapped.enabled;
         let exempt = Some(*key) == self.administrator_key()?;
-        let view = self.newcomer_view(exempt, Some(*key), Some(user.directory), policy)?;
+        let domain = self.domain_of(user)?;
+        let view = self.newcomer_view(exempt, Some(*key), &domain, policy)?;
         let seat = match decide(&view, &request(Operation::Enable), now) {
             Decision::Granted(seat) => Some(seat),
             Decision::Exempt | Decision::Held => None,
@@ -210,16 +212,16 @@ impl Transaction<'_> {
         Ok(None)
     }
 
-    /// What the decision depends on for a user who is about to be an enabled person. `exempt` is the internal
-    /// administrator.
+    /// What the decision depends on for an account of a domain that is about to be enabled. `exempt` is the internal
+    /// administrator. The caps of directories do not hold for accounts.
     pub(super) fn newcomer_view(
         &self,
         exempt: bool,
         key: Option<UserKey>,
-        directory: Option<DirectoryId>,
+        domain: &str,
         policy: &Policy,
     ) -> Result<View, StoreError> {
-        let domain_seats = directory.and_then(|directory| self.domain_seats(directory, policy));
+        let domain_seats = self.domain_cap(domain, policy)?;
         let seated = match key {
             Some(key) => self.seat(key)?.is_some(),
             None => false,
@@ -231,6 +233,7 @@ impl Transaction<'_> {
             configured: true,
             seatless: false,
             seated,
+            directory_seats: None,
             domain_seats,
         };
         let (subject, seats) = (Some(subject), self.seat_count(policy)?);

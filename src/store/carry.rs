@@ -141,8 +141,9 @@ impl Transaction<'_> {
         self.seats.insert(to.0, codec::encode_seat(seat).as_slice())?;
         self.carry_components(from, to)?;
         for (key, is_added) in [(from, false), (to, true)] {
-            let directory = self.user(key)?.ok_or(StoreError::Corrupt("users"))?.directory;
-            self.count(directory, |census| {
+            let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
+            self.count_in_domain(&user, is_added)?;
+            self.count(user.directory, |census| {
                 census.seats = census.seats.saturating_sub(u64::from(!is_added)) + u64::from(is_added);
             });
         }
@@ -154,6 +155,7 @@ impl Transaction<'_> {
             used_after: self.seats_used()?,
         })?;
         self.ledger_by_user.insert((from.0, line), ())?;
+        self.seatless_changes.seated(to);
         Ok(())
     }
 }

@@ -78,6 +78,7 @@ pub struct Imported {
 struct Progress {
     imported: Imported,
     directory: DirectoryId,
+    domain: Domain,
     /// On which line each user of the file stands: some bytes a user, bounded by [`MAX_ROWS`].
     lines: HashMap<UserKey, u64>,
     refusals_told: usize,
@@ -104,6 +105,7 @@ impl Transaction<'_> {
         let mut progress = Progress {
             imported: Imported { seats_free: free, ..Imported::default() },
             directory: self.directory(&format!("{IMPORTED}{domain}"))?,
+            domain,
             lines: HashMap::new(),
             refusals_told,
         };
@@ -161,7 +163,7 @@ impl Transaction<'_> {
         }
         let mut seat = None;
         if known.is_none() && mapped.enabled {
-            let view = self.newcomer_view(false, None, None, policy)?;
+            let view = self.newcomer_view(false, None, progress.domain.as_str(), policy)?;
             match decide(&view, &request(Operation::Import), now) {
                 Decision::Granted(granted) => seat = Some(granted),
                 Decision::Exempt => {}

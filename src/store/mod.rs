@@ -10,6 +10,7 @@ mod carry;
 mod clock;
 mod codec;
 mod directories;
+mod domains;
 mod error;
 mod file;
 mod import;
@@ -88,6 +89,8 @@ pub struct Policy {
     pub seatless_limit: Option<u64>,
     /// Caps by directory name.
     pub directory_limits: BTreeMap<String, u64>,
+    /// Caps by mail domain.
+    pub domain_limits: BTreeMap<String, u64>,
     /// Which operations may take a seat.
     pub take_on: TakeOn,
     /// Who owns which names, and which is the internal administrator's, who never counts.

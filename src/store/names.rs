@@ -139,6 +139,7 @@ impl Transaction<'_> {
         let bytes = encode_rules(&self.rules);
         self.settings.insert(RULES, bytes.as_slice())?;
         self.is_dirty = true;
+        self.recount_domains()?;
         let mut last: Option<String> = None;
         loop {
             beat();
@@ -394,7 +395,7 @@ pub(super) trait NameLookup: Lookup {
 
 impl<T: Lookup> NameLookup for T {}
 
-fn home(record: &DirectoryRecord) -> Home {
+pub(super) fn home(record: &DirectoryRecord) -> Home {
     match record.accounts_domain() {
         Some(domain) => Home::Account { domain: domain.to_owned(), local: record.origin() == Origin::Local },
         None => Home::Directory(record.name.clone()),
@@ -425,6 +426,7 @@ pub(super) fn from_format_3(txn: &WriteTransaction) -> Result<(), StoreError> {
         for key in keys {
             transaction.claim_as_before(UserKey(key), &owners, &waiting)?;
         }
+        transaction.recount_domains()?;
         transaction.finish()?;
     }
     txn.delete_table(OWNERS_3)?;

@@ -183,6 +183,7 @@ impl Transaction<'_> {
         self.ids.remove((user.directory.0, user.mapped.id.as_bytes()))?;
         self.ids.insert((to.0, user.mapped.id.as_bytes()), key.0)?;
         self.users.insert(key.0, codec::encode_user(&moved).as_slice())?;
+        self.move_in_domains(key, Some(&user), &moved)?;
         for (of, is_added) in [(user.directory, false), (to, true)] {
             self.count(of, |census| {
                 census.count(&user, is_added);

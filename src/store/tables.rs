@@ -5,6 +5,7 @@ use redb::{Key, ReadableTable, ReadableTableMetadata, TableDefinition, Value};
 use super::clock::CLOCK;
 use super::codec::{self, UserHead};
 use super::directories::Directories;
+use super::domains::DomainLookup;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE, component_view};
 use super::names::NameRecord;
 use super::relocate::Kinship;
@@ -43,6 +44,8 @@ pub(super) const CLAIMS: TableDefinition<'static, (&str, u64), &[u8]> = TableDef
 pub(super) const SETTINGS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("settings");
 /// User key to the seat held.
 pub(super) const SEATS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("seats");
+/// Mail domain to the seats of those who count in it.
+pub(super) const DOMAIN_SEATS: TableDefinition<'static, &str, u64> = TableDefinition::new("domain_seats");
 /// Enabled people whose mailbox needs no seat. Those whom the licence allows are the first of them, in the order in
 /// which they were mapped.
 pub(super) const SEATLESS: TableDefinition<'static, u64, ()> = TableDefinition::new("seatless");
@@ -100,6 +103,8 @@ pub(super) fn visit_tables<T: TableVisitor>(visitor: &mut T) -> Result<(), T::Er
     visitor.visit(TOMBSTONES)?;
     visitor.visit(PASSWORDS)?;
     visitor.visit(SEATS)?;
+    visitor.visit(SEATLESS)?;
+    visitor.visit(DOMAIN_SEATS)?;
     visitor.visit(COMPONENT_SEATS)?;
     visitor.visit(COMPONENT_COUNTS)?;
     visitor.visit(LAST_LOGINS)?;
@@ -127,6 +132,7 @@ pub(super) trait Lookup {
     fn rules(&self) -> &NameRules;
     fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]>;
     fn seatless(&self) -> &impl ReadableTable<u64, ()>;
+    fn domain_seats(&self) -> &impl ReadableTable<&'static str, u64>;
     fn last_logins(&self) -> &impl ReadableTable<u64, &'static [u8]>;
     fn refusals(&self) -> &impl ReadableTable<u64, &'static [u8]>;
     fn component_seats(&self) -> &impl ReadableTable<(u64, &'static str), i64>;
@@ -205,7 +211,8 @@ pub(super) trait Lookup {
         let exempt = self.is_administrator(name, key)?;
         let subject = match (key, head) {
             (Some(user), Some(head)) => {
-                let domain_seats = self.domain_seats(head.directory, policy);
+                let directory_seats = self.directory_cap(head.directory, policy);
+                let domain_seats = self.domain_cap_of(user, policy)?;
                 let mut seated = self.seats().get(user.0)?.is_some();
                 if !seated
                     && head.removed_at.is_none()
@@ -218,9 +225,10 @@ pub(super) trait Lookup {
                     kind: head.kind,
                     enabled: head.enabled,
                     removed: head.removed_at.is_some(),
-                    seatless: head.seatless && self.needs_no_seat(UserKey(key), policy)?,
+                    seatless: head.seatless && self.needs_no_seat(user, policy)?,
                     configured: self.is_configured(head.directory),
                     seated,
+                    directory_seats,
                     domain_seats,
                 })
             }
@@ -275,7 +283,7 @@ pub(super) trait Lookup {
     }
 
     /// Seats of a directory that has a cap of its own.
-    fn domain_seats(&self, directory: DirectoryId, policy: &Policy) -> Option<SeatCount> {
+    fn directory_cap(&self, directory: DirectoryId, policy: &Policy) -> Option<SeatCount> {
         let record = self.directories().get(&directory)?;
         let limit = *policy.directory_limits.get(&record.name)?;
         Some(SeatCount { used: record.census.seats, limit })
@@ -315,6 +323,9 @@ macro_rules! look_up_in_fields {
             }
             fn seatless(&self) -> &impl ReadableTable<u64, ()> {
                 &self.seatless
+            }
+            fn domain_seats(&self) -> &impl ReadableTable<&'static str, u64> {
+                &self.domain_seats
             }
             fn last_logins(&self) -> &impl ReadableTable<u64, &'static [u8]> {
                 &self.last_logins

@@ -10,12 +10,12 @@ use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 use super::codec;
 use super::directories::Directories;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
+use super::seatless::SeatlessChanges;
 use super::tables::{
-    BRAKES, CLAIMS, COOKIES, DIRECTORIES, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, MAX_STRANGERS,
+    BRAKES, CLAIMS, COOKIES, DIRECTORIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, MAX_STRANGERS,
     META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATLESS, SEATS, SETTINGS, STOPPED,
     STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
 };
-use super::seatless::SeatlessChanges;
 use super::{
     Admitted, Applied, Changes, Checkpoint, DirectoryRecord, Entombed, Forgotten, Policy, Released,
     StoreError, Upserted,
@@ -41,6 +41,7 @@ pub(super) struct Transaction<'t> {
     pub(super) settings: Table<'t, &'static str, &'static [u8]>,
     pub(super) rules: Arc<NameRules>,
     pub(super) seats: Table<'t, u64, &'static [u8]>,
+    pub(super) domain_seats: Table<'t, &'static str, u64>,
     pub(super) seatless: Table<'t, u64, ()>,
     pub(super) last_logins: Table<'t, u64, &'static [u8]>,
     pub(super) refusals: Table<'t, u64, &'static [u8]>,
@@ -85,6 +86,7 @@ impl<'t> Transaction<'t> {
             settings: txn.open_table(SETTINGS)?,
             rules,
             seats: txn.open_table(SEATS)?,
+            domain_seats: txn.open_table(DOMAIN_SEATS)?,
             seatless: txn.open_table(SEATLESS)?,
             last_logins: txn.open_table(LAST_LOGINS)?,
             refusals: txn.open_table(REFUSALS)?,
@@ -154,6 +156,7 @@ impl<'t> Transaction<'t> {
         let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
         self.seats.insert(key.0, codec::encode_seat(seat).as_slice())?;
         self.count(user.directory, |census| census.seats += 1);
+        self.count_in_domain(&user, true)?;
         let name = self.shown_name(key, &user)?;
         self.append_to_ledger(LedgerEvent {
             at: seat.granted_at,
@@ -178,6 +181,7 @@ impl<'t> Transaction<'t> {
         }
         self.release_components(key)?;
         self.count(user.directory, |census| census.seats = census.seats.saturating_sub(1));
+        self.count_in_domain(&user, false)?;
         let name = self.shown_name(key, &user)?;
         let seats_used = self.seats_used()?;
         self.append_to_ledger(LedgerEvent {
@@ -283,6 +287,7 @@ impl<'t> Transaction<'t> {
         }
         self.users.insert(key.0, codec::encode_user(&user).as_slice())?;
         self.note_seatless(key, old.as_ref(), Some(&user))?;
+        self.move_in_domains(key, old.as_ref(), &user)?;
         self.count(directory, |census| {
             if let Some(old) = &old {
                 census.count(old, false);

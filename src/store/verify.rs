@@ -6,7 +6,7 @@ use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::names::{NameLookup, NameRecord};
 use super::tables::Lookup;
-use super::{ReadView, StoreError, codec};
+use super::{ReadView, StoreError, codec, domains};
 use crate::domain::name::Name;
 use crate::domain::names::owners;
 use crate::domain::seats::Movement;
@@ -130,6 +130,14 @@ impl ReadView {
                 }
             }
         }
+        let (by_domain, mut kept) = (domains::counted(self)?, BTreeMap::new());
+        for row in self.domain_seats.iter()? {
+            let row = row?;
+            kept.insert(row.0.value().to_owned(), row.1.value());
+        }
+        findings.check(by_domain == kept, || {
+            format!("seats by mail domain: counted {by_domain:?}, but kept {kept:?}")
+        });
         for (id, census) in &counted {
             let is_known = self.directories.get(id).is_some();
             findings.check(is_known, || format!("directory {} has users but no record: {census:?}", id.0));

@@ -7,13 +7,16 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+};
 
 use super::directories::{Directories, DirectoryIndex};
+use super::domains::DomainLookup;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::names::NameLookup;
 use super::tables::{
-    BRAKES, CLAIMS, COOKIES, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES, PASSWORDS,
+    BRAKES, CLAIMS, COOKIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES, PASSWORDS,
     REFUSALS, SEATLESS, SEATS, STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, reclaims,
 };
 use super::{Clash, Cookie, DirectoryRecord, IMPORTED, LOCAL, Policy, StoreError, codec};
@@ -22,7 +25,7 @@ use crate::domain::brake::Window;
 use crate::domain::name::{Name, StableId};
 use crate::domain::names::{NameRules, Owners, Purpose};
 use crate::domain::password::PasswordHash;
-use crate::domain::seats::{LastLogin, LedgerEvent, Refusals, Seat, Service};
+use crate::domain::seats::{LastLogin, LedgerEvent, Refusals, Seat, SeatCount, Service};
 use crate::domain::user::{Census, DirectoryId, Kind, Origin, User, UserKey};
 
 /// One consistent state of the store.
@@ -36,6 +39,7 @@ pub struct ReadView {
     pub(super) claims: ReadOnlyTable<(&'static str, u64), &'static [u8]>,
     pub(super) rules: Arc<NameRules>,
     pub(super) seats: ReadOnlyTable<u64, &'static [u8]>,
+    pub(super) domain_seats: ReadOnlyTable<&'static str, u64>,
     pub(super) seatless: ReadOnlyTable<u64, ()>,
     pub(super) last_logins: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) refusals: ReadOnlyTable<u64, &'static [u8]>,
@@ -90,6 +94,7 @@ impl ReadView {
             claims: txn.open_table(CLAIMS)?,
             rules,
             seats: txn.open_table(SEATS)?,
+            domain_seats: txn.open_table(DOMAIN_SEATS)?,
             seatless: txn.open_table(SEATLESS)?,
             last_logins: txn.open_table(LAST_LOGINS)?,
             refusals: txn.open_table(REFUSALS)?,
@@ -185,6 +190,11 @@ impl ReadView {
     /// Seats taken.
     pub fn seats_used(&self) -> Result<u64, StoreError> {
         Lookup::seats_used(self)
+    }
+
+    /// Seats of a mail domain that has a cap.
+    pub fn domain_cap(&self, domain: &str, policy: &Policy) -> Result<Option<SeatCount>, StoreError> {
+        DomainLookup::domain_cap(self, domain, policy)
     }
 
     /// Mailboxes that need no seat where the licence allows it.

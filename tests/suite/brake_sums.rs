@@ -283,6 +283,7 @@ fn with_store<T>(daemon: &Daemon, work: impl AsyncFnOnce(&Store) -> T) -> T {
         seat_limit: Some(50),
         seatless_limit: Some(0),
         directory_limits: [].into(),
+        domain_limits: [].into(),
         take_on: TakeOn { login: true, delivery: false },
         names: Default::default(),
         expired: None,

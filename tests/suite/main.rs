@@ -18,6 +18,7 @@ mod crowd;
 mod crowd_servers;
 mod directory;
 mod dirsync;
+mod domains;
 mod dovecot;
 mod dovecot_crowd;
 mod dovecot_logins;

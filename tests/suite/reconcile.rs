@@ -165,6 +165,7 @@ pub(crate) fn tamper(daemon: &Daemon) {
         seat_limit: Some(5),
         seatless_limit: Some(0),
         directory_limits: [].into(),
+        domain_limits: [].into(),
         take_on,
         names: Default::default(),
         expired: None,

@@ -58,6 +58,7 @@ pub(crate) fn status() -> Status {
         users: UsersStatus { total: 12, mapped: 12, local: 0, imported: 0, disabled: 1, tombstoned: 0 },
         seats_by_origin: SeatsByOrigin { mapped: 3, local: 0, imported: 0 },
         directories: vec![directory("corp")],
+        domains: Vec::new(),
         clashes: Vec::new(),
         listeners: Vec::new(),
     }

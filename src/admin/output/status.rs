@@ -9,8 +9,8 @@ use super::license;
 use super::sync::{held, skipped};
 use super::{Columns, clean, count, list, moment, relative};
 use crate::service::answers::{
-    BackupStatus, ClockStatus, DirectoryState, DirectoryStatus, DriftReport, LicenseStatus, SeatlessStatus, SeatsByOrigin,
-    SeatsStatus, Status, StoreStatus, UsersStatus,
+    BackupStatus, ClockStatus, DirectoryState, DirectoryStatus, DomainStatus, DriftReport, LicenseStatus,
+    SeatlessStatus, SeatsByOrigin, SeatsStatus, Status, StoreStatus, UsersStatus,
 };
 
 /// The whole state on one page.
@@ -41,6 +41,7 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
     if local + imported > 0 {
         let _ = writeln!(page, "{:<9}seats: {mapped} mapped, {local} local, {imported} imported", "Origins");
     }
+    page.push_str(&domains(&status.domains));
     page.push_str(&directories(&status.directories, now));
     if !status.clashes.is_empty() {
         page.push_str("\nNames that two users claim:\n");
@@ -124,6 +125,19 @@ fn seatless(seatless: SeatlessStatus) -> String {
         None => format!("{mailboxes} mailboxes"),
     };
     format!("{:<9}{text}\n", "Seatless")
+}
+
+/// Nothing where no domain has a cap.
+fn domains(domains: &[DomainStatus]) -> String {
+    let count = |domain: &DomainStatus| {
+        let DomainStatus { name, seats_used, seat_limit } = domain;
+        let full = if seats_used >= seat_limit { ": NONE FREE" } else { "" };
+        format!("{name} {seats_used} of {seat_limit}{full}")
+    };
+    match domains {
+        [] => String::new(),
+        domains => format!("{:<9}seats: {}\n", "Domains", clean(&list(domains.iter().map(count)))),
+    }
 }
 
 fn users(users: &UsersStatus) -> String {

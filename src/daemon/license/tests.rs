@@ -72,7 +72,17 @@ impl World {
         let (expired, components) = (None, Components::default());
         let (seat_limit, directory_limits, names) = (None, [].into(), NameRules::default());
         let seatless_limit = Some(0);
-        let policy = Policy { seat_limit, seatless_limit, directory_limits, take_on, names, expired, components };
+        let domain_limits = Default::default();
+        let policy = Policy {
+            seat_limit,
+            seatless_limit,
+            directory_limits,
+            domain_limits,
+            take_on,
+            names,
+            expired,
+            components,
+        };
         let clocks = Arc::clone(&self.clocks);
         let clocks: crate::clock::Source = Arc::new(move || *clocks.lock().unwrap());
         let path = self.folder.path().join("store.redb");

@@ -274,3 +274,34 @@ fn a_user_who_is_removed_keeps_others_only_from_what_they_owned() {
         (user(1, "a").mail(1).login(2).claim, Owners { login: Some(UserKey(1)), mail: None });
     assert_eq!(claim.entombed(UserKey(1), owners, at(9)), Claim { login: Some(at(2)), mail: Some(at(9)) });
 }
+
+#[test]
+fn a_user_counts_in_the_domain_of_the_main_address() {
+    let strict = DirectoryNames { foreign_names: false, ..directory("b", &["b.org"]) };
+    let rules = NameRules::new(vec![directory("a", &["a.org", "alias.org"]), strict], None);
+    let check = |home: &Home, logins: &[&str], addresses: &[&str], expected: &str| {
+        let names = |texts: &[&str]| texts.iter().map(|text| name(text)).collect();
+        let mapped = Mapped {
+            id: StableId::new(b"1").unwrap(),
+            kind: crate::domain::user::Kind::Person,
+            enabled: true,
+            seatless: false,
+            logins: names(logins),
+            addresses: names(addresses),
+            display_name: None,
+            dn: "".into(),
+        };
+        assert_eq!(mail_domain(&mapped, home, &rules), expected, "{home:?} {logins:?} {addresses:?}");
+    };
+    let (a, b) = (Home::Directory("a".to_owned()), Home::Directory("b".to_owned()));
+    check(&a, &["x@a.org"], &["x@alias.org", "x@a.org"], "alias.org");
+    check(&a, &["x@a.org"], &[], "a.org");
+    check(&a, &["x@a.org"], &["x@other.org"], "other.org");
+    // Another directory's seats are not taken by writing an address of its domain.
+    check(&a, &["x@a.org"], &["x@b.org", "x@alias.org"], "alias.org");
+    check(&a, &["x@b.org"], &["x@b.org"], "a.org");
+    check(&b, &["x@b.org"], &["x@other.org"], "b.org");
+    check(&Home::Directory("old".to_owned()), &["x@old.org"], &[], "old.org");
+    let account = Home::Account { domain: "own.org".to_owned(), local: true };
+    check(&account, &[], &["x@own.org", "x@a.org"], "own.org");
+}
