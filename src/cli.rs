@@ -313,11 +313,21 @@ pub enum SeatsCommand {
     /// Give seats to users before their first login.
     ///
     /// Goes through the same decision as a login. With several users, each is tried, and the exit code is 1
-    /// when any was refused.
+    /// when any was refused. From a file all users get a seat or none, unless --partial says otherwise; who holds one
+    /// keeps it.
     Grant {
         /// Addresses, login names, stable ids or DNs.
-        #[arg(required = true, value_name = "USER")]
+        #[arg(required_unless_present = "file", value_name = "USER")]
         users: Vec<String>,
+        /// A file with one user on each line, or - for standard input. Lines that begin with # are comments.
+        #[arg(long, value_name = "LIST", conflicts_with = "users")]
+        file: Option<PathBuf>,
+        /// Give seats to those who can have one, and list the rest.
+        #[arg(long, requires = "file")]
+        partial: bool,
+        /// Change nothing, and say what would happen.
+        #[arg(long, requires = "file")]
+        dry_run: bool,
     },
     /// Take seats back.
     ///
@@ -327,6 +337,9 @@ pub enum SeatsCommand {
         /// another entry now.
         #[arg(required = true, value_name = "USER")]
         users: Vec<String>,
+        /// Release the seats of users in `[seats] protected` too.
+        #[arg(long)]
+        force: bool,
     },
     /// Take back the seats of those who do not use them.
     ///

@@ -16,12 +16,14 @@ use super::client::{self, Client, ClientError, Response, encode};
 use super::password::{self, ReadError};
 use super::reclaim::Refused;
 use super::upload::Upload;
-use super::{History, Users, import, output, progress};
+use super::{History, Users, grants, import, output, progress};
 use crate::cli::{
     AccountCommand, ClientCommand, Exit, ImportArgs, LicenseArgs, MatchName, SeatsCommand, SyncAction,
     SyncArgs, UsersAction, UsersArgs,
 };
-use crate::service::answers::{Explanation, ImportReport, ReclaimReport, Status, SyncReport, Verification};
+use crate::service::answers::{
+    Explanation, GrantsReport, ImportReport, ReclaimReport, Status, SyncReport, Verification,
+};
 
 /// Longer than `yes` with blanks around it.
 const MAX_ANSWER: u64 = 64;
@@ -106,7 +108,7 @@ impl Session<'_> {
                 self.show(&answer, |status: &Status| output::status(status, now_of(status, now)))
             }
             ClientCommand::Users(UsersArgs { action: Some(UsersAction::Forget { users }), .. }) => {
-                self.change(Method::DELETE, "users", users).await
+                self.change(Method::DELETE, "users", users, "").await
             }
             ClientCommand::Users(args) => {
                 let answer = self.get(&users_path(args)).await?;
@@ -118,11 +120,15 @@ impl Session<'_> {
             }
             ClientCommand::Account(command) => self.account(command).await,
             ClientCommand::Import(args) => self.import(args).await,
-            ClientCommand::Seats(SeatsCommand::Grant { users }) => {
-                self.change(Method::PUT, "seats", users).await
+            ClientCommand::Seats(SeatsCommand::Grant { file: Some(file), partial, dry_run, .. }) => {
+                self.grant_list(file, *partial, *dry_run).await
             }
-            ClientCommand::Seats(SeatsCommand::Release { users }) => {
-                self.change(Method::DELETE, "seats", users).await
+            ClientCommand::Seats(SeatsCommand::Grant { users, .. }) => {
+                self.change(Method::PUT, "seats", users, "").await
+            }
+            ClientCommand::Seats(SeatsCommand::Release { users, force }) => {
+                let query = if *force { "?force=true" } else { "" };
+                self.change(Method::DELETE, "seats", users, query).await
             }
             ClientCommand::Seats(SeatsCommand::History { user, limit }) => {
                 let of_user = user.as_ref().map(|user| format!("&user={}", encode(user)));
@@ -245,10 +251,36 @@ impl Session<'_> {
         self.show(&answer, output::imported)
     }
 
+    async fn grant_list(&mut self, file: &Path, partial: bool, dry_run: bool) -> Result<(), Trouble> {
+        let unreadable = |error: io::Error| Trouble::File(format!("{}: {error}", file.display()));
+        let source: Box<dyn Read> = match file.as_os_str().as_encoded_bytes() {
+            b"-" => Box::new(io::stdin().lock()),
+            _ => Box::new(std::fs::File::open(file).map_err(unreadable)?),
+        };
+        let mut list = Vec::new();
+        source.take(grants::MAX_LIST_BYTES as u64 + 1).read_to_end(&mut list).map_err(unreadable)?;
+        if list.len() > grants::MAX_LIST_BYTES {
+            return Err(Trouble::File(format!("{}: {}", file.display(), grants::too_long())));
+        }
+        let path = format!("/v1/grants?partial={partial}&dry_run={dry_run}");
+        let answer = self.client.send_bytes(Method::POST, &path, list.into()).await?;
+        let report: GrantsReport = self.client.decode(&answer)?;
+        if report.refused > 0 {
+            self.worst = Exit::Failed;
+        }
+        self.show(&answer, output::grants)
+    }
+
     /// Each user by itself: what one is refused does not stop the next.
-    async fn change(&mut self, method: Method, of: &str, users: &[String]) -> Result<(), Trouble> {
+    async fn change(
+        &mut self,
+        method: Method,
+        of: &str,
+        users: &[String],
+        query: &str,
+    ) -> Result<(), Trouble> {
         for user in users {
-            let path = format!("/v1/{of}/{}", encode(user));
+            let path = format!("/v1/{of}/{}{query}", encode(user));
             match self.client.request(method.clone(), &path).await {
                 Ok(answer) => self.show(&answer, output::change)?,
                 Err(ClientError::Refused(refusal)) => self.refused(&refusal)?,

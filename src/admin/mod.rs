@@ -7,6 +7,7 @@ mod clock;
 mod command;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod grants;
 mod import;
 mod license;
 mod moves;

@@ -1,5 +1,6 @@
 //! The administration API: `/v1/status`, `/v1/license`, `/v1/clock`, `/v1/users`, `/v1/accounts`, `/v1/seats`, `/v1/reclaim`,
-//! `/v1/refused`, `/v1/moves`, `/v1/import`, `/v1/history`, `/v1/directories`, `/v1/verify`, `/v1/backup`.
+//! `/v1/refused`, `/v1/moves`, `/v1/import`, `/v1/grants`, `/v1/history`, `/v1/directories`,
+//! `/v1/verify`, `/v1/backup`.
 //!
 //! Whoever can connect may do everything: the mode of the control socket is the guard.
 
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::moves::MatchParameter;
-use super::{History, Started, accounts, clock, import, license, moves, reclaim, stream};
+use super::{History, Started, accounts, clock, grants, import, license, moves, reclaim, stream};
 use crate::net::http::json;
 use crate::net::problem::Problem;
 use crate::service::answers::SyncReport;
@@ -52,6 +53,7 @@ pub fn routes(admin: Admin) -> Router {
         .merge(reclaim::routes(admin.clone()))
         .merge(moves::routes(admin.clone()))
         .merge(import::routes(admin.clone()))
+        .merge(grants::routes(admin.clone()))
         .merge(status_route(admin))
 }
 
@@ -69,6 +71,7 @@ impl From<AdminError> for Problem {
             AdminError::Hash(_) => StatusCode::INTERNAL_SERVER_ERROR,
             AdminError::Account(_)
             | AdminError::ReclaimHeld(..)
+            | AdminError::Protected(_)
             | AdminError::TooEarly(_)
             | AdminError::ClockInDoubt(_)
             | AdminError::Ambiguous(..)
@@ -189,9 +192,16 @@ async fn forget(State(admin): State<Admin>, address: Segment, uri: Uri) -> Answe
     Ok(json(StatusCode::OK, &admin.forget(&segment(address)?).await?))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReleaseQuery {
+    #[serde(default)]
+    force: bool,
+}
+
 async fn release(State(admin): State<Admin>, address: Segment, uri: Uri) -> Answer {
-    let NoQuery {} = query(&uri)?;
-    Ok(json(StatusCode::OK, &admin.release(&segment(address)?).await?))
+    let ReleaseQuery { force } = query(&uri)?;
+    Ok(json(StatusCode::OK, &admin.release(&segment(address)?, force).await?))
 }
 
 #[derive(Deserialize)]

@@ -68,7 +68,7 @@ mod tests {
             ".SH EXIT STATUS\n0 done",
             ".SS \"seatkeeper users [OPTIONS]\"",
             "--inactive",
-            ".SS \"seatkeeper seats grant [OPTIONS] <USER>...\"",
+            ".SS \"seatkeeper seats grant [OPTIONS] [USER]...\"",
             ".SS \"seatkeeper sync [OPTIONS] [DIRECTORY]\"",
             ".SS \"seatkeeper sync approve [OPTIONS] <DIRECTORY>\"",
             ".SS \"seatkeeper license install [OPTIONS] <FILE>\"",

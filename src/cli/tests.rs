@@ -44,9 +44,14 @@ fn commands_are_parsed() {
     check("seatkeeper completions bash", Command::Completions { shell: clap_complete::Shell::Bash });
     check("seatkeeper explain alice", client(ClientCommand::Explain { user: "alice".to_owned() }));
     let users = ["alice", "bob@example.org"].map(str::to_owned).to_vec();
-    let grant = SeatsCommand::Grant { users: users.clone() };
+    let grant = SeatsCommand::Grant { users: users.clone(), file: None, partial: false, dry_run: false };
     check("seatkeeper seats grant alice bob@example.org", client(ClientCommand::Seats(grant)));
-    let release = SeatsCommand::Release { users };
+    let listed =
+        SeatsCommand::Grant { users: Vec::new(), file: Some("-".into()), partial: true, dry_run: true };
+    check("seatkeeper seats grant --file - --partial --dry-run", client(ClientCommand::Seats(listed)));
+    let release = SeatsCommand::Release { users: users.clone(), force: true };
+    check("seatkeeper seats release --force alice bob@example.org", client(ClientCommand::Seats(release)));
+    let release = SeatsCommand::Release { users, force: false };
     check("seatkeeper seats release alice bob@example.org", client(ClientCommand::Seats(release)));
     let history = SeatsCommand::History { user: None, limit: 100 };
     check("seatkeeper seats history", client(ClientCommand::Seats(history)));

@@ -236,10 +236,10 @@ pub(super) mod tests {
 
     use super::*;
     use crate::config::tests::{check, decode_good};
-    use crate::domain::filter::Condition;
-    use crate::domain::mapping::Preset;
     use crate::domain::directory::{Bind, LdapSource, LdapUrl, Lists, Timeouts, Tls};
+    use crate::domain::filter::Condition;
     use crate::domain::ldap_text::Dn;
+    use crate::domain::mapping::Preset;
 
     /// Five lines, so that what is added begins on line 6.
     pub(in crate::config) const LDAP: &str = "[[directory.ldap]]\nname = \"corp\"\ndomain = \"example.org\"\n\
@@ -318,9 +318,7 @@ pub(super) mod tests {
         let second = "[[directory.ldif]]\nname = \"corp\"\ndomain = \"EXAMPLE.org\"\nfile = \"x\"";
         ldap(
             second,
-            &[
-                "7:8: a directory named `corp` is on line 2 already = give every directory a name of its own",
-            ],
+            &["7:8: a directory named `corp` is on line 2 already = give every directory a name of its own"],
         );
     }
 
@@ -366,14 +364,21 @@ pub(super) mod tests {
         assert!(rules.attributes().contains(&"employeeType"));
         ldap(
             "seatless_filter = \"(a=b\"",
-            &["6:24: `seatless_filter` is not a filter that is evaluated here: expected ) = write it like seatless_filter = \"(employeeType=shared)\""],
+            &[
+                "6:24: `seatless_filter` is not a filter that is evaluated here: expected ) = write it like seatless_filter = \"(employeeType=shared)\"",
+            ],
         );
         ldap(
             "seatless_filter = \"(cn~=x)\"",
-            &["6:23: `seatless_filter` is not a filter that is evaluated here: ~= can't be evaluated: write = with asterisks"],
+            &[
+                "6:23: `seatless_filter` is not a filter that is evaluated here: ~= can't be evaluated: write = with asterisks",
+            ],
         );
         ldap("seatless_filter = 1", &["6:19: `seatless_filter` must be a string, not a whole number"]);
-        ldap("seatless_filter = ''", &["6:20: `seatless_filter` is not a filter that is evaluated here: expected ("]);
+        ldap(
+            "seatless_filter = ''",
+            &["6:20: `seatless_filter` is not a filter that is evaluated here: expected ("],
+        );
     }
 
     #[test]

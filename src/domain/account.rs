@@ -6,6 +6,7 @@ use super::admission::Decision;
 use super::mapping::printable;
 use super::name::{Name, StableId};
 use super::password::PasswordHash;
+use super::seats::SeatCount;
 use super::user::{Kind, Mapped, Origin};
 
 /// More aliases than any person has; each is a row of the store.
@@ -45,7 +46,16 @@ impl NewAccount {
     pub fn into_mapped(self, id: StableId, enabled: bool) -> Mapped {
         let NewAccount { address, aliases, display_name } = self;
         let addresses = std::iter::once(address).chain(aliases).collect();
-        Mapped { id, kind: Kind::Person, enabled, seatless: false, logins: Vec::new(), addresses, display_name, dn: "".into() }
+        Mapped {
+            id,
+            kind: Kind::Person,
+            enabled,
+            seatless: false,
+            logins: Vec::new(),
+            addresses,
+            display_name,
+            dn: "".into(),
+        }
     }
 }
 
@@ -110,12 +120,14 @@ pub enum AccountRefusal {
     #[error("{0}")]
     Taken(Taken),
     /// It may not take a seat.
-    #[error("{name} gets no seat ({}): {}", decision.code(), decision.message())]
+    #[error("{name} gets no seat ({}): {}", decision.code(), decision.advice(*seats))]
     NoSeat {
         /// The account.
         name: Name,
         /// Why not.
         decision: Decision,
+        /// Those of the licence.
+        seats: Option<SeatCount>,
     },
     /// An alias in a domain that directories serve, for an account made in another one.
     #[error("{name} cannot be an alias: the directory {directory} serves the domain {}", name.domain())]

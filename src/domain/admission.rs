@@ -311,6 +311,27 @@ impl Decision {
     }
 }
 
+impl Decision {
+    /// The sentence for an administrator, who can do something about it. `seats` are those of the licence.
+    pub fn advice(&self, seats: Option<SeatCount>) -> String {
+        match (self, seats) {
+            (Decision::Exhausted, Some(SeatCount { used, limit })) => format!(
+                "{used} of {limit} seats are used. Release some (`seatkeeper users --never` and `seatkeeper seats reclaim \
+                 --inactive 180d --dry-run` show which), or install a license with more."
+            ),
+            (Decision::DomainExhausted, _) => {
+                "The cap of the directory or of the mail domain is reached. Release seats in \
+                                               it, or raise its seat_limit."
+                    .to_owned()
+            }
+            (Decision::LicenseMissing, _) => {
+                "There is no license. Install one, or write seats into [license].".to_owned()
+            }
+            _ => self.message().to_owned(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -379,8 +400,16 @@ mod tests {
         check(exhausted(capped), Login, "exhausted");
         check(view(Subject { seated: true, ..capped }), Login, "held");
         check(view(Subject { domain_seats: full, ..PERSON }), Login, "domain_exhausted");
-        check(view(Subject { domain_seats: full, directory_seats: free, ..PERSON }), Import, "domain_exhausted");
-        check(view(Subject { domain_seats: free, directory_seats: full, ..PERSON }), Login, "domain_exhausted");
+        check(
+            view(Subject { domain_seats: full, directory_seats: free, ..PERSON }),
+            Import,
+            "domain_exhausted",
+        );
+        check(
+            view(Subject { domain_seats: free, directory_seats: full, ..PERSON }),
+            Login,
+            "domain_exhausted",
+        );
         check(view(Subject { domain_seats: free, directory_seats: free, ..PERSON }), Login, "granted");
         check(view(Subject { seated: true, domain_seats: full, ..PERSON }), Login, "held");
         check(view(Subject { enabled: false, ..seated }), Login, "disabled");

@@ -8,9 +8,9 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use super::answers::{
-    ClashStatus, DirectoryState, DirectoryStatus, DomainStatus, Explanation, HistoryLine, LicenseChange, LicenseStatus,
-    LoginReport, RefusalsReport, SeatChange, SeatReport, SeatlessStatus, SeatsByOrigin, SeatsStatus, Status, SyncReport,
-    UsersStatus, Verdict, Verification,
+    ClashStatus, DirectoryState, DirectoryStatus, DomainStatus, Explanation, HistoryLine, LicenseChange,
+    LicenseStatus, LoginReport, RefusalsReport, SeatChange, SeatReport, SeatlessStatus, SeatsByOrigin,
+    SeatsStatus, Status, SyncReport, UsersStatus, Verdict, Verification,
 };
 use super::clock;
 use super::directories::{Progress, SyncCommand};
@@ -99,6 +99,11 @@ pub enum AdminError {
     /// The wall clock is not right.
     #[error(transparent)]
     TooEarly(#[from] TooEarly),
+    /// `[seats] protected` names the user.
+    #[error(
+        "{0} is protected by [seats] protected and keeps the seat: to release it all the same, use --force"
+    )]
+    Protected(String),
     /// Nothing is taken away by its age.
     #[error("the clock is in doubt: {0}")]
     ClockInDoubt(String),
@@ -310,22 +315,30 @@ impl Admin {
             user: name.to_string(),
             outcome: admitted.decision.code().to_owned(),
             done: admitted.decision.allows(),
-            message: match removed.as_slice() {
-                [old, ..] if !admitted.decision.allows() => format!(
+            message: match (admitted.decision.allows(), removed.as_slice()) {
+                (true, _) => admitted.decision.message().to_owned(),
+                (false, [old, ..]) => format!(
                     "{} The removed entry {} has this name and holds a seat: see `seatkeeper explain {name}`.",
-                    admitted.decision.message(),
+                    admitted.decision.advice(self.seat_count(used)),
                     old.id
                 ),
-                _ => admitted.decision.message().to_owned(),
+                (false, []) => admitted.decision.advice(self.seat_count(used)),
             },
             seats_used: used,
         })
     }
 
-    /// Takes a seat back. The user may take one again at the next login.
-    pub async fn release(&self, name: &str) -> Result<SeatChange, AdminError> {
+    fn seat_count(&self, used: u64) -> Option<SeatCount> {
+        self.0.store.policy().seat_limit.map(|limit| SeatCount { used, limit })
+    }
+
+    /// Takes a seat back, from a protected user only by `force`. The user may take one again at the next login.
+    pub async fn release(&self, name: &str, force: bool) -> Result<SeatChange, AdminError> {
         let view = self.0.store.view();
         let key = self.resolve_as(&view, name, Wanted::Holder).await?;
+        if !force && view.seat_of(key)?.is_some() && self.protected(&view)?.contains(&key) {
+            return Err(AdminError::Protected(name.to_owned()));
+        }
         let name = view.name_of(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_owned()))?;
         let released = self.0.store.release(key, ReleaseReason::Administrator, self.0.store.now()).await?;
         let (outcome, message, used) = match &released {

@@ -78,6 +78,7 @@ fn report(domain: &Domain, mode: ImportMode, imported: Imported) -> ImportReport
         changed: imported.changed,
         unchanged: imported.unchanged,
         refused: imported.refused,
+        mapped: imported.mapped,
         skipped: imported.skipped.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
         seats_needed: imported.seats_needed,
         seats_free: imported.seats_free,

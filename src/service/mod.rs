@@ -9,6 +9,7 @@ pub mod backup;
 mod clock;
 mod coverage;
 pub mod directories;
+mod grants;
 mod hashes;
 mod import;
 pub mod license;

@@ -29,11 +29,7 @@ impl Admin {
         let cutoff = now.checked_sub(inactive).unwrap_or(Timestamp::MIN);
         let last_login = self.last_login_of();
         let view = self.fresh_view().await?;
-        let mut protected = BTreeSet::new();
-        for name in &self.settings().protected {
-            let owners = view.owners(name)?;
-            protected.extend([owners.login, owners.mail].into_iter().flatten());
-        }
+        let protected = self.protected(&view)?;
         let login_of = Arc::clone(&last_login);
         let (mut found, spared) =
             tokio::task::spawn_blocking(move || candidates(&view, cutoff, &protected, &login_of))
@@ -60,6 +56,16 @@ impl Admin {
         let seats_used = self.store().view().seats_used()?;
         let held = held.map(SumReport::from);
         Ok(ReclaimReport { dry_run, protected: spared, reclaimed, seats_used, held })
+    }
+
+    /// The users of `[seats] protected`.
+    pub(super) fn protected(&self, view: &ReadView) -> Result<BTreeSet<UserKey>, StoreError> {
+        let mut protected = BTreeSet::new();
+        for name in &self.settings().protected {
+            let owners = view.owners(name)?;
+            protected.extend([owners.login, owners.mail].into_iter().flatten());
+        }
+        Ok(protected)
     }
 
     /// The state of the brake where it does not let so many seats go.

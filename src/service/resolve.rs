@@ -67,6 +67,28 @@ impl Admin {
     }
 }
 
+/// The user with this name or stable id; `None` for nobody. A DN is not looked up, since that reads every user.
+pub(super) fn by_name_or_id(
+    view: &ReadView,
+    text: &str,
+    name: &Result<Name, AdminError>,
+) -> Result<Option<UserKey>, AdminError> {
+    let by_name = name.as_ref().ok().map(|name| by_name(view, name, Wanted::Anyone)).transpose()?.flatten();
+    let mut found = match unhex(text).and_then(|bytes| StableId::new(&bytes)) {
+        Some(id) => view.find_by_id(&id)?,
+        None => Vec::new(),
+    };
+    if let Some(one) = only(view, &found, Wanted::Anyone)? {
+        found = vec![one];
+    }
+    found.extend(by_name.filter(|key| !found.contains(key)));
+    match found.as_slice() {
+        [] => Ok(None),
+        [key] => Ok(Some(*key)),
+        several => Err(ambiguous(view, text, several)?),
+    }
+}
+
 fn by_name(view: &ReadView, name: &Name, wanted: Wanted) -> Result<Option<UserKey>, AdminError> {
     let owners = view.owners(name)?;
     let mut owners: Vec<UserKey> = [owners.login, owners.mail].into_iter().flatten().collect();

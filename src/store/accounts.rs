@@ -6,7 +6,8 @@ use super::domains::DomainLookup;
 use super::names::NameLookup;
 use super::tables::Lookup;
 use super::transaction::Transaction;
-use super::{LOCAL, Policy, Released, StoreError};
+use super::writer::Command;
+use super::{LOCAL, Policy, Released, Store, StoreError};
 use crate::domain::account::{AccountChange, AccountRefusal, NewAccount, Taken};
 use crate::domain::admission::{ComponentView, Decision, Operation, Request, Subject, View, decide};
 use crate::domain::name::Name;
@@ -38,6 +39,17 @@ struct Account {
     user: User,
     name: Name,
     origin: Origin,
+}
+
+impl Store {
+    /// Changes a local or imported account, or refuses to and changes nothing; on disk when this returns.
+    pub async fn account(
+        &self,
+        change: AccountChange,
+        now: Timestamp,
+    ) -> Result<Result<AccountChanged, AccountRefusal>, StoreError> {
+        self.ask(|reply| Command::Account { change, now, reply }).await
+    }
 }
 
 impl Transaction<'_> {
@@ -87,7 +99,7 @@ impl Transaction<'_> {
         let seat = match decide(&view, &request(Operation::Create), now) {
             Decision::Granted(seat) => Some(seat),
             Decision::Exempt => None,
-            decision => return Ok(Err(AccountRefusal::NoSeat { name, decision })),
+            decision => return Ok(Err(AccountRefusal::NoSeat { name, decision, seats: view.seats })),
         };
         let directory = self.directory(&format!("{LOCAL}{}", name.domain()))?;
         let mapped = account.into_mapped(self.own_id(), true);
@@ -110,7 +122,9 @@ impl Transaction<'_> {
         let seat = match decide(&view, &request(Operation::Enable), now) {
             Decision::Granted(seat) => Some(seat),
             Decision::Exempt | Decision::Held => None,
-            decision => return Ok(Err(AccountRefusal::NoSeat { name: name.clone(), decision })),
+            decision => {
+                return Ok(Err(AccountRefusal::NoSeat { name: name.clone(), decision, seats: view.seats }));
+            }
         };
         let mapped = Mapped { enabled: true, ..user.mapped.clone() };
         self.upsert(user.directory, mapped, now)?;

@@ -9,7 +9,8 @@ use super::accounts::request;
 use super::names::NameLookup;
 use super::tables::Lookup;
 use super::transaction::Transaction;
-use super::{IMPORTED, Policy, StoreError};
+use super::writer::Command;
+use super::{IMPORTED, Policy, Store, StoreError};
 use crate::domain::account::{ImportRow, ImportedPerson, Mistake, RowContent, Rows};
 use crate::domain::admission::{Decision, Operation, decide};
 use crate::domain::name::{Domain, Name};
@@ -21,13 +22,13 @@ use crate::domain::user::{DirectoryId, User, UserKey};
 pub const MAX_ROWS: u64 = 250_000;
 
 /// Rows between two signs of life: some milliseconds.
-const BEAT_EVERY: u64 = 500;
+pub(super) const BEAT_EVERY: u64 = 500;
 
 /// Rows told of each kind where all of them matter: in a dry run, and of a part that was left out.
-const MAX_TOLD: usize = 10_000;
+pub(super) const MAX_TOLD: usize = 10_000;
 
 /// Refused rows told where nothing was imported: enough to see what is wrong.
-const MAX_TOLD_OF_FAILURE: usize = 100;
+pub(super) const MAX_TOLD_OF_FAILURE: usize = 100;
 
 /// What to import, and how.
 pub struct Import {
@@ -58,6 +59,8 @@ pub struct Imported {
     pub unchanged: u64,
     /// Rows that were not imported.
     pub refused: u64,
+    /// Rows among them whose user is in a directory.
+    pub mapped: u64,
     /// Entries of nobody who could log in, by reason.
     pub skipped: BTreeMap<&'static str, u64>,
     /// Seats that all of the file needs beyond those held.
@@ -88,6 +91,14 @@ enum Done {
     Added,
     Changed,
     Unchanged,
+}
+
+impl Store {
+    /// Imports a file as a whole, or what of it can be; on disk when this returns. An `Err` inside is a
+    /// sentence about the file.
+    pub async fn import(&self, import: Import) -> Result<Result<Imported, String>, StoreError> {
+        self.ask(|reply| Command::Import { import: Box::new(import), reply }).await
+    }
 }
 
 impl Transaction<'_> {
@@ -157,6 +168,7 @@ impl Transaction<'_> {
         let old = known.as_ref().map(|(_, user)| &user.mapped);
         let mapped = person.into_mapped(old, self.own_id());
         if let Some(taken) = self.taken(mapped.names(), own)? {
+            progress.imported.mapped += u64::from(taken.directory.is_some());
             let first = self.owners_of(&taken.name)?.mail.and_then(|key| progress.lines.get(&key));
             let place = first.map(|first| format!(" (line {first})")).unwrap_or_default();
             return refuse("name_taken", format!("{taken}{place}"));
@@ -169,7 +181,7 @@ impl Transaction<'_> {
                 Decision::Exempt => {}
                 decision => {
                     progress.imported.seats_needed += 1;
-                    return refuse(decision.code(), decision.message().to_owned());
+                    return refuse(decision.code(), decision.advice(view.seats));
                 }
             }
         }

@@ -13,6 +13,7 @@ mod directories;
 mod domains;
 mod error;
 mod file;
+mod grants;
 mod import;
 pub mod issuer;
 mod license;
@@ -47,7 +48,8 @@ pub use carry::{Kin, Moved};
 pub use directories::DirectoryIndex;
 pub use error::StoreError;
 pub use file::{is_damage, is_guarded};
-pub use import::{Import, Imported};
+pub use grants::{GrantLine, Granted, Grants};
+pub use import::{Import, Imported, MAX_ROWS};
 pub use license::{LicenseRecord, RefreshRecord};
 pub use marker::Marker;
 pub use offline::{Restored, create, restore, verify_file};
@@ -59,7 +61,6 @@ pub use view::{ReadView, UserDetails};
 pub use writer::Preview;
 
 use crate::clock::{self as machine, Clock};
-use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::{Request, TakeOn};
 use crate::domain::brake::Hour;
 use crate::domain::license::{Components, OnExpiry};
@@ -349,21 +350,6 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<Released>, StoreError> {
         self.ask(|reply| Command::Release { key, reason, now, reply }).await
-    }
-
-    /// Changes a local or imported account, or refuses to and changes nothing; on disk when this returns.
-    pub async fn account(
-        &self,
-        change: AccountChange,
-        now: Timestamp,
-    ) -> Result<Result<AccountChanged, AccountRefusal>, StoreError> {
-        self.ask(|reply| Command::Account { change, now, reply }).await
-    }
-
-    /// Imports a file as a whole, or what of it can be; on disk when this returns. An `Err` inside is a
-    /// sentence about the file.
-    pub async fn import(&self, import: Import) -> Result<Result<Imported, String>, StoreError> {
-        self.ask(|reply| Command::Import { import: Box::new(import), reply }).await
     }
 
     /// The number of a directory; a name that is new gets one.

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableHandle};
 
 use super::*;
-use crate::domain::account::{ImportRow, RowContent};
+use crate::domain::account::{AccountChange, AccountRefusal, ImportRow, RowContent};
 use crate::domain::admission::{Decision, Operation};
 use crate::domain::brake::{Brake, Counts, Hour};
 use crate::domain::name::{Domain, StableId};

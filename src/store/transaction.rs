@@ -12,9 +12,9 @@ use super::directories::Directories;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::seatless::SeatlessChanges;
 use super::tables::{
-    BRAKES, CLAIMS, COOKIES, DIRECTORIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, MAX_STRANGERS,
-    META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATLESS, SEATS, SETTINGS, STOPPED,
-    STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
+    BRAKES, CLAIMS, COOKIES, DIRECTORIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
+    MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATLESS, SEATS, SETTINGS,
+    STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
 };
 use super::{
     Admitted, Applied, Changes, Checkpoint, DirectoryRecord, Entombed, Forgotten, Policy, Released,

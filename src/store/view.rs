@@ -16,8 +16,8 @@ use super::domains::DomainLookup;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::names::NameLookup;
 use super::tables::{
-    BRAKES, CLAIMS, COOKIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES, PASSWORDS,
-    REFUSALS, SEATLESS, SEATS, STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, reclaims,
+    BRAKES, CLAIMS, COOKIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES,
+    PASSWORDS, REFUSALS, SEATLESS, SEATS, STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, reclaims,
 };
 use super::{Clash, Cookie, DirectoryRecord, IMPORTED, LOCAL, Policy, StoreError, codec};
 use crate::domain::admission::View;

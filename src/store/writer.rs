@@ -21,8 +21,8 @@ use super::transaction::Transaction;
 use super::trouble::Owner;
 use super::view::ReadView;
 use super::{
-    AccountChanged, Admitted, Applied, Changes, Entombed, Forgotten, Import, Imported, Kin, LastLoginOf,
-    LicenseRecord, Moved, Policy, Released, Shared, StoreError, Upserted,
+    AccountChanged, Admitted, Applied, Changes, Entombed, Forgotten, Granted, Grants, Import, Imported, Kin,
+    LastLoginOf, LicenseRecord, Moved, Policy, Released, Shared, StoreError, Upserted,
 };
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::Request;
@@ -51,6 +51,8 @@ pub(super) enum Command {
     Release { key: UserKey, reason: ReleaseReason, now: Timestamp, reply: Reply<Option<Released>> },
     /// Change a local or imported account.
     Account { change: AccountChange, now: Timestamp, reply: Reply<Result<AccountChanged, AccountRefusal>> },
+    /// Grant seats to a list of users, in a transaction of its own.
+    GrantList { grants: Box<Grants>, reply: Reply<Granted> },
     /// Import a file, in a transaction of its own.
     Import { import: Box<Import>, reply: Reply<Result<Imported, String>> },
     /// Find or make the number of a directory.
@@ -102,8 +104,16 @@ pub(super) enum Command {
 impl Command {
     /// Whether it has a transaction of its own, or none.
     fn stands_alone(&self) -> bool {
-        use Command::{Conclude, Import, Look, Preview, Replace};
-        matches!(self, Preview { .. } | Import { .. } | Conclude { .. } | Look { .. } | Replace { .. })
+        use Command::{Conclude, GrantList, Import, Look, Preview, Replace};
+        matches!(
+            self,
+            Preview { .. }
+                | Import { .. }
+                | GrantList { .. }
+                | Conclude { .. }
+                | Look { .. }
+                | Replace { .. }
+        )
     }
 }
 
@@ -165,6 +175,12 @@ fn run_alone(owner: &mut Owner, shared: &Shared, command: Command) {
         Command::Import { import, reply } => {
             if let Some(imported) = owner.attempt(shared, |opened| run_import(opened, shared, *import)) {
                 let _ = reply.send(imported);
+            }
+        }
+        Command::GrantList { reply, .. } if reply.is_closed() => {}
+        Command::GrantList { grants, reply } => {
+            if let Some(granted) = owner.attempt(shared, |opened| run_grants(opened, shared, *grants)) {
+                let _ = reply.send(granted);
             }
         }
         Command::Conclude { reply } => {
@@ -292,6 +308,7 @@ fn apply(
         Command::Ping { reply } => answer(reply, ()),
         // `run` takes these out before.
         Command::Preview { .. }
+        | Command::GrantList { .. }
         | Command::Import { .. }
         | Command::Conclude { .. }
         | Command::Look { .. }
@@ -299,19 +316,42 @@ fn apply(
     })
 }
 
+/// Imports a file, or drops the transaction.
 fn run_import(
     opened: &Opened,
     shared: &Shared,
     import: Import,
 ) -> Result<Result<Imported, String>, StoreError> {
+    run_list(opened, shared, |transaction, policy, beat| {
+        let imported = transaction.import(import, policy, beat)?;
+        let is_applied = imported.as_ref().is_ok_and(|imported| imported.applied);
+        Ok((imported, is_applied))
+    })
+}
+
+/// Grants a list of seats, or drops the transaction.
+fn run_grants(opened: &Opened, shared: &Shared, grants: Grants) -> Result<Granted, StoreError> {
+    run_list(opened, shared, |transaction, policy, beat| {
+        let granted = transaction.grant_list(grants, policy, beat)?;
+        let is_applied = granted.applied;
+        Ok((granted, is_applied))
+    })
+}
+
+/// Runs what changes many users in one transaction, which is dropped where it says that it is not to be applied.
+fn run_list<T>(
+    opened: &Opened,
+    shared: &Shared,
+    list: impl FnOnce(&mut Transaction<'_>, &Policy, &dyn Fn()) -> Result<(T, bool), StoreError>,
+) -> Result<T, StoreError> {
     let policy = shared.policy();
     let txn = begin(opened.db())?;
     let (mut transaction, adopted) = open(&txn, shared, &policy)?;
     let beat = || {
         shared.beats.fetch_add(1, Ordering::Relaxed);
     };
-    let imported = transaction.import(import, &policy, &beat)?;
-    if imported.as_ref().is_ok_and(|imported| imported.applied) {
+    let (outcome, is_applied) = list(&mut transaction, &policy, &beat)?;
+    if is_applied {
         let settled = transaction.settle(&policy, adopted, shared.clock.now())?;
         let changed = transaction.finish()?;
         finish(opened, shared, txn, changed, &settled)?;
@@ -319,7 +359,7 @@ fn run_import(
         drop(transaction);
         txn.abort()?;
     }
-    Ok(imported)
+    Ok(outcome)
 }
 
 fn run_preview(db: &Database, shared: &Shared, preview: Preview) -> Result<Report, StoreError> {

@@ -44,7 +44,7 @@ fn a_local_account_takes_a_seat_and_is_refused_without_one() {
 
     // Refused, with nothing changed: no seat, or the name is somebody's.
     let text = run(&daemon, &["account", "add", "bob"], 1);
-    assert!(text.contains("bob@example.org gets no seat (exhausted): All mailbox licenses"), "{text}");
+    assert!(text.contains("bob@example.org gets no seat (exhausted): 2 of 2 seats are used."), "{text}");
     run(&daemon, &["explain", "bob"], 1);
     let status = daemon.status();
     assert_eq!(status["users"]["local"], 1, "{status}");

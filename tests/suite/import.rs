@@ -145,7 +145,7 @@ fn all_or_nothing_unless_a_part_will_do() {
         "line 4: refused (name_taken): b@other.org: local@other.org is a local account already\n",
         "line 5: refused (duplicate): a@other.org: the same user is on line 2\n",
         "line 7: refused (name_taken): d@other.org: a@other.org is an imported account already (line 2)\n",
-        "line 12: refused (exhausted): i@other.org: All mailbox licenses are in use.",
+        "line 12: refused (exhausted): i@other.org: 5 of 5 seats are used.",
         "seats: 5 needed, 4 free before\nNOTHING was imported",
     ] {
         assert!(told.contains(part), "{part}: {told}");

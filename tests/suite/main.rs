@@ -26,6 +26,7 @@ mod ds389;
 mod exim;
 mod failover;
 mod full_disk;
+mod grants;
 mod group;
 mod hostile;
 mod hostile_sync;

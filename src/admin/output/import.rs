@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::sync::skipped;
 use super::{clean, count, list};
-use crate::service::answers::ImportReport;
+use crate::service::answers::{GrantsReport, ImportReport, RefusedRow};
 
 /// What became of an import, or would.
 pub(crate) fn imported(report: &ImportReport) -> String {
@@ -24,6 +24,12 @@ pub(crate) fn imported(report: &ImportReport) -> String {
         line(format!("line {}: refused ({}): {user}{}", refusal.line, refusal.reason, refusal.message));
     }
     more(report.refused, report.refusals.len(), &mut line);
+    if report.mapped > 0 {
+        line(format!(
+            "{} in a directory already, and need no import: give them seats with `seatkeeper seats grant --file LIST`",
+            if report.mapped == 1 { "1 is".to_owned() } else { format!("{} are", report.mapped) },
+        ));
+    }
     let some = |number: u64, what: &str| {
         if number > 0 { format!("{number} {what}") } else { String::new() }
     };
@@ -51,6 +57,44 @@ pub(crate) fn imported(report: &ImportReport) -> String {
     page
 }
 
+/// What became of a list of users, or would.
+pub(crate) fn grants(report: &GrantsReport) -> String {
+    let mut page = String::new();
+    let mut line = |text: String| {
+        let _ = writeln!(page, "{}", clean(&text));
+    };
+    if report.dry_run {
+        let users = &report.granted_users;
+        users.iter().for_each(|user| line(format!("line {}: {} would get a seat", user.line, user.user)));
+        more(report.granted, users.len(), &mut line);
+    }
+    for RefusedRow { line: at, user, reason, message } in &report.refusals {
+        let user = user.as_deref().unwrap_or_default();
+        line(format!("line {at}: {user} gets no seat ({reason}): {message}"));
+    }
+    more(report.refused, report.refusals.len(), &mut line);
+    let some = |number: u64, what: &str| {
+        if number > 0 { format!("{number} {what}") } else { String::new() }
+    };
+    let parts = [
+        format!("{} granted", report.granted),
+        some(report.held, "held one already"),
+        some(report.exempt, "need none"),
+        some(report.refused, "refused"),
+    ];
+    line(format!("{}: {}", count(report.users, "user"), list(parts)));
+    line(format!("seats: {} needed, {} free before", report.seats_needed, report.seats_free));
+    match (report.applied, report.dry_run) {
+        (true, _) => line(format!("{} of {} used", report.seats_used, count(report.seat_limit, "seat"))),
+        (false, true) => line("nothing was changed: this was a dry run".to_owned()),
+        (false, false) => line(
+            "NO seat was granted: correct the list or free seats, or grant what can be granted with --partial"
+                .to_owned(),
+        ),
+    }
+    page
+}
+
 /// How many were not told.
 fn more(all: u64, told: usize, line: &mut impl FnMut(String)) {
     let more = all.saturating_sub(told as u64);
@@ -62,7 +106,7 @@ fn more(all: u64, told: usize, line: &mut impl FnMut(String)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::answers::{ImportedLine, RefusedRow};
+    use crate::service::answers::ImportedLine;
 
     #[test]
     fn an_import_is_told() {
@@ -77,6 +121,7 @@ mod tests {
             changed: 1,
             unchanged: 1,
             refused: 2,
+            mapped: 0,
             skipped: [("not_a_person".to_owned(), 1)].into(),
             seats_needed: 3,
             seats_free: 2,

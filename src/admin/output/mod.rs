@@ -13,7 +13,7 @@ use std::fmt;
 use comfy_table::{CellAlignment, ColumnConstraint, Table, Width, presets};
 use jiff::Timestamp;
 
-pub(super) use import::imported;
+pub(super) use import::{grants, imported};
 pub(super) use license::license;
 pub(super) use moves::moved;
 pub(super) use people::{account, change, explanation, history, users};

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use crate::service::answers::{
-    ClockStatus, DirectoryState, DirectoryStatus, LicenseStatus, SeatlessStatus, SeatsByOrigin, SeatsStatus, Status,
-    StoreStatus, UsersStatus,
+    ClockStatus, DirectoryState, DirectoryStatus, LicenseStatus, SeatlessStatus, SeatsByOrigin, SeatsStatus,
+    Status, StoreStatus, UsersStatus,
 };
 
 /// So many seconds after noon of 1 March 2026, which is when the tests take place.

@@ -119,7 +119,9 @@ fn seatless(seatless: SeatlessStatus) -> String {
         _ if mailboxes == 0 => return String::new(),
         Some(allowed) if mailboxes > allowed => {
             let over = mailboxes - allowed;
-            format!("{mailboxes} mailboxes, THE LICENSE ALLOWS {allowed}: the {over} mapped last need a seat each")
+            format!(
+                "{mailboxes} mailboxes, THE LICENSE ALLOWS {allowed}: the {over} mapped last need a seat each"
+            )
         }
         Some(allowed) => format!("{mailboxes} of {allowed} mailboxes"),
         None => format!("{mailboxes} mailboxes"),
@@ -257,11 +259,7 @@ mod tests {
         check(0, Some(5), "");
         check(3, Some(5), "Seatless 3 of 5 mailboxes\n");
         check(3, None, "Seatless 3 mailboxes\n");
-        check(
-            3,
-            Some(1),
-            "Seatless 3 mailboxes, THE LICENSE ALLOWS 1: the 2 mapped last need a seat each\n",
-        );
+        check(3, Some(1), "Seatless 3 mailboxes, THE LICENSE ALLOWS 1: the 2 mapped last need a seat each\n");
     }
 
     use super::super::samples::{at, directory, status as sample};

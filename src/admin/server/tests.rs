@@ -106,7 +106,7 @@ async fn seats_are_granted_and_released() {
         &fixture,
         "PUT /v1/seats/u4",
         409,
-        "u4@example.org gets no seat (exhausted): All mailbox licenses are in use.",
+        "u4@example.org gets no seat (exhausted): 2 of 2 seats are used.",
     )
     .await;
     check_problem(&fixture, "PUT /v1/seats/u3", 409, "(disabled)").await;

@@ -1,4 +1,4 @@
-//! Answers about accounts, imports, and seats to get back.
+//! Answers about accounts, imports, lists of seats, and seats to get back.
 
 use std::collections::BTreeMap;
 
@@ -41,6 +41,9 @@ pub struct ImportReport {
     pub unchanged: u64,
     /// Rows that were not imported.
     pub refused: u64,
+    /// Rows among them whose user is in a directory, and needs no import.
+    #[serde(default)]
+    pub mapped: u64,
     /// Entries of nobody who could log in, by reason.
     pub skipped: BTreeMap<String, u64>,
     /// Seats that all of the file needs beyond those held.
@@ -129,4 +132,37 @@ pub struct RefusedLine {
     pub last: Timestamp,
     /// The latest reason code.
     pub reason: String,
+}
+
+/// `POST /v1/grants`: what became of a list of users.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub struct GrantsReport {
+    /// Nothing was to be changed.
+    pub dry_run: bool,
+    /// What can be granted was, instead of all or nothing.
+    pub partial: bool,
+    /// Something was changed, or everything is as it was asked for.
+    pub applied: bool,
+    /// Users in the list.
+    pub users: u64,
+    /// Those who took a seat.
+    pub granted: u64,
+    /// Those who held one already.
+    pub held: u64,
+    /// Those who need none.
+    pub exempt: u64,
+    /// Those who got none.
+    pub refused: u64,
+    /// Seats that all of the list needs beyond those held.
+    pub seats_needed: u64,
+    /// Seats free before it.
+    pub seats_free: u64,
+    /// Seats taken after it; after it would be applied, in a dry run.
+    pub seats_used: u64,
+    /// Seats of the licence.
+    pub seat_limit: u64,
+    /// The first of those who took a seat.
+    pub granted_users: Vec<ImportedLine>,
+    /// The first of the refused lines.
+    pub refusals: Vec<RefusedRow>,
 }
