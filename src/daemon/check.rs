@@ -1,9 +1,14 @@
 //! `check`: what can be found out about a configuration without running it.
 
+mod clashes;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::Method;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -11,6 +16,7 @@ use tokio::sync::mpsc;
 use super::intake::SyncError;
 use super::source;
 use super::sync::sentence;
+use crate::admin::client::Client;
 use crate::config::Config;
 use crate::directory::{Connection, Event, Evidence, file};
 use crate::domain::course::Choice;
@@ -19,7 +25,20 @@ use crate::domain::group::Members;
 use crate::domain::host::is_loopback;
 use crate::domain::ldap_text::Dn;
 use crate::domain::mapping::{Preset, Rules, Skip, map_entry};
-use crate::domain::user::Kind;
+use crate::domain::name::Name;
+use crate::domain::names::NameRules;
+use crate::domain::user::{Kind, Mapped};
+use crate::service::answers::Status;
+use clashes::{CheckedClash, Names};
+
+/// Users and lists named in full; the rest is counted.
+const SHOWN: usize = 20;
+
+/// Domains of addresses that are counted one by one.
+const MAX_DOMAINS: usize = 1000;
+
+/// How long the daemon may take to say how many seats are used.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 /// What `check` found; its JSON is what `--json` prints.
 #[derive(Clone, PartialEq, Eq, Serialize, Debug)]
@@ -36,6 +55,16 @@ pub struct Checked {
     pub listeners: usize,
     /// One a directory; with `--connect` they say what was found.
     pub directories: Vec<CheckedDirectory>,
+    /// Seats in use, and how many there are, as the running daemon says; `null` where none runs.
+    pub seats_used: Option<(u64, u64)>,
+    /// Names that entries would be mapped without.
+    pub clashes: Vec<CheckedClash>,
+    /// How many more there are.
+    pub more_clashes: u64,
+    /// Addresses that would be left out by `foreign_names = false`.
+    pub foreign_names: u64,
+    /// Domains of addresses that no directory serves, with the number of addresses.
+    pub unserved_domains: BTreeMap<String, u64>,
 }
 
 /// One directory.
@@ -53,6 +82,20 @@ pub struct CheckedDirectory {
     pub people: u64,
     /// The disabled among them.
     pub disabled: u64,
+    /// Seats that its users hold, as the running daemon says.
+    pub seats_used: Option<u64>,
+    /// The directory's own cap.
+    pub seat_limit: Option<u64>,
+    /// Enabled people who match `seatless_filter`, and the first of them.
+    pub seatless: u64,
+    /// The first of them.
+    pub seatless_users: Vec<String>,
+    /// People without a mail address, and the DN of one of them.
+    pub without_mail: u64,
+    /// The DN of one of them.
+    pub without_mail_example: Option<String>,
+    /// The first of the lists.
+    pub lists: Vec<String>,
     /// Groups, lists, resources and contacts, by kind.
     pub not_people: BTreeMap<String, u64>,
     /// Entries that would be skipped: reason code, how many, and what it means.
@@ -79,15 +122,31 @@ pub struct Skipped {
 /// Checks a configuration that was loaded; with `connect`, reads every directory as a sweep would.
 pub async fn check(path: &Path, config: &Config, connect: bool) -> Checked {
     let mut directories = Vec::new();
+    let mut found = Found::new(config);
     for directory in &config.directories {
         let mut checked = CheckedDirectory { name: directory.name.clone(), ..CheckedDirectory::default() };
+        checked.seat_limit = directory.seat_limit;
         checked.warnings.extend(warnings(directory));
-        if connect && let Err(error) = read(directory, &mut checked).await {
+        if connect && let Err(error) = read(directory, &mut checked, &mut found).await {
             checked.error = Some(sentence(&error));
         }
         directories.push(checked);
     }
+    let status = if connect { ask(config).await } else { None };
+    for checked in &mut directories {
+        let known = status.iter().flat_map(|status| &status.directories);
+        checked.seats_used = known.into_iter().find(|it| it.name == checked.name).map(|it| it.seats_used);
+    }
+    if let (Some(warning), Some(last)) = (found.names.warning(), directories.last_mut()) {
+        last.warnings.push(warning);
+    }
+    let clashes = found.names.clashes(&found.rules);
     Checked {
+        seats_used: status.map(|status| (status.seats.used, status.seats.limit)),
+        clashes: clashes.listed,
+        more_clashes: clashes.more,
+        foreign_names: clashes.foreign,
+        unserved_domains: found.unserved,
         ok: directories.iter().all(|directory| directory.error.is_none()),
         config: path.display().to_string(),
         seats: config.seat_limit,
@@ -95,6 +154,38 @@ pub async fn check(path: &Path, config: &Config, connect: bool) -> Checked {
         listeners: config.listeners.len(),
         directories,
     }
+}
+
+/// What is found in all directories together.
+struct Found {
+    names: Names,
+    rules: NameRules,
+    unserved: BTreeMap<String, u64>,
+}
+
+impl Found {
+    fn new(config: &Config) -> Found {
+        let directories = config.directories.iter().map(Directory::names).collect();
+        let rules = NameRules::new(directories, config.administrator.clone());
+        Found { names: Names::default(), rules, unserved: BTreeMap::new() }
+    }
+
+    fn push(&mut self, directory: &str, mapped: &Mapped) {
+        self.names.push(directory, mapped);
+        let unserved = mapped.addresses.iter().map(Name::domain);
+        for domain in unserved.filter(|domain| self.rules.directories_of(domain).next().is_none()) {
+            if self.unserved.len() < MAX_DOMAINS || self.unserved.contains_key(domain) {
+                *self.unserved.entry(domain.to_owned()).or_default() += 1;
+            }
+        }
+    }
+}
+
+/// What the running daemon says; `None` where none runs, or where it may not be asked.
+async fn ask(config: &Config) -> Option<Status> {
+    let client = Client::new(&config.control_socket);
+    let answer = client.request_within(Method::GET, "/v1/status", ASK_WITHIN).await.ok()?;
+    client.decode(&answer).ok()
 }
 
 fn warnings(directory: &Directory) -> Option<String> {
@@ -110,7 +201,11 @@ fn no_members(group: &Dn, members: &Members) -> Option<String> {
     is_empty.then(|| format!("required_group {group} lists no members, or the bind user may not read them"))
 }
 
-async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(), SyncError> {
+async fn read(
+    directory: &Directory,
+    checked: &mut CheckedDirectory,
+    found: &mut Found,
+) -> Result<(), SyncError> {
     let (events, queue) = mpsc::channel(4);
     match &directory.source {
         Source::Ldif(ldif) => {
@@ -120,7 +215,7 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
                 let events = events;
                 file::sweep(&ldif.file, &events).await
             };
-            let (swept, ()) = tokio::join!(swept, count(queue, &rules, checked));
+            let (swept, ()) = tokio::join!(swept, count(queue, &rules, checked, found));
             swept?;
         }
         Source::Ldap(ldap) => {
@@ -144,7 +239,7 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
                 let events = events;
                 connection.sweep(&ldap.base_dn, &filter, &rules.attributes(), &events).await
             };
-            let (swept, ()) = tokio::join!(swept, count(queue, &rules, checked));
+            let (swept, ()) = tokio::join!(swept, count(queue, &rules, checked, found));
             swept?;
             // It can't be paged, so that limits count which a sweep doesn't notice.
             if is_hinted && let Err(error) = connection.search_at_once(&ldap.base_dn, &filter).await {
@@ -156,17 +251,21 @@ async fn read(directory: &Directory, checked: &mut CheckedDirectory) -> Result<(
     Ok(())
 }
 
-async fn count(mut events: mpsc::Receiver<Event>, rules: &Rules, checked: &mut CheckedDirectory) {
+async fn count(
+    mut events: mpsc::Receiver<Event>,
+    rules: &Rules,
+    checked: &mut CheckedDirectory,
+    found: &mut Found,
+) {
     let mut skipped: BTreeMap<Skip, (u64, String)> = BTreeMap::new();
     while let Some(event) = events.recv().await {
         let Event::Upserts(entries) = event else { continue };
         for entry in entries {
             match map_entry(&entry, rules) {
-                Ok(mapped) if mapped.kind == Kind::Person => {
-                    checked.people += 1;
-                    checked.disabled += u64::from(!mapped.enabled);
+                Ok(mapped) => {
+                    found.push(&checked.name, &mapped);
+                    checked.count(&mapped);
                 }
-                Ok(mapped) => *checked.not_people.entry(mapped.kind.to_string()).or_default() += 1,
                 Err(skip) => skipped.entry(skip).or_insert((0, entry.dn)).0 += 1,
             }
         }
@@ -197,11 +296,84 @@ impl Checked {
         for directory in &self.directories {
             directory.write(connected, out)?;
         }
-        Ok(())
+        if connected { self.write_found(out) } else { Ok(()) }
+    }
+
+    /// What concerns all directories together.
+    fn write_found(&self, out: &mut dyn Write) -> io::Result<()> {
+        let people: u64 = self.directories.iter().map(|directory| directory.people).sum();
+        match self.seats_used {
+            Some((used, limit)) => {
+                writeln!(out, "seats: {used} of {limit} are used; {people} people in all")?
+            }
+            None => {
+                writeln!(out, "seats: no daemon answers that says how many are used; {people} people in all")?
+            }
+        }
+        if !self.unserved_domains.is_empty() {
+            writeln!(out, "no directory serves the domains of these addresses:")?;
+        }
+        let mut unserved: Vec<_> = self.unserved_domains.iter().collect();
+        unserved.sort_by_key(|(domain, addresses)| (std::cmp::Reverse(**addresses), *domain));
+        for (domain, addresses) in unserved.iter().take(SHOWN) {
+            writeln!(out, "  {domain}: {addresses}")?;
+        }
+        if unserved.len() > SHOWN {
+            writeln!(out, "  and {} more domains", unserved.len() - SHOWN)?;
+        }
+        if self.foreign_names > 0 {
+            writeln!(out, "foreign_names = false leaves out {} addresses", self.foreign_names)?;
+        }
+        if !self.clashes.is_empty() {
+            writeln!(out, "names that several entries have, or that are not theirs:")?;
+        }
+        for clash in &self.clashes {
+            writeln!(out, "  {}", clash.line())?;
+        }
+        if self.more_clashes > 0 { writeln!(out, "  and {} more", self.more_clashes) } else { Ok(()) }
     }
 }
 
+/// The first of some names, and how many more there are.
+fn shown(names: &[String], all: u64) -> String {
+    let more = all.saturating_sub(names.len() as u64);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    names.join(", ") + &more
+}
+
 impl CheckedDirectory {
+    fn count(&mut self, mapped: &Mapped) {
+        if mapped.kind != Kind::Person {
+            *self.not_people.entry(mapped.kind.to_string()).or_default() += 1;
+            if mapped.kind == Kind::List && self.lists.len() < SHOWN {
+                self.lists.push(mapped.primary().to_owned());
+            }
+            return;
+        }
+        self.people += 1;
+        self.disabled += u64::from(!mapped.enabled);
+        if mapped.enabled && mapped.seatless {
+            self.seatless += 1;
+            if self.seatless_users.len() < SHOWN {
+                self.seatless_users.push(mapped.primary().to_owned());
+            }
+        }
+        if mapped.addresses.is_empty() {
+            self.without_mail += 1;
+            self.without_mail_example.get_or_insert_with(|| mapped.dn.to_string());
+        }
+    }
+
+    /// Seats in use beside the people who may want one.
+    fn seats(&self) -> String {
+        match (self.seats_used, self.seat_limit) {
+            (Some(used), Some(limit)) => format!("; {used} of {limit} seats are used"),
+            (Some(used), None) => format!("; {used} seats are used"),
+            (None, Some(limit)) => format!("; at most {limit} seats"),
+            (None, None) => String::new(),
+        }
+    }
+
     fn write(&self, connected: bool, out: &mut dyn Write) -> io::Result<()> {
         for warning in &self.warnings {
             writeln!(out, "{}: warning: {warning}", self.name)?;
@@ -218,9 +390,21 @@ impl CheckedDirectory {
         if let Some(members) = self.members {
             writeln!(out, "  required_group and the groups in it list {members} names")?;
         }
-        writeln!(out, "  {} people would be mapped, {} of them disabled", self.people, self.disabled)?;
+        let seats = self.seats();
+        writeln!(out, "  {} people would be mapped, {} of them disabled{seats}", self.people, self.disabled)?;
+        if self.seatless > 0 {
+            let names = shown(&self.seatless_users, self.seatless);
+            writeln!(out, "  {} of them match seatless_filter: {names}", self.seatless)?;
+        }
+        if let Some(example) = &self.without_mail_example {
+            writeln!(out, "  {} of them have no mail address; for example {example}", self.without_mail)?;
+        }
         for (kind, entries) in &self.not_people {
             writeln!(out, "  {entries} of the kind {kind} would be known, and take no seats")?;
+        }
+        if !self.lists.is_empty() {
+            let lists = self.not_people.get("list").copied().unwrap_or_default();
+            writeln!(out, "  lists: {}", shown(&self.lists, lists))?;
         }
         for Skipped { reason, entries, explanation, example } in &self.skipped {
             writeln!(out, "  {entries} would be skipped ({reason}): {explanation}; for example {example}")?;

@@ -4,8 +4,8 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::support::daemon::{Daemon, Settings, ldap_directory, seatkeeper};
-use crate::support::slapd::{Options, PEOPLE, Slapd, people};
+use crate::support::daemon::{Daemon, Settings, ldap_directory, ldif_directory, seatkeeper};
+use crate::support::slapd::{Options, PEOPLE, Slapd, people, person};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
@@ -82,6 +82,46 @@ fn check_connect_says_who_would_be_mapped_and_why_others_are_not() {
     assert!(reasons.contains(&json!(["no_name", 2])), "{corp}");
     assert!(reasons.contains(&json!(["not_a_user", 2])), "{corp}");
     assert!(!daemon.path("state").exists(), "it only looks");
+}
+
+#[test]
+fn check_connect_shows_people_and_seats_side_by_side_and_what_will_not_fit() {
+    let list = format!(
+        "dn: cn=sales,{PEOPLE}\nobjectClass: groupOfNames\nobjectClass: extensibleObject\ncn: sales\n\
+         mail: sales@example.org\nmember: uid=u1,{PEOPLE}\n\n"
+    );
+    let silent =
+        format!("dn: uid=silent,{PEOPLE}\nobjectClass: inetOrgPerson\nuid: silent\ncn: s\nsn: s\n\n");
+    let second = person(5).replace("mail: u5@example.org", "mail: u5@elsewhere.net\nmail: u1@example.org");
+    let slapd =
+        Slapd::start(Options { data: people(0..5) + &second + &list + &silent, ..Options::default() });
+    let mut settings = Settings::ldap(9, &slapd, "seat_limit = 4\nseatless_filter = \"(uid=u4)\"\n");
+    settings.tables += &ldif_directory("branch", "branch.example", "branch.ldif");
+    let stray = person(9).replace("u9@example.org", "u0@example.org");
+    settings.files = vec![("branch.ldif", stray)];
+    let daemon = Daemon::start(settings);
+    daemon.expect("u1@example.org", "granted");
+    let (out, _) = check_code(&daemon.command(&["check", "--connect"]), 0);
+    for part in [
+        "7 people would be mapped, 0 of them disabled; 1 of 4 seats are used",
+        "1 of them match seatless_filter: u4@example.org",
+        &format!("1 of them have no mail address; for example uid=silent,{PEOPLE}"),
+        "lists: sales@example.org",
+        "seats: 1 of 9 are used; 8 people in all",
+        "no directory serves the domains of these addresses:\n  elsewhere.net: 1",
+        &format!(
+            "u1@example.org: uid=u5,{PEOPLE} (corp) would be mapped without it: uid=u1,{PEOPLE} (corp) has it"
+        ),
+        &format!(
+            "u0@example.org: uid=u9,{PEOPLE} (branch) would be mapped without it: other directories serve"
+        ),
+    ] {
+        assert!(out.contains(part), "{part:?} is not in:\n{out}");
+    }
+    let (out, _) = check_code(&daemon.command(&["--json", "check", "--connect"]), 0);
+    let checked: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(checked["seats_used"], json!([1, 9]), "{checked}");
+    assert_eq!(checked["clashes"].as_array().unwrap().len(), 2, "{checked}");
 }
 
 #[test]
