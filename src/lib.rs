@@ -28,6 +28,8 @@
 //! | --- | --- |
 //! | who may come in, and why not | [`domain::admission::decide`] |
 //! | how an entry becomes a user | [`domain::mapping`] |
+//! | which mailboxes need no seat | [`domain::filter`], `store::seatless` |
+//! | seats of a mail domain | [`domain::names::mail_domain`], `store::domains` |
 //! | who is in the required group | [`domain::group`], `directory::group`, `daemon::group` |
 //! | what a sweep may take away | [`domain::sync`] |
 //! | what goes from one entry of a person to another | [`domain::moves`], `store::carry`, `store::relocate` |

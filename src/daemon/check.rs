@@ -57,6 +57,9 @@ pub struct Checked {
     pub directories: Vec<CheckedDirectory>,
     /// Seats in use, and how many there are, as the running daemon says; `null` where none runs.
     pub seats_used: Option<(u64, u64)>,
+    /// Mailboxes without a seat that the license allows, as the running daemon says; `null` where none runs, or for any
+    /// number.
+    pub seatless_allowed: Option<u64>,
     /// Names that entries would be mapped without.
     pub clashes: Vec<CheckedClash>,
     /// How many more there are.
@@ -142,6 +145,7 @@ pub async fn check(path: &Path, config: &Config, connect: bool) -> Checked {
     }
     let clashes = found.names.clashes(&found.rules);
     Checked {
+        seatless_allowed: status.as_ref().and_then(|status| status.seatless.allowed),
         seats_used: status.map(|status| (status.seats.used, status.seats.limit)),
         clashes: clashes.listed,
         more_clashes: clashes.more,
@@ -309,6 +313,15 @@ impl Checked {
             None => {
                 writeln!(out, "seats: no daemon answers that says how many are used; {people} people in all")?
             }
+        }
+        let seatless: u64 = self.directories.iter().map(|directory| directory.seatless).sum();
+        if let Some(allowed) = self.seatless_allowed.filter(|allowed| *allowed < seatless) {
+            let over = seatless - allowed;
+            writeln!(
+                out,
+                "seatless_filter matches {seatless} mailboxes, and the license allows {allowed}: the {over} that were \
+                 mapped last need a seat each"
+            )?;
         }
         if !self.unserved_domains.is_empty() {
             writeln!(out, "no directory serves the domains of these addresses:")?;

@@ -363,7 +363,7 @@ pub(super) fn filter(ldap: &LdapSource, rules: &Rules) -> Result<Filter, SyncErr
     let people = group::narrow(filter, rules);
     let lists = match &ldap.lists {
         Lists::Unread => None,
-        Lists::Matching(filter) => Some(filter.clone()),
+        Lists::Matching(lists) => Some(lists.filter().clone()),
         Lists::Preset => {
             let text = rules.preset.default_list_filter(&rules.mail);
             let parsed =

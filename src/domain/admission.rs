@@ -316,8 +316,8 @@ impl Decision {
     pub fn advice(&self, seats: Option<SeatCount>) -> String {
         match (self, seats) {
             (Decision::Exhausted, Some(SeatCount { used, limit })) => format!(
-                "{used} of {limit} seats are used. Release some (`seatkeeper users --never` and `seatkeeper seats reclaim \
-                 --inactive 180d --dry-run` show which), or install a license with more."
+                "{used} of {limit} seats are used. Release some (`seatkeeper users --seated --sort last-login` shows who is \
+                 longest away), or install a license with more."
             ),
             (Decision::DomainExhausted, _) => {
                 "The cap of the directory or of the mail domain is reached. Release seats in \

@@ -106,8 +106,8 @@ pub enum Lists {
     Preset,
     /// Only those that `filter` finds.
     Unread,
-    /// Those that match.
-    Matching(Filter),
+    /// Those that match. An entry whose class says nothing is a list then.
+    Matching(Condition),
 }
 
 /// Who the daemon is to the directory.
@@ -288,6 +288,9 @@ impl Directory {
         rules.mail = mail.unwrap_or(rules.mail);
         rules.name = name.unwrap_or(rules.name);
         rules.seatless = self.seatless.clone();
+        if let Source::Ldap(LdapSource { lists: Lists::Matching(lists), .. }) = &self.source {
+            rules.lists = Some(lists.clone());
+        }
         rules
     }
 }

@@ -58,6 +58,11 @@ impl Condition {
         self.text.as_str()
     }
 
+    /// The same filter for a server.
+    pub fn filter(&self) -> &Filter {
+        &self.text
+    }
+
     /// Whether an entry matches. It must have been read with [`attributes`](Condition::attributes).
     pub fn matches(&self, entry: &Entry) -> bool {
         self.node.evaluate(entry) == Some(true)

@@ -67,6 +67,8 @@ pub struct Rules {
     pub name: Vec<String>,
     /// Which people have mailboxes that need no seat.
     pub seatless: Option<Condition>,
+    /// Which entries of an unknown class are lists; the others are people.
+    pub lists: Option<Condition>,
     /// Whom to map, where it is not everybody.
     pub members: Option<Arc<Members>>,
 }
@@ -82,6 +84,7 @@ impl Rules {
             mail: owned(preset.default_mail()),
             name: owned(preset.default_name()),
             seatless: None,
+            lists: None,
             members: None,
         }
     }
@@ -92,7 +95,7 @@ impl Rules {
         let chosen = [&self.login, &self.mail, &self.name].into_iter().flatten().map(String::as_str);
         let members: Vec<&str> = self.members.iter().flat_map(|members| members.attributes()).collect();
         let mut all: Vec<&str> = Vec::new();
-        let asked = self.seatless.iter().flat_map(Condition::attributes);
+        let asked = self.seatless.iter().chain(&self.lists).flat_map(Condition::attributes);
         for name in fixed.into_iter().chain(chosen).chain(members).chain(asked) {
             if !all.iter().any(|known| known.eq_ignore_ascii_case(name)) {
                 all.push(name);
@@ -157,7 +160,7 @@ const MAX_TEXT_BYTES: usize = 1024;
 
 /// Maps one entry by its directory's rules.
 pub fn map_entry(entry: &Entry, rules: &Rules) -> Result<Mapped, Skip> {
-    let kind = kind_of(entry, rules.preset)?;
+    let kind = kind(entry, rules)?;
     // Lists and rooms take no seat, and mail to them passes whoever is in the group.
     let is_required = kind == Kind::Person;
     if is_required && rules.members.as_ref().is_some_and(|members| !members.has(entry)) {
@@ -170,18 +173,18 @@ pub fn map_entry(entry: &Entry, rules: &Rules) -> Result<Mapped, Skip> {
 /// The same for an entry that was skipped with [`Skip::NoAccountState`] and belongs to a user who is known:
 /// they stay enabled or disabled.
 pub fn map_known(entry: &Entry, rules: &Rules, known: &Mapped) -> Result<Mapped, Skip> {
-    map_kind(entry, rules, kind_of(entry, rules.preset)?, known.id.clone(), known.is_active())
+    map_kind(entry, rules, kind(entry, rules)?, known.id.clone(), known.is_active())
 }
 
 /// The same for an entry whose id is given from outside.
 pub fn map_entry_under(entry: &Entry, rules: &Rules, id: StableId) -> Result<Mapped, Skip> {
-    let kind = kind_of(entry, rules.preset)?;
+    let kind = kind(entry, rules)?;
     map_kind(entry, rules, kind, id, account_state(entry, rules, kind)?)
 }
 
 /// Whether an entry may be a list, a room or the like: as its classes say, where they are known.
 pub fn may_be_list(entry: &Entry, preset: Preset) -> bool {
-    entry.text(OBJECT_CLASS).is_none() || !matches!(kind_of(entry, preset), Ok(Kind::Person) | Err(_))
+    entry.text(OBJECT_CLASS).is_none() || !matches!(kind_of(entry, preset), Ok(Some(Kind::Person)) | Err(_))
 }
 
 /// Whether an entry is enabled; always, where it is not a person.
@@ -308,7 +311,18 @@ fn is_enabled(entry: &Entry, preset: Preset) -> Option<bool> {
     Some(is_enabled)
 }
 
-fn kind_of(entry: &Entry, preset: Preset) -> Result<Kind, Skip> {
+/// What an entry is. One of an unknown class is a person, unless `list_filter` says that it is a list.
+fn kind(entry: &Entry, rules: &Rules) -> Result<Kind, Skip> {
+    let is_list = || rules.lists.as_ref().is_some_and(|lists| lists.matches(entry));
+    Ok(match kind_of(entry, rules.preset)? {
+        Some(kind) => kind,
+        None if is_list() => Kind::List,
+        None => Kind::Person,
+    })
+}
+
+/// What the class of an entry says; `None` where it says nothing.
+fn kind_of(entry: &Entry, preset: Preset) -> Result<Option<Kind>, Skip> {
     let is_any = |wanted: &[&str]| {
         entry.texts(OBJECT_CLASS).any(|class| wanted.iter().any(|known| known.eq_ignore_ascii_case(class)))
     };
@@ -316,14 +330,14 @@ fn kind_of(entry: &Entry, preset: Preset) -> Result<Kind, Skip> {
         && let Some(kind) = entry.text(RECIPIENT_TYPE).and_then(|text| text.trim().parse::<u64>().ok())
         && RESOURCE_RECIPIENTS.contains(&kind)
     {
-        return Ok(Kind::Resource);
+        return Ok(Some(Kind::Resource));
     }
     for (classes, kind) in &CLASSES {
         if is_any(classes) {
-            return *kind;
+            return kind.map(Some);
         }
     }
-    if is_any(&CONTAINERS) { Err(Skip::NotAUser) } else { Ok(Kind::Person) }
+    if is_any(&CONTAINERS) { Err(Skip::NotAUser) } else { Ok(None) }
 }
 
 /// A text without control characters and marks of direction, cut at 1024 bytes.

@@ -87,7 +87,7 @@ fn on_a_full_license_the_administrator_reads_how_full_it_is_and_what_to_do() {
     settings.tables = "[seats]\nprotected = [\"u0@example.org\"]\n".to_owned() + &settings.tables;
     let daemon = Daemon::start(settings);
     daemon.expect("u0", "granted");
-    let full = "1 of 1 seats are used. Release some (`seatkeeper users --never`";
+    let full = "1 of 1 seats are used. Release some (`seatkeeper users --seated";
     let import = "address\nnew@example.org\nu1@example.org\n";
     daemon.write("new.csv", import);
     let csv = daemon.path("new.csv");

@@ -93,13 +93,20 @@ fn an_empty_list_filter_reads_people_alone() {
     let slapd = Slapd::start(Options { data: data(), ..Options::default() });
     let daemon = Daemon::start(Settings::ldap(2, &slapd, "list_filter = \"\"\n"));
     assert_eq!(delivery(&daemon, "sales@example.org"), "unknown_user");
+    // Of a class that says nothing, it is a list because of the filter.
+    let alias = format!(
+        "dn: cn=alias,{PEOPLE}\nobjectClass: document\nobjectClass: extensibleObject\ncn: alias\n\
+         documentIdentifier: alias\nmail: alias@example.org\n\n"
+    );
+    slapd.add(&alias);
     let keys = format!(
-        "list_filter = \"(&(objectClass=room)(mail=*))\"\nfilter = \"(uid=u1)\"\n{}",
+        "list_filter = \"(&(|(objectClass=room)(objectClass=document))(mail=*))\"\nfilter = \"(uid=u1)\"\n{}",
         no_brake("ldap")
     );
     let daemon = Daemon::start(Settings::ldap(2, &slapd, &keys));
     assert_eq!(delivery(&daemon, "sales@example.org"), "unknown_user");
     assert_eq!(delivery(&daemon, "library@example.org"), "not_a_person");
+    assert_eq!(delivery(&daemon, "alias@example.org"), "not_a_person");
     assert_eq!(daemon.status()["users"]["total"], 1);
 }
 

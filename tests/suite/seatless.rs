@@ -100,6 +100,13 @@ fn a_signed_license_allows_as_many_as_it_says() {
     let page = String::from_utf8(daemon.command(&["status"]).stdout).unwrap();
     assert!(page.contains("3 mailboxes, THE LICENSE ALLOWS 2: the 1 mapped last need a seat each"), "{page}");
     assert!(page.contains("1 seat, 2 seatless mailboxes"), "{page}");
+    let check = String::from_utf8(daemon.command(&["check", "--connect"]).stdout).unwrap();
+    let over =
+        "seatless_filter matches 3 mailboxes, and the license allows 2: the 1 that were mapped last need";
+    assert!(
+        check.contains("3 of them match seatless_filter: u0@example.org") && check.contains(over),
+        "{check}"
+    );
     assert_eq!(daemon.explain("u0")["counts_because"], "a mailbox that needs no seat, by seatless_filter");
     daemon.verify();
 }

@@ -71,8 +71,8 @@ fn check_text(outcome: &Outcome, exit: Exit, out: &str, err: &str) {
     assert_eq!(*outcome, expected);
 }
 
-const FULL: &str = "2 of 2 seats are used. Release some (`seatkeeper users --never` and `seatkeeper seats reclaim \
-                    --inactive 180d --dry-run` show which), or install a license with more.";
+const FULL: &str = "2 of 2 seats are used. Release some (`seatkeeper users --seated --sort last-login` shows who is \
+                    longest away), or install a license with more.";
 
 #[tokio::test]
 async fn seats_change_one_by_one() {

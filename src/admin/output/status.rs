@@ -107,7 +107,10 @@ fn seats(seats: &SeatsStatus, license: &LicenseStatus) -> String {
         );
     }
     match free {
-        0 => format!("{used} used of {limit}, NONE FREE: nobody new gets one"),
+        0 => format!(
+            "{used} of {limit} used, NONE FREE: release some (`seatkeeper users --seated --sort last-login` shows \
+             who is longest away), or install a license with more"
+        ),
         free => format!("{used} used of {limit}, {free} free"),
     }
 }
@@ -416,6 +419,10 @@ mod tests {
     #[test]
     fn the_last_seat_is_told() {
         let count = SeatsStatus { limit: 25, used: 25, free: 0, over_limit: false };
-        assert_eq!(seats(&count, &sample().license), "25 used of 25, NONE FREE: nobody new gets one");
+        assert_eq!(
+            seats(&count, &sample().license),
+            "25 of 25 used, NONE FREE: release some (`seatkeeper users --seated --sort last-login` shows who is longest \
+             away), or install a license with more"
+        );
     }
 }
