@@ -110,3 +110,26 @@ fn a_signed_license_allows_as_many_as_it_says() {
     assert_eq!(daemon.explain("u0")["counts_because"], "a mailbox that needs no seat, by seatless_filter");
     daemon.verify();
 }
+
+#[test]
+fn a_reload_with_another_filter_is_evaluated_at_once() {
+    let slapd = Slapd::start(Options::provider(people(0..3)));
+    let before = Settings::ldap(2, &slapd, &no_brake("ldap"));
+    let mut daemon = Daemon::start(before.clone());
+    daemon.expect("u0", "granted");
+    daemon.expect("u1", "granted");
+    let filter = "seatless_filter = \"(uid=u0)\"\n[directory.ldap.brake]";
+    let tables = before.tables.replace("[directory.ldap.brake]", filter);
+    daemon.configure(&Settings { tables, ..before.clone() });
+    let dry_run = daemon.command(&["check", "--connect"]);
+    let names = String::from_utf8(dry_run.stdout).unwrap();
+    assert!(names.contains("1 of them match seatless_filter: u0@example.org"), "{names}");
+    daemon.reload().unwrap();
+    becomes(&daemon, "u0", "exempt");
+    assert_eq!(daemon.seats_used(), 1);
+    daemon.expect("u2", "granted");
+    daemon.configure(&before);
+    daemon.reload().unwrap();
+    becomes(&daemon, "u0", "exhausted");
+    daemon.verify();
+}
