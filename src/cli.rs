@@ -1,5 +1,6 @@
 //! What can be typed. The help, the man page and the shell completions all come from here.
 
+mod directory;
 pub mod license;
 mod man;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+pub use directory::DirectoryCommand;
 use license::{IssuerCommand, LicenseCommand};
 pub use man::man;
 
@@ -98,6 +100,9 @@ pub enum ClientCommand {
     /// Give seats, take them back, and see who got and lost them.
     #[command(subcommand)]
     Seats(SeatsCommand),
+    /// List the directories that are stored, carry one over to a new name, or forget one.
+    #[command(subcommand)]
+    Directory(DirectoryCommand),
     /// Sync directories now, or preview what a sync would do.
     Sync(SyncArgs),
     /// The licence: show, install, activate and refresh it; or, for a vendor, issue and serve licences.

@@ -32,7 +32,7 @@
 //! | seats of a mail domain | [`domain::names::mail_domain`], `store::domains` |
 //! | who is in the required group | [`domain::group`], `directory::group`, `daemon::group` |
 //! | what a sweep may take away | [`domain::sync`] |
-//! | what goes from one entry of a person to another | [`domain::moves`], `store::carry`, `store::relocate` |
+//! | what goes from one entry of a person to another | [`domain::moves`], `store::carry`, `store::relocate`, `store::retired` |
 //! | how much may be taken away within an hour | [`domain::brake`] |
 //! | how a seat is granted and made durable | `store::transaction`, `store::writer` |
 //! | how local and imported accounts change | `store::accounts`, `store::import` |

@@ -18,11 +18,11 @@ use super::reclaim::Refused;
 use super::upload::Upload;
 use super::{History, Users, grants, import, output, progress};
 use crate::cli::{
-    AccountCommand, ClientCommand, Exit, ImportArgs, LicenseArgs, MatchName, SeatsCommand, SyncAction,
-    SyncArgs, UsersAction, UsersArgs,
+    AccountCommand, ClientCommand, DirectoryCommand, Exit, ImportArgs, LicenseArgs, MatchName, SeatsCommand,
+    SyncAction, SyncArgs, UsersAction, UsersArgs,
 };
 use crate::service::answers::{
-    Explanation, GrantsReport, ImportReport, ReclaimReport, Status, SyncReport, Verification,
+    DirectoryList, Explanation, GrantsReport, ImportReport, ReclaimReport, Status, SyncReport, Verification,
 };
 
 /// Longer than `yes` with blanks around it.
@@ -147,6 +147,7 @@ impl Session<'_> {
                 let answer = self.get(&format!("/v1/refused?limit={limit}")).await?;
                 self.show(&answer, |Refused { refused }: &Refused| output::refused(refused, now))
             }
+            ClientCommand::Directory(command) => self.directory(command, now).await,
             ClientCommand::Sync(args) => self.sync(args).await,
             ClientCommand::Backup { file } => self.backup(file).await,
             ClientCommand::Verify { .. } => self.verify().await,
@@ -288,6 +289,26 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    async fn directory(&mut self, command: &DirectoryCommand, now: Timestamp) -> Result<(), Trouble> {
+        let path = |name: &str| format!("/v1/directories/{}", encode(name));
+        match command {
+            DirectoryCommand::List => {
+                let answer = self.get("/v1/directories").await?;
+                self.show(&answer, |list: &DirectoryList| output::listed(list, now))
+            }
+            DirectoryCommand::Rename { old, new } => {
+                let path = format!("{}/rename?to={}", path(old), encode(new));
+                let answer = self.client.request(Method::POST, &path).await?;
+                self.show(&answer, output::renamed)
+            }
+            DirectoryCommand::Forget { name, dry_run } => {
+                let path = format!("{}?dry_run={dry_run}", path(name));
+                let answer = self.client.request(Method::DELETE, &path).await?;
+                self.show(&answer, output::forgotten)
+            }
+        }
     }
 
     async fn move_seats(

@@ -5,6 +5,7 @@ mod backup;
 pub mod client;
 mod clock;
 mod command;
+mod directories;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod grants;

@@ -16,7 +16,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::moves::MatchParameter;
-use super::{History, Started, accounts, clock, grants, import, license, moves, reclaim, stream};
+use super::{
+    History, Started, accounts, clock, directories, grants, import, license, moves, reclaim, stream,
+};
 use crate::net::http::json;
 use crate::net::problem::Problem;
 use crate::service::answers::SyncReport;
@@ -52,6 +54,7 @@ pub fn routes(admin: Admin) -> Router {
         .merge(clock::routes(admin.clone()))
         .merge(reclaim::routes(admin.clone()))
         .merge(moves::routes(admin.clone()))
+        .merge(directories::routes(admin.clone()))
         .merge(import::routes(admin.clone()))
         .merge(grants::routes(admin.clone()))
         .merge(status_route(admin))
@@ -77,6 +80,7 @@ impl From<AdminError> for Problem {
             | AdminError::Ambiguous(..)
             | AdminError::NoLoginName(_)
             | AdminError::NotMoved(..)
+            | AdminError::StillConfigured(_)
             | AdminError::NotRemoved(_) => StatusCode::CONFLICT,
             AdminError::WrongFile(_) => StatusCode::UNPROCESSABLE_ENTITY,
             AdminError::NoSuchUser(_)

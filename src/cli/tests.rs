@@ -73,6 +73,12 @@ fn commands_are_parsed() {
     };
     let line = "seatkeeper seats move --match mail --from old --to ad --dry-run";
     check(line, client(ClientCommand::Seats(all)));
+    let directory = |command| client(ClientCommand::Directory(command));
+    check("seatkeeper directory list", directory(DirectoryCommand::List));
+    let rename = DirectoryCommand::Rename { old: "a".to_owned(), new: "b".to_owned() };
+    check("seatkeeper directory rename a b", directory(rename));
+    let forget = DirectoryCommand::Forget { name: "a".to_owned(), dry_run: true };
+    check("seatkeeper directory forget a --dry-run", directory(forget));
     let refused = SeatsCommand::Refused { limit: 100 };
     check("seatkeeper seats refused", client(ClientCommand::Seats(refused)));
     let add = AccountCommand::Add {
@@ -161,6 +167,9 @@ fn mistakes_are_usage_errors() {
     check_wrong("seatkeeper seats");
     check_wrong("seatkeeper seats grant");
     check_wrong("seatkeeper seats release");
+    check_wrong("seatkeeper directory");
+    check_wrong("seatkeeper directory rename a");
+    check_wrong("seatkeeper directory forget");
     check_wrong("seatkeeper seats move");
     check_wrong("seatkeeper seats move a");
     check_wrong("seatkeeper seats move a b --dry-run");

@@ -357,7 +357,8 @@ impl Daemon {
                     users,
                     seats,
                     "The directory {directory} is not configured any more: of its {users} users, the holders keep \
-                     their {seats} seats, and the others get none (not_seated)."
+                     their {seats} seats, and the others get none (not_seated). To carry them over to another name or \
+                     remove them: seatkeeper directory rename, seatkeeper directory forget."
                 );
             }
         }

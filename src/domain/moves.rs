@@ -37,6 +37,8 @@ pub enum NotMoved {
     Disabled,
     /// The new entry is not a person.
     NotAPerson,
+    /// The new entry is a mailbox that needs no seat.
+    Seatless,
     /// The directory of the new entry is not configured.
     NotConfigured,
     /// Both hold a seat.
@@ -62,6 +64,7 @@ impl NotMoved {
             NotMoved::Removed => "removed",
             NotMoved::Disabled => "disabled",
             NotMoved::NotAPerson => "not_a_person",
+            NotMoved::Seatless => "seatless",
             NotMoved::NotConfigured => "not_configured",
             NotMoved::HasSeat => "has_seat",
             NotMoved::Nothing => "nothing",
@@ -80,6 +83,7 @@ impl NotMoved {
             NotMoved::Removed => "the new entry is removed",
             NotMoved::Disabled => "the new entry is disabled",
             NotMoved::NotAPerson => "the new entry is not a person",
+            NotMoved::Seatless => "the new entry is a mailbox that needs no seat",
             NotMoved::NotConfigured => "the directory of the new entry is not configured",
             NotMoved::HasSeat => "the new entry holds a seat of its own",
             NotMoved::Nothing => "the old entry has no seat, last login or refusals",
@@ -126,6 +130,7 @@ pub fn may_receive(belongings: Belongings, to: Receiver<'_>) -> Result<(), NotMo
         (!to.user.is_living(), NotMoved::Removed),
         (!enabled, NotMoved::Disabled),
         (!to.is_configured, NotMoved::NotConfigured),
+        (to.user.is_seatless(), NotMoved::Seatless),
         (belongings.seat && to.is_seated, NotMoved::HasSeat),
         (belongings.is_empty(), NotMoved::Nothing),
     ];

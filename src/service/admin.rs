@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tracing::info;
 
 use super::answers::{
     ClashStatus, DirectoryState, DirectoryStatus, DomainStatus, Explanation, HistoryLine, LicenseChange,
-    LicenseStatus, LoginReport, RefusalsReport, SeatChange, SeatReport, SeatlessStatus, SeatsByOrigin,
-    SeatsStatus, Status, SyncReport, UsersStatus, Verdict, Verification,
+    LicenseStatus, SeatChange, SeatlessStatus, SeatsByOrigin, SeatsStatus, Status, SyncReport, UsersStatus,
+    Verdict, Verification,
 };
 use super::clock;
 use super::directories::{Progress, SyncCommand};
+use super::explain::explanation;
 use super::hashes::HashError;
 use super::license::{self, LicenseBoard, LicenseCommand, LicenseFailure};
 use super::logins::latest;
@@ -29,8 +29,8 @@ use crate::domain::name::{Name, NameError};
 use crate::domain::names::Purpose;
 use crate::domain::password::Password;
 use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount, after_crash};
-use crate::domain::user::{Kind, Origin, User};
-use crate::store::{Clash, DirectoryRecord, LastLoginOf, Policy, ReadView, Store, StoreError, UserDetails};
+use crate::domain::user::Origin;
+use crate::store::{Clash, DirectoryRecord, LastLoginOf, Policy, ReadView, Store, StoreError};
 
 /// Clashes shown by `status`; the log has each.
 const CLASHES_SHOWN: usize = 20;
@@ -56,6 +56,11 @@ pub enum AdminError {
     /// Nothing of such a directory is stored.
     #[error("nothing is stored of a directory {0:?}: see `seatkeeper directory list`")]
     NothingStored(String),
+    /// The directory is in use.
+    #[error(
+        "the directory {0:?} is in the configuration: take it out or change its name there, and reload first"
+    )]
+    StillConfigured(String),
     /// A user who lives cannot be forgotten.
     #[error("{0} is not removed: only a user who is gone from the directory can be forgotten")]
     NotRemoved(String),
@@ -127,6 +132,12 @@ impl Admin {
     /// The state after what was collected is written, save last logins that are not due.
     pub(super) async fn fresh_view(&self) -> Result<Arc<ReadView>, StoreError> {
         self.0.flush(false).await?;
+        Ok(self.0.store.view())
+    }
+
+    /// The state after everything that was collected is written, for what goes from one user to another.
+    pub(super) async fn flushed_view(&self) -> Result<Arc<ReadView>, StoreError> {
+        self.0.flush(true).await?;
         Ok(self.0.store.view())
     }
 
@@ -420,7 +431,7 @@ impl Admin {
     ) -> Result<Option<SyncReport>, AdminError> {
         if by.is_some() {
             // Last logins that wait to be written belong to the old entries.
-            self.fresh_view().await?;
+            self.flushed_view().await?;
         }
         self.ask_directory(directory, wait, |reply| SyncCommand::Approve { by, reply }).await
     }
@@ -526,73 +537,4 @@ fn history_lines(
         })
     };
     events.map(line).collect()
-}
-
-fn explanation(
-    view: &ReadView,
-    details: UserDetails,
-    login_now: Verdict,
-    removal_grace: Duration,
-) -> Result<Explanation, AdminError> {
-    let UserDetails { key, user, name, directory, origin, seat, last_login, refusals } = details;
-    let seat_is_missing = seat.is_none() && user.is_living();
-    let mut names = Vec::new();
-    let mut names_held_by_others = Vec::new();
-    for claimed in user.mapped.names() {
-        let is_owned = view.clash_of(claimed, key)?.is_none();
-        let list = if is_owned { &mut names } else { &mut names_held_by_others };
-        list.push(claimed.to_string());
-    }
-    let forgotten_at = user.removed_at.and_then(|at| at.checked_add(removal_grace).ok());
-    Ok(Explanation {
-        user: name.to_string(),
-        names,
-        names_held_by_others,
-        directory,
-        origin: origin.to_string(),
-        id: user.mapped.id.to_string(),
-        dn: user.mapped.dn.to_string(),
-        kind: user.mapped.kind.to_string(),
-        enabled: user.mapped.enabled,
-        since: user.since,
-        removed_at: user.removed_at,
-        forgotten_at,
-        counts: seat.is_some(),
-        counts_because: match login_now.decision.as_str() {
-            "exempt" if user.is_seatless() => "a mailbox that needs no seat, by seatless_filter",
-            "exempt" => "the internal administrator never counts",
-            _ if user.is_seatless() && seat.is_none() => {
-                "the license allows fewer mailboxes without a seat: this one needs one"
-            }
-            _ => counts_because(&user, origin, seat.is_some()),
-        }
-        .to_owned(),
-        seat: seat.map(|seat| SeatReport { granted_at: seat.granted_at, by: seat.by.to_string() }),
-        components: view.components_of(key)?,
-        last_login: last_login.map(|login| LoginReport {
-            at: login.at,
-            service: login.service.map(|service| service.as_str().to_owned()),
-        }),
-        refusals: refusals.map(|refusals| RefusalsReport {
-            first: refusals.first,
-            last: refusals.last,
-            count: refusals.count,
-            reason: refusals.reason.into(),
-        }),
-        removed_holders: if seat_is_missing { removed_holders(view, key, &user)? } else { Vec::new() },
-        login_now,
-        display_name: user.mapped.display_name.map(String::from),
-    })
-}
-
-fn counts_because(user: &User, origin: Origin, is_seated: bool) -> &'static str {
-    match (user.mapped.kind, user.is_living(), user.mapped.enabled, is_seated) {
-        (Kind::Person, false, _, true) => "gone from the directory, but keeps the seat for the grace period",
-        (Kind::Person, _, _, true) => "holds a seat",
-        (Kind::Person, false, _, false) => "gone from the directory, and held no seat",
-        (Kind::Person, true, false, false) => "the account is disabled",
-        (Kind::Person, true, true, false) if origin == Origin::Mapped => "mapped, but has no seat yet",
-        (Kind::Person, true, true, false) => "enabled, but the seat was released",
-        _ => "not a person",
-    }
 }

@@ -4,6 +4,7 @@ mod accounts;
 mod clock;
 mod license;
 mod moves;
+mod stored;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ pub use accounts::*;
 pub use clock::*;
 pub use license::*;
 pub use moves::*;
+pub use stored::*;
 
 use crate::domain::admission::Decision;
 use crate::domain::brake::{Excess, Held, Loss};
@@ -408,6 +410,9 @@ pub struct Explanation {
     pub last_login: Option<LoginReport>,
     /// Refusals, if any.
     pub refusals: Option<RefusalsReport>,
+    /// False where the directory is not configured any more.
+    #[serde(default)]
+    pub configured: bool,
     /// Removed entries that hold a seat and have a name of this user: perhaps the same person under an id of before.
     #[serde(default)]
     pub removed_holders: Vec<RemovedHolder>,

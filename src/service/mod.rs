@@ -9,6 +9,7 @@ pub mod backup;
 mod clock;
 mod coverage;
 pub mod directories;
+mod explain;
 mod grants;
 mod hashes;
 mod import;
@@ -21,6 +22,7 @@ pub mod passwords;
 mod recent;
 mod reclaim;
 mod resolve;
+mod stored;
 mod throttle;
 mod users;
 
@@ -343,6 +345,13 @@ impl Admission {
             // Repeats within seconds are counted in the ledger, not logged: clients try again by themselves.
             _ if !is_first => {
                 debug!(event = "seat_refused", user = %name, service, client, reason, "{name} was refused again.");
+            }
+            Decision::NotConfigured => {
+                warn!(
+                    event = "seat_refused", user = %name, service, client, reason,
+                    "{name} was refused: the directory of this user is not configured any more, and its users take \
+                     no new seats."
+                );
             }
             Decision::Exhausted
             | Decision::DomainExhausted

@@ -156,13 +156,13 @@ impl Admin {
     /// `seats move --match`: see [`carry_over`].
     pub async fn move_matching(&self, order: &MoveOrder) -> Result<MoveReport, AdminError> {
         // Last logins that wait to be written belong to the old entries.
-        self.fresh_view().await?;
+        self.flushed_view().await?;
         carry_over(self.store(), order).await
     }
 
     /// `seats move OLD NEW`: everything of one user goes to another.
     pub async fn move_one(&self, old: &str, new: &str) -> Result<MoveReport, AdminError> {
-        let view = self.fresh_view().await?;
+        let view = self.flushed_view().await?;
         let old = self.resolve_as(&view, old, Wanted::Holder).await?;
         let new = self.resolve_as(&view, new, Wanted::Living).await?;
         let mut report = MoveReport::default();

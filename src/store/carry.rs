@@ -7,7 +7,8 @@ use super::names::NameLookup;
 use super::relocate::Kinship;
 use super::tables::Lookup;
 use super::transaction::Transaction;
-use super::{Party, ReadView, StoreError, codec};
+use super::writer::Command;
+use super::{Party, ReadView, Store, StoreError, codec};
 use crate::domain::moves::{Belongings, NotMoved, Receiver, may_receive};
 use crate::domain::seats::{LedgerEvent, Movement, Seat};
 use crate::domain::user::UserKey;
@@ -58,6 +59,19 @@ impl ReadView {
     /// Whether everything of one user could be carried over to another.
     pub fn may_carry(&self, from: UserKey, to: UserKey) -> Result<Result<(), NotMoved>, StoreError> {
         may_carry(self, from, to)
+    }
+}
+
+impl Store {
+    /// Carries everything that the first of each pair has over to the second; each pair is whole or refused. Keep it
+    /// short: logins wait for its transaction.
+    pub async fn carry(
+        &self,
+        pairs: Vec<(UserKey, UserKey)>,
+        kin: Kin,
+        now: Timestamp,
+    ) -> Result<Vec<Result<Moved, NotMoved>>, StoreError> {
+        self.ask(|reply| Command::Carry { pairs, kin, now, reply }).await
     }
 }
 

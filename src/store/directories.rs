@@ -82,6 +82,14 @@ impl Directories {
         Arc::make_mut(leaf).insert(id, Arc::new(record));
     }
 
+    /// Removes a record.
+    pub(super) fn remove(&mut self, id: DirectoryId) {
+        if let Some(leaf) = Arc::make_mut(&mut self.leaves).get_mut(&(id.0 / LEAF)) {
+            Arc::make_mut(leaf).remove(&id);
+        }
+        Arc::make_mut(&mut self.index.0).retain(|_, named| named.id != id);
+    }
+
     /// Changes a record; false where there is none of this number.
     pub(super) fn change(&mut self, id: DirectoryId, change: impl FnOnce(&mut DirectoryRecord)) -> bool {
         if self.get(&id).is_none() {
@@ -158,5 +166,8 @@ mod tests {
         assert!(after.named("d2").is_none());
         assert_eq!(after.named("renamed").unwrap().id, DirectoryId(2));
         assert_eq!(mapped.named("d2").unwrap().id, DirectoryId(2));
+        after.remove(DirectoryId(2));
+        assert!(after.named("renamed").is_none() && after.get(&DirectoryId(2)).is_none());
+        assert_eq!((after.values().count(), mapped.values().count()), (2, 3));
     }
 }

@@ -24,6 +24,7 @@ mod names;
 mod offline;
 mod outcome;
 mod relocate;
+mod retired;
 mod seatless;
 mod settle;
 mod tables;
@@ -54,6 +55,7 @@ pub use license::{LicenseRecord, RefreshRecord};
 pub use marker::Marker;
 pub use offline::{Restored, create, restore, verify_file};
 pub use outcome::*;
+pub use retired::{NotRetired, Part};
 pub(crate) use settle::{log_clash, log_move, log_release};
 pub use trouble::{DiskState, Trouble};
 pub use verify::Finding;
@@ -64,7 +66,6 @@ use crate::clock::{self as machine, Clock};
 use crate::domain::admission::{Request, TakeOn};
 use crate::domain::brake::Hour;
 use crate::domain::license::{Components, OnExpiry};
-use crate::domain::moves::NotMoved;
 use crate::domain::name::Name;
 use crate::domain::names::NameRules;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
@@ -392,17 +393,6 @@ impl Store {
         last_login: LastLoginOf,
     ) -> Result<Vec<(UserKey, Released)>, StoreError> {
         self.ask(|reply| Command::Reclaim { keys, cutoff, now, last_login, reply }).await
-    }
-
-    /// Carries everything that the first of each pair has over to the second; each pair is whole or refused. Keep it
-    /// short: logins wait for its transaction.
-    pub async fn carry(
-        &self,
-        pairs: Vec<(UserKey, UserKey)>,
-        kin: Kin,
-        now: Timestamp,
-    ) -> Result<Vec<Result<Moved, NotMoved>>, StoreError> {
-        self.ask(|reply| Command::Carry { pairs, kin, now, reply }).await
     }
 
     /// Writes coalesced last logins and refusals, and refusals of names that nobody has.

@@ -134,11 +134,8 @@ impl Transaction<'_> {
         if self.rules.is_configured_as(wanted) {
             return Ok(adopted);
         }
-        let rules = Arc::new(wanted.retiring(&self.rules));
-        let before = std::mem::replace(&mut self.rules, rules);
-        let bytes = encode_rules(&self.rules);
-        self.settings.insert(RULES, bytes.as_slice())?;
-        self.is_dirty = true;
+        let before = Arc::clone(&self.rules);
+        self.keep_rules(Arc::new(wanted.retiring(&before)))?;
         self.recount_domains()?;
         let mut last: Option<String> = None;
         loop {
@@ -160,6 +157,15 @@ impl Transaction<'_> {
             }
         }
         Ok(adopted)
+    }
+
+    /// Keeps rules in place of those before; nothing is decided by them yet.
+    pub(super) fn keep_rules(&mut self, rules: Arc<NameRules>) -> Result<(), StoreError> {
+        self.rules = rules;
+        let bytes = encode_rules(&self.rules);
+        self.settings.insert(RULES, bytes.as_slice())?;
+        self.is_dirty = true;
+        Ok(())
     }
 
     /// Who owned a name and does not any more.

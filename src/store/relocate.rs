@@ -51,7 +51,11 @@ pub(super) trait Kinship: Lookup {
         let mut heirs = Vec::new();
         for key in others {
             let other = self.user(*key)?.ok_or(StoreError::Corrupt("users"))?;
-            if other.mapped.is_active() && self.goes_to(user, &other)? && self.seat(*key)?.is_none() {
+            if other.is_active()
+                && !other.is_seatless()
+                && self.goes_to(user, &other)?
+                && self.seat(*key)?.is_none()
+            {
                 let to = self.standing(&other)?.directory;
                 let is_named = self.rules().moved_from(to).iter().any(|name| name == from);
                 heirs.push((!is_named, self.rules().order(to), *key));
@@ -89,6 +93,12 @@ pub(super) trait Kinship: Lookup {
 impl<T: Lookup> Kinship for T {}
 
 impl ReadView {
+    /// The living entry of the same person to which what this user holds goes.
+    pub fn heir_of(&self, user: &User) -> Result<Option<UserKey>, StoreError> {
+        let others = self.others(user.directory, &user.mapped.id, self.mapped_directories().into_iter())?;
+        self.heir(user, &others)
+    }
+
     /// Holders whose seat goes to another entry of theirs, with that entry: what a changed configuration moves. Reads
     /// every holder: run it where blocking is allowed.
     pub fn reunions(&self) -> Result<Vec<(UserKey, UserKey)>, StoreError> {

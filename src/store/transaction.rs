@@ -33,7 +33,7 @@ use crate::domain::user::{Census, DirectoryId, Kind, Mapped, User, UserKey};
 /// All tables, open for writing.
 pub(super) struct Transaction<'t> {
     meta: Table<'t, &'static str, u64>,
-    directory_records: Table<'t, &'static str, &'static [u8]>,
+    pub(super) directory_records: Table<'t, &'static str, &'static [u8]>,
     pub(super) users: Table<'t, u64, &'static [u8]>,
     pub(super) ids: Table<'t, (u32, &'static [u8]), u64>,
     pub(super) names: Table<'t, &'static str, &'static [u8]>,
@@ -49,14 +49,14 @@ pub(super) struct Transaction<'t> {
     strangers: Table<'t, &'static str, &'static [u8]>,
     ledger: Table<'t, u64, &'static [u8]>,
     pub(super) ledger_by_user: Table<'t, (u64, u64), ()>,
-    tombstones: Table<'t, (i64, u64), ()>,
-    cookies: Table<'t, u32, &'static [u8]>,
+    pub(super) tombstones: Table<'t, (i64, u64), ()>,
+    pub(super) cookies: Table<'t, u32, &'static [u8]>,
     pub(super) brakes: Table<'t, &'static str, &'static [u8]>,
     pub(super) license: Table<'t, &'static str, &'static [u8]>,
     pub(super) component_seats: Table<'t, (u64, &'static str), i64>,
     pub(super) component_counts: Table<'t, &'static str, u64>,
-    directories: Directories,
-    changed_directories: BTreeSet<DirectoryId>,
+    pub(super) directories: Directories,
+    pub(super) changed_directories: BTreeSet<DirectoryId>,
     /// The directories of mapped users, where they were asked for.
     pub(super) mapped: OnceCell<Vec<DirectoryId>>,
     pub(super) seatless_changes: SeatlessChanges,

@@ -311,6 +311,11 @@ impl ReadView {
         }))
     }
 
+    /// Whether the directory of a user is configured; accounts need none.
+    pub fn is_configured(&self, user: &User) -> bool {
+        Lookup::is_configured(self, user.directory)
+    }
+
     /// The users of a directory, tombstones among them.
     pub fn users_of(
         &self,
@@ -481,7 +486,7 @@ pub(super) fn unseen<'a, T: Lookup>(
 /// Longer than any stable id, so that the range ends behind the last one.
 const PAST_EVERY_ID: [u8; StableId::MAX_BYTES + 1] = [0xff; StableId::MAX_BYTES + 1];
 
-fn ids_of(DirectoryId(directory): DirectoryId) -> RangeInclusive<(u32, &'static [u8])> {
+pub(super) fn ids_of(DirectoryId(directory): DirectoryId) -> RangeInclusive<(u32, &'static [u8])> {
     (directory, [].as_slice())..=(directory, PAST_EVERY_ID.as_slice())
 }
 

@@ -22,7 +22,7 @@ use super::trouble::Owner;
 use super::view::ReadView;
 use super::{
     AccountChanged, Admitted, Applied, Changes, Entombed, Forgotten, Granted, Grants, Import, Imported, Kin,
-    LastLoginOf, LicenseRecord, Moved, Policy, Released, Shared, StoreError, Upserted,
+    LastLoginOf, LicenseRecord, Moved, NotRetired, Part, Policy, Released, Shared, StoreError, Upserted,
 };
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::Request;
@@ -70,6 +70,8 @@ pub(super) enum Command {
         now: Timestamp,
         reply: Reply<Vec<Result<Moved, NotMoved>>>,
     },
+    /// One part of forgetting a directory that is not configured, or of carrying it over to another one.
+    Retire { directory: String, to: Option<String>, now: Timestamp, reply: Reply<Result<Part, NotRetired>> },
     /// Write coalesced last logins and refusals.
     RecordActivity {
         logins: Vec<(UserKey, LastLogin)>,
@@ -291,6 +293,9 @@ fn apply(
         }
         Command::Carry { pairs, kin, now, reply } => {
             answer(reply, transaction.carry_pairs(&pairs, kin, now)?)
+        }
+        Command::Retire { directory, to, now, reply } => {
+            answer(reply, transaction.retire(&directory, to.as_deref(), now)?)
         }
         Command::RecordActivity { logins, refusals, strangers, reply } => {
             transaction.record_activity(&logins, &refusals, &strangers, now)?;

@@ -315,3 +315,102 @@ fn seats_are_moved_from_openldap_to_active_directory() {
     assert_eq!(daemon.seats_used(), 3);
     daemon.verify();
 }
+
+#[test]
+fn a_renamed_block_takes_everything_along() {
+    let slapd = server(people(0..4));
+    let mut daemon = Daemon::start(settings(3, &[block("old", "example.org", &slapd, "")]));
+    for user in ["u0", "u1", "u2"] {
+        daemon.expect(user, "granted");
+    }
+    slapd.delete(&format!("uid=u2,{PEOPLE}"));
+    daemon.sync("old").unwrap();
+    let (is_done, said) = run(&daemon, &["directory", "rename", "old", "new"]);
+    assert!(!is_done && said.contains("is in the configuration"), "{said}");
+    daemon.configure(&settings(3, &[block("new", "example.org", &slapd, "")]));
+    daemon.reload().unwrap();
+    daemon.sync("new").unwrap();
+    // Who is in the directory came along by the id; the removed user and the seat stayed behind.
+    let listed = run_json(&daemon, &["directory", "list"]);
+    let told: Vec<_> = listed["directories"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| {
+            (
+                it["name"].as_str().unwrap(),
+                it["configured"].as_bool().unwrap(),
+                it["seats_used"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(told, [("new", true, 2), ("old", false, 1)]);
+    let (is_done, said) = run(&daemon, &["directory", "rename", "old", "lab"]);
+    assert!(!is_done && said.contains("there is no directory \"lab\" in the configuration"), "{said}");
+    let (is_done, said) = run(&daemon, &["directory", "rename", "old", "new"]);
+    assert!(is_done && said.contains("old: 1 user with 1 seat moved to new"), "{said}");
+    daemon.wait_for_log(&["event=seat_moved", "directory=new", "from=old", "u2@example.org"]);
+    daemon.expect("u2", "removed");
+    slapd.add(&person(2));
+    daemon.sync("new").unwrap();
+    daemon.expect("u2", "held");
+    daemon.expect("u0", "held");
+    assert_eq!(daemon.history("u2").len(), 1);
+    let listed = run_json(&daemon, &["directory", "list"]);
+    assert_eq!(listed["directories"].as_array().unwrap().len(), 1, "{listed}");
+    daemon.verify();
+}
+
+#[test]
+fn a_directory_that_is_not_configured_takes_no_seats_and_can_be_forgotten() {
+    let (old, new) = (server(people(0..4)), server(elsewhere(0..1)));
+    let blocks = [block("old", "example.org", &old, ""), block("new", "new.example", &new, "")];
+    let mut daemon = Daemon::start(settings(5, &blocks));
+    for user in ["u0@example.org", "u1@example.org", "u2@example.org"] {
+        daemon.expect(user, "granted");
+    }
+    old.delete(&format!("uid=u2,{PEOPLE}"));
+    daemon.sync("old").unwrap();
+    daemon.configure(&settings(5, &blocks[1..]));
+    daemon.reload().unwrap();
+    daemon.wait_for_log(&[" WARN ", "directory=old", "holders keep", "directory forget"]);
+    daemon.expect("u1@example.org", "held");
+    daemon.expect("u3@example.org", "not_seated");
+    daemon.wait_for_log(&[
+        " WARN ",
+        "event=seat_refused",
+        "u3@example.org",
+        "reason=not_seated",
+        "not configured any more",
+    ]);
+    let (_, said) = run(&daemon, &["seats", "grant", "u3@example.org"]);
+    assert!(said.contains("not_seated"), "{said}");
+    let (_, said) = run(&daemon, &["explain", "u3@example.org"]);
+    assert!(
+        said.contains("old, not configured any more") && said.contains("its users take no new seats"),
+        "{said}"
+    );
+    let (_, said) = run(&daemon, &["status"]);
+    assert!(said.contains("old: not configured: its users keep their seats and take no new ones"), "{said}");
+
+    // u0 has an entry in the other directory; the seats of u1 and of the removed u2 would be lost.
+    daemon.wait_for("the seat of u0 to move", |status| seats_of(status, "new") == 1);
+    let dry = run_json(&daemon, &["directory", "forget", "old", "--dry-run"]);
+    assert_eq!((&dry["seats_total"], &dry["users"]), (&2.into(), &4.into()), "{dry}");
+    let mut names: Vec<&str> =
+        dry["seats"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["u1@example.org", "u2@example.org"]);
+    assert_eq!(daemon.seats_used(), 3);
+    let (is_done, said) = run(&daemon, &["directory", "forget", "new"]);
+    assert!(!is_done && said.contains("is in the configuration"), "{said}");
+    let (is_done, said) = run(&daemon, &["directory", "forget", "old"]);
+    assert!(is_done && said.contains("4 users forgotten, 2 seats released"), "{said}");
+    daemon.expect("u1@example.org", "unknown_user");
+    daemon.expect("u0@new.example", "held");
+    let newest = &daemon.history("")[0];
+    assert_eq!((&newest["event"], &newest["reason"]), (&"released".into(), &"removed".into()));
+    let (is_done, said) = run(&daemon, &["directory", "forget", "old"]);
+    assert!(!is_done && said.contains("nothing is stored of a directory \"old\""), "{said}");
+    daemon.verify();
+}

@@ -1,5 +1,6 @@
 //! Answers as text for people. Nothing here reads a clock or writes: every page is a plain function.
 
+mod directories;
 mod import;
 mod license;
 mod moves;
@@ -13,6 +14,7 @@ use std::fmt;
 use comfy_table::{CellAlignment, ColumnConstraint, Table, Width, presets};
 use jiff::Timestamp;
 
+pub(super) use directories::{forgotten, listed, renamed};
 pub(super) use import::{grants, imported};
 pub(super) use license::license;
 pub(super) use moves::moved;

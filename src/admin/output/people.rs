@@ -55,7 +55,8 @@ pub(crate) fn explanation(explanation: &Explanation, now: Timestamp) -> String {
     let since = dated(now, explanation.since);
     match directory {
         Some(directory) => {
-            line("Directory", format!("{directory}, mapped since {since}"));
+            let state = if explanation.configured { "" } else { ", not configured any more" };
+            line("Directory", format!("{directory}{state}, mapped since {since}"));
             line("Entry", explanation.dn.clone());
             line("Id", explanation.id.clone());
         }
@@ -213,6 +214,7 @@ mod tests {
             components: vec!["activesync".to_owned()],
             last_login: Some(LoginReport { at: at(-180), service: Some("imap".to_owned()) }),
             refusals: None,
+            configured: true,
             removed_holders: Vec::new(),
             login_now: Verdict {
                 allow: true,
@@ -287,6 +289,9 @@ mod tests {
             directory: Some("corp".to_owned()),
             removed_at: at(0),
         };
+        let orphan = Explanation { configured: false, ..removed.clone() };
+        let line = "Directory   corp, not configured any more, mapped since 2026-01-30";
+        assert!(explanation(&orphan, at(0)).contains(line));
         let again = Explanation { removed_holders: vec![holder], ..removed.clone() };
         let hint = "Same name   the removed alice@example.org of corp holds a seat; if it is the same person: \
                     seatkeeper seats move 77aa 0b5cd3a0\n";

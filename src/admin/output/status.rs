@@ -240,10 +240,10 @@ fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
         notes.push(skipped(&directory.skipped));
     }
     if !directory.configured {
-        notes.push(
-            "nothing in the configuration maps it: its users keep their seats and take no new ones"
-                .to_owned(),
-        );
+        notes.push(format!(
+            "not configured: its users keep their seats and take no new ones; seatkeeper directory rename {name} NEW \
+             carries them over to another name, seatkeeper directory forget {name} removes them"
+        ));
     }
     notes.iter().map(|note| format!("{}\n", clean(&format!("{name}: {note}")))).collect()
 }
@@ -379,7 +379,8 @@ mod tests {
              corp: the brake holds back 9 removals and 1 disabling of 12 users; if that is right: seatkeeper sync approve corp\n\
              corp: 3 entries skipped: no_id 2, no_name 1\n\
              lab: the last sync 5 min ago failed: ldap.example.org: \u{fffd}refused; it will be tried again\n\
-             old: nothing in the configuration maps it: its users keep their seats and take no new ones\n\
+             old: not configured: its users keep their seats and take no new ones; seatkeeper directory rename old NEW carries \
+             them over to another name, seatkeeper directory forget old removes them\n\
              \n\
              Names that two users claim:\n  \
              x@example.org: a@example.org has it, b@example.org is mapped without it\n",

@@ -206,6 +206,12 @@ async fn wrong_requests_are_problems() {
         ("POST /v1/moves?old=u1&new=u2&dry_run=true", 400, "give old and new"),
         ("POST /v1/moves?match=mail&from=lab&to=corp", 404, "nothing is stored of a directory \"lab\""),
         ("POST /v1/moves?old=u1&new=u9", 404, "there is no user u9@example.org"),
+        ("DELETE /v1/directories/corp", 409, "\"corp\" is in the configuration"),
+        ("DELETE /v1/directories/lab?dry_run=true", 404, "nothing is stored of a directory \"lab\""),
+        ("DELETE /v1/directories/corp?dry_run=true", 409, "is in the configuration"),
+        ("POST /v1/directories/corp/rename?to=lab", 409, "is in the configuration"),
+        ("POST /v1/directories/lab/rename?to=corp", 404, "nothing is stored"),
+        ("POST /v1/directories/lab/rename", 400, "missing field `to`"),
         ("GET /v1/nothing", 404, "there is nothing at /v1/nothing"),
     ] {
         check_problem(&fixture, request, status, part).await;

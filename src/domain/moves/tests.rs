@@ -69,9 +69,11 @@ fn who_may_get_it() {
     let seat = Belongings { seat: true, traces: true };
     let traces = Belongings { seat: false, traces: true };
     let person = user(Kind::Person, true, false);
+    let shared = User { mapped: Mapped { seatless: true, ..person.mapped.clone() }, ..person.clone() };
     for (belongings, to, is_seated, is_configured, expected) in [
         (seat, &person, false, true, Ok(())),
         (seat, &person, true, true, Err(NotMoved::HasSeat)),
+        (seat, &shared, false, true, Err(NotMoved::Seatless)),
         (traces, &person, true, true, Ok(())),
         (Belongings::default(), &person, false, true, Err(NotMoved::Nothing)),
         (seat, &person, false, false, Err(NotMoved::NotConfigured)),

@@ -230,3 +230,111 @@ fn a_declared_move_carries_everything() {
         assert_eq!(carry(new, old).await, Err(NotMoved::Removed));
     });
 }
+
+/// Parts until nothing is left of the directory; how many there were.
+async fn retire(store: &Store, to: Option<&str>) -> (usize, Vec<Part>) {
+    let mut parts = Vec::new();
+    loop {
+        let part = match to {
+            Some(to) => store.rename_some("demo", to, at(60)).await.unwrap().unwrap(),
+            None => store.forget_some("demo", at(60)).await.unwrap().unwrap(),
+        };
+        assert_eq!(store.view().verify().unwrap(), [], "each part is whole");
+        let is_done = part.is_done;
+        parts.push(part);
+        if is_done {
+            return (parts.len(), parts);
+        }
+    }
+}
+
+/// 450 people with ids that no server made, of whom every third holds a seat and every tenth is removed.
+async fn populate(store: &Store, directory: DirectoryId) -> Vec<UserKey> {
+    let mut keys = Vec::new();
+    for number in 0..450u32 {
+        let address = format!("u{number}@x.org");
+        let id = StableId::new(format!("employee-{number:07}").as_bytes()).unwrap();
+        let key = upsert(store, directory, Mapped { id, ..mapped(1, &[&address]) }, 0).await.key;
+        if number % 3 == 0 {
+            assert_eq!(login(store, &address).await, "granted");
+        }
+        if number % 10 == 0 {
+            entomb(store, directory, key, 1).await;
+        }
+        keys.push(key);
+    }
+    keys
+}
+
+#[test]
+fn a_directory_is_carried_over_to_another_name_in_parts() {
+    with_store(200, async |store, old| {
+        let keys = populate(store, old).await;
+        let names =
+            |names: &[&str]| rules(&names.iter().map(|name| (*name, [].as_slice())).collect::<Vec<_>>());
+        assert_eq!(store.rename_some("demo", "new", at(60)).await.unwrap(), Err(NotRetired::Configured));
+        configure(store, names(&["other"])).await;
+        assert_eq!(store.rename_some("demo", "new", at(60)).await.unwrap(), Err(NotRetired::NoTarget));
+        assert_eq!(store.rename_some("lost", "other", at(60)).await.unwrap(), Err(NotRetired::Unknown));
+        configure(store, names(&["new"])).await;
+        // The block under its new name has begun to map: the same ids, and none of them is a server's.
+        let new = store.directory("new").await.unwrap();
+        let twin = |number: u32| Mapped {
+            id: StableId::new(format!("employee-{number:07}").as_bytes()).unwrap(),
+            ..mapped(1, &[&format!("u{number}@x.org")])
+        };
+        let renewed = upsert(store, new, twin(3), 5).await.key;
+        let gone = upsert(store, new, twin(6), 5).await.key;
+        entomb(store, new, gone, 6).await;
+
+        // Interrupted after the first part, and begun again.
+        let first = store.rename_some("demo", "new", at(60)).await.unwrap().unwrap();
+        assert!(!first.is_done && first.released.is_empty());
+        let (parts, _) = retire(store, Some("new")).await;
+        assert_eq!(parts, 2);
+        let view = store.view();
+        assert!(view.directory_named("demo").is_none());
+        assert_eq!(view.seats_used().unwrap(), 150);
+        let census = view.directory_named("new").unwrap().census;
+        assert_eq!((census.people, census.tombstoned, census.seats), (405, 45, 150));
+        assert_eq!(probe(store, "u3@x.org"), (Some(renewed), "held"));
+        assert_eq!(probe(store, "u6@x.org"), (Some(keys[6]), "held"), "a holder, and no longer a tombstone");
+        assert_eq!(probe(store, "u0@x.org").1, "removed");
+        assert_eq!(probe(store, "u9@x.org"), (Some(keys[9]), "held"));
+        assert_eq!(store.rename_some("demo", "new", at(60)).await.unwrap(), Err(NotRetired::Unknown));
+        upsert(store, new, twin(0), 61).await;
+        assert_eq!(login(store, "u0@x.org").await, "held");
+    });
+}
+
+#[test]
+fn a_directory_is_forgotten_in_parts() {
+    with_store(200, async |store, old| {
+        populate(store, old).await;
+        let new = store.directory("new").await.unwrap();
+        let both = upsert(store, old, mapped(7, &["both@x.org"]), 1).await.key;
+        assert_eq!(login(store, "both@x.org").await, "granted");
+        configure(store, rules(&[("demo", &["x.org"]), ("new", &["y.org"])])).await;
+        let kept = upsert(store, new, mapped(7, &["both@y.org"]), 2).await.key;
+        assert_eq!(store.forget_some("demo", at(60)).await.unwrap(), Err(NotRetired::Configured));
+        configure(store, rules(&[("new", &["y.org"])])).await;
+        // Before the seat was moved: it is not released.
+        assert!(seated(store, both) && !seated(store, kept));
+        let (parts, told) = retire(store, None).await;
+        assert_eq!(parts, 3);
+        assert_eq!(told.iter().map(|part| part.released.len()).sum::<usize>(), 150);
+        assert!(seated(store, kept));
+        let view = store.view();
+        assert!(view.directory_named("demo").is_none());
+        assert_eq!((view.seats_used().unwrap(), view.census().people), (1, 1));
+        assert_eq!(probe(store, "u3@x.org").1, "unknown_user");
+        let released = view.history(None).unwrap().take(150);
+        assert!(released.into_iter().all(|event| match event.unwrap().what {
+            Movement::Released(reason) => reason == ReleaseReason::Removed,
+            Movement::Moved { .. } => true,
+            Movement::Granted(_) => false,
+        }));
+        // Under the same name again it is a new one.
+        assert_ne!(store.directory("demo").await.unwrap(), old);
+    });
+}

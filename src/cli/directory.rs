@@ -1,0 +1,32 @@
+//! `directory …`.
+
+use clap::Subcommand;
+
+/// What is stored of directories.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum DirectoryCommand {
+    /// List the directories in the configuration, and those of which users are still stored.
+    ///
+    /// Users of a directory that is not configured keep their seats and take no new ones.
+    List,
+    /// Carry users over to the new name of a directory.
+    ///
+    /// Change the name in the configuration and reload first. Everything that is stored under the old name goes to the
+    /// new one: users, removed users, seats, last logins and history. After an interruption, run it again.
+    Rename {
+        /// The name of before, which is not in the configuration any more.
+        old: String,
+        /// The name in the configuration.
+        new: String,
+    },
+    /// Forget a directory that is not in the configuration any more, with its users.
+    ///
+    /// Their seats are released, except those of users with the same stable id in another directory: these go there.
+    Forget {
+        /// The directory's name.
+        name: String,
+        /// Change nothing, and list who would lose a seat.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
