@@ -14,7 +14,7 @@ use crate::domain::user::{Kind, Mapped};
 use crate::net::http::with_fallbacks;
 use crate::service::Service;
 use crate::service::Settings;
-use crate::service::answers::{DirectoryState, LossReport, SyncReport};
+use crate::service::answers::{DirectoryState, LossReport, NamesTaken, SyncReport};
 use crate::service::directories::{Board, DirectoryHandle, Progress, SyncCommand};
 use crate::service::license::LicenseBoard;
 use crate::service::listeners::ListenerBoard;
@@ -76,7 +76,7 @@ impl Fixture {
         }
         let all = Name::parse("all@example.org", None).unwrap();
         entries.push(Mapped { kind: Kind::List, addresses: vec![all], ..person(u32::MAX) });
-        let checkpoint = Some(Checkpoint { cookie: None, skipped: Some([].into()) });
+        let checkpoint = Some(Checkpoint { skipped: Some([].into()), ..Checkpoint::default() });
         let changes = Changes { upserts: entries, checkpoint, ..Changes::default() };
         store.apply(directory, changes, Timestamp::now()).await.unwrap();
 
@@ -129,6 +129,7 @@ impl Fixture {
                     seats_released: 0,
                     seats_released_after_grace: 0,
                     held: (directory == "held").then_some(loss),
+                    names_taken: NamesTaken::default(),
                     moves: None,
                 };
                 let failure = "the server refused the password".to_owned();

@@ -139,7 +139,7 @@ impl<'a> Follower<'a> {
         upserts.extend(view.held_back(&sweep, deferred.held)?);
         let checkpoint = cookie.filter(|_| verdict.held.is_none()).map(|bytes| {
             let cookie = Cookie { valid_for: self.valid_for.clone(), bytes, proof: self.proof.clone() };
-            Checkpoint { cookie: Some(cookie), skipped: None }
+            Checkpoint { cookie: Some(cookie), ..Checkpoint::default() }
         });
         let changes = Changes { upserts, removals: verdict.removed, checkpoint, ..Changes::default() };
         let applied = store.apply(*id, changes, now).await?;

@@ -12,6 +12,7 @@ use crate::domain::brake::{Counts, Hour, toll};
 use crate::domain::directory::Directory;
 use crate::domain::mapping::{Entry, Rules, Skip, map_entry, map_known, stable_id};
 use crate::domain::name::StableId;
+use crate::domain::names::NameRules;
 use crate::domain::sync::{Change, Report, Step, Sweep, Verdict, compare};
 use crate::domain::user::{DirectoryId, Kind, Mapped, User, UserKey};
 use crate::store::{Applied, Changes, Checkpoint, Cookie, Preview, ReadView, Store, StoreError};
@@ -54,10 +55,10 @@ pub enum SyncError {
 }
 
 /// How a refresh is to be run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Mode {
-    /// Write nothing.
-    pub(super) dry_run: bool,
+    /// Write nothing, and go by these rules of names.
+    pub(super) dry_run: Option<NameRules>,
     /// What was held and an administrator approved.
     pub(super) approved: Counts,
     /// What of it is drift.
@@ -89,10 +90,13 @@ type Writing = JoinHandle<Result<Applied, StoreError>>;
 /// Takes entries in: maps them, compares them with the mirror, and writes those that differ.
 pub(super) struct Intake<'a> {
     place: Place<'a>,
-    dry_run: bool,
+    dry_run: Option<NameRules>,
     compares: Compares,
     approved: Counts,
     sweep: Sweep,
+    /// Names come from other attributes than when everything was read last.
+    is_remapped: bool,
+    names_from: String,
     report: Report,
     /// Differences among the entries that are held back.
     drift_held_back: u64,
@@ -121,22 +125,26 @@ impl<'a> Intake<'a> {
         let id = match &known {
             Some(record) => record.id,
             // A dry run gives out no number: nothing of this directory is in the store, whatever it is.
-            None if mode.dry_run => DirectoryId(0),
+            None if mode.dry_run.is_some() => DirectoryId(0),
             None => store.directory(&directory.name).await?,
         };
         let now = store.now();
         let people = known.as_ref().map_or(0, |record| record.census.people);
         let hour = known.as_ref().map_or_else(Hour::default, |record| record.hour.clone());
-        if hour.is_ahead(now) && !mode.dry_run {
+        if hour.is_ahead(now) && mode.dry_run.is_none() {
             // Where nothing else is written for long, it would count for as long.
             store.apply(id, Changes::default(), now).await?;
         }
+        let names_from = rules.names_from();
+        let is_remapped = store.view().names_from(id)?.is_some_and(|before| before != names_from);
         Ok(Intake {
             place: Place { directory, id, rules, store },
             dry_run: mode.dry_run,
             compares: mode.compares,
             approved: mode.approved,
-            sweep: Sweep::new(directory.brake, people, &hour, mode.approved, now),
+            sweep: Sweep::new(directory.brake, people, &hour, mode.approved, now).remapped(is_remapped),
+            is_remapped,
+            names_from,
             report: Report::default(),
             drift_held_back: 0,
             writes: Vec::new(),
@@ -220,7 +228,7 @@ impl<'a> Intake<'a> {
                 }
             }
         }
-        if self.dry_run {
+        if self.dry_run.is_some() {
             if self.writes.len() > MAX_PREVIEW { Err(SyncError::PreviewTooLarge) } else { Ok(()) }
         } else if self.writes.len() >= WRITE_BATCH || self.write_names >= WRITE_NAMES {
             self.write().await
@@ -273,7 +281,8 @@ impl<'a> Intake<'a> {
         self.write_names = 0;
         if !upserts.is_empty() {
             let (store, id, now) = (self.place.store.clone(), self.place.id, self.now);
-            let changes = Changes { upserts, ..Changes::default() };
+            let is_remapped = self.is_remapped;
+            let changes = Changes { upserts, is_remapped, ..Changes::default() };
             self.writing = Some(tokio::spawn(async move { store.apply(id, changes, now).await }));
         }
         Ok(())
@@ -306,12 +315,14 @@ impl<'a> Intake<'a> {
         authority: Authority,
         cookie: Option<Cookie>,
     ) -> Result<(Report, Place<'a>), SyncError> {
-        if self.dry_run {
+        if let Some(names) = self.dry_run {
             let preview = Preview {
                 directory: self.place.directory.name.clone(),
                 sweep: self.sweep,
                 writes: self.writes,
                 report: self.report,
+                names,
+                is_remapped: self.is_remapped,
                 now: self.now,
             };
             return Ok((self.place.store.preview(preview).await?, self.place));
@@ -325,7 +336,8 @@ impl<'a> Intake<'a> {
         }
         let is_whole = authority == Authority::Everything && !self.told_present;
         let skipped = is_whole.then(|| self.report.skipped.clone());
-        let checkpoint = verdict.held.is_none().then_some(Checkpoint { cookie, skipped });
+        let names_from = is_whole.then(|| self.names_from.clone());
+        let checkpoint = verdict.held.is_none().then_some(Checkpoint { cookie, skipped, names_from });
         self.take_away(&verdict, checkpoint).await?;
         self.report.held = verdict.held;
         Ok((self.report, self.place))
@@ -394,7 +406,7 @@ impl<'a> Intake<'a> {
         }
         let mut approved = self.approved;
         for changes in batches {
-            let changes = Changes { approved, ..changes };
+            let changes = Changes { approved, is_remapped: self.is_remapped, ..changes };
             let applied = self.place.store.apply(self.place.id, changes, self.place.store.now()).await?;
             approved = approved.less(applied.happened);
             self.count(&applied);

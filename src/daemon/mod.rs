@@ -338,7 +338,7 @@ impl Daemon {
                 continue;
             }
             let stop = self.stop.child_token();
-            let sync = SyncLoop::new(directory.clone(), self.store.clone(), &self.board);
+            let sync = SyncLoop::new(self.path.clone(), directory.clone(), self.store.clone(), &self.board);
             let task = tokio::spawn(sync.run(stop.clone()));
             let running = RunningLoop { directory: directory.clone(), stop, task };
             self.loops.insert(directory.name.clone(), running);
@@ -401,8 +401,13 @@ fn configure(policy: &mut Policy, config: &Config) {
     policy.directory_limits = config.directories.iter().filter_map(limit).collect();
     policy.domain_limits = config.domain_limits.clone();
     policy.take_on = config.seats.take_on;
+    policy.names = names(config);
+}
+
+/// The rules of names of a configuration.
+fn names(config: &Config) -> NameRules {
     let names = config.directories.iter().map(Directory::names).collect();
-    policy.names = NameRules::new(names, config.administrator.clone());
+    NameRules::new(names, config.administrator.clone())
 }
 
 fn license_settings(config: &Config) -> LicenseSettings {

@@ -18,6 +18,7 @@ use crate::domain::directory::{Directory, LdapSource, LdapUrl, Lists, Source as 
 use crate::domain::filter::Condition;
 use crate::domain::ldap_text::Filter;
 use crate::domain::mapping::{OBJECT_CLASS, Preset, Rules, may_be_list, printable};
+use crate::domain::names::NameRules;
 use crate::domain::sync::Report;
 use crate::store::Store;
 
@@ -228,13 +229,14 @@ impl Source {
     pub(super) async fn preview(
         &mut self,
         directory: &Directory,
+        names: NameRules,
         store: &Store,
     ) -> Result<Report, SyncError> {
         let mut opened = self.open(directory).await?;
         if opened.mechanism != Mechanism::Ldif {
             opened.mechanism = Mechanism::Sweep;
         }
-        let mode = Mode { dry_run: true, ..Mode::default() };
+        let mode = Mode { dry_run: Some(names), ..Mode::default() };
         let mut intake = Intake::begin(directory, opened.rules.clone(), store, mode).await?;
         let mut events = opened.start(directory, store, None, None)?;
         loop {

@@ -1,6 +1,7 @@
 //! The loop of one directory: it does what [`Course`] decides, and tells it what happened.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,7 +14,8 @@ use super::follow::{Ended, Follower};
 use super::group;
 use super::intake::{Compares, Intake, Mode, SyncError};
 use super::source::{Opened, Source};
-use super::tell;
+use super::{names, tell};
+use crate::config;
 use crate::directory::{Authority, DirectoryError, Event};
 use crate::domain::brake::Held;
 use crate::domain::course::{Action, Course, Happened, Mechanism, Pace, Phase, Run, Start, compare_every};
@@ -38,6 +40,8 @@ type Reply = oneshot::Sender<Result<SyncReport, String>>;
 
 /// Syncs one directory until it is stopped.
 pub struct SyncLoop {
+    /// The configuration file.
+    config: PathBuf,
     directory: Directory,
     store: Store,
     source: Source,
@@ -62,7 +66,7 @@ pub struct SyncLoop {
 
 impl SyncLoop {
     /// Makes the loop and puts its directory on the board.
-    pub fn new(directory: Directory, store: Store, board: &Board) -> SyncLoop {
+    pub fn new(config: PathBuf, directory: Directory, store: Store, board: &Board) -> SyncLoop {
         let (progress, progress_seen) = watch::channel(Progress::default());
         let (sender, commands) = mpsc::channel(COMMANDS);
         let handle = DirectoryHandle {
@@ -74,6 +78,7 @@ impl SyncLoop {
         let (course, _) = Course::begin(directory.poll_every);
         let pace = Pace::new(directory.poll_every);
         SyncLoop {
+            config,
             source: Source::new(&directory),
             directory,
             store,
@@ -188,8 +193,17 @@ impl SyncLoop {
         }
     }
 
+    /// What the configuration file would do as it is now, so that a change of it can be looked at before it is in force.
     async fn preview(&mut self) -> Result<SyncReport, String> {
-        let outcome = self.source.preview(&self.directory, &self.store).await;
+        let path = self.config.clone();
+        let config = tokio::task::spawn_blocking(move || config::load(&path)).await;
+        let config = config.map_err(|_| "the configuration could not be read".to_owned())?;
+        let config = config.map_err(|error| format!("the configuration has mistakes:\n{error}"))?;
+        let name = &self.directory.name;
+        let Some(directory) = config.directories.iter().find(|directory| directory.name == *name) else {
+            return Err(format!("{name} is not in the configuration file any more"));
+        };
+        let outcome = self.source.preview(directory, names(&config), &self.store).await;
         let report = outcome.map_err(|error| sentence(&error))?;
         Ok(SyncReport::new(&self.directory.name, true, &report))
     }
@@ -241,7 +255,7 @@ impl SyncLoop {
             (true, Some(_)) => Compares::Ids,
             (true, None) => Compares::Everything,
         };
-        let mode = Mode { dry_run: false, approved: run.approved, compares };
+        let mode = Mode { dry_run: None, approved: run.approved, compares };
         let directory = self.directory.clone();
         let store = self.store.clone();
         let intake = Intake::begin(&directory, opened.rules.clone(), &store, mode).await?;

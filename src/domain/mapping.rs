@@ -89,6 +89,11 @@ impl Rules {
         }
     }
 
+    /// What the names of an entry depend on, beside the entry.
+    pub fn names_from(&self) -> String {
+        [self.preset.as_str(), self.domain.as_str(), &self.login.join(","), &self.mail.join(",")].join("\n")
+    }
+
     /// Every attribute that [`map_entry`] reads. A search must name them, since most are operational.
     pub fn attributes(&self) -> Vec<&str> {
         let fixed = [&[OBJECT_CLASS], self.preset.id_attributes(), self.preset.flag_attributes()].concat();

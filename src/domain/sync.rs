@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::brake::{Affected, Brake, Counts, Excess, Held, Hour, Limit, Loss, Toll, held_back, toll};
+use super::name::Name;
 use super::user::{Kind, Mapped, User, UserKey};
 
 /// How an entry differs from what the mirror holds.
@@ -65,6 +66,8 @@ pub struct Sweep {
     enablings: Limit,
     /// An administrator let a loss through.
     is_approved: bool,
+    /// Names come from other attributes than before.
+    is_remapped: bool,
     seen: KeySet,
     people_seen: u64,
     /// Whom the entries disable, leave with fewer names, or enable.
@@ -111,6 +114,12 @@ impl Sweep {
         }
     }
 
+    /// This sweep, where the configuration has other attributes for names than it had when the mirror was written: who
+    /// loses names by that does not count.
+    pub fn remapped(self, is_remapped: bool) -> Sweep {
+        Sweep { is_remapped, ..self }
+    }
+
     /// Takes in one entry, with the user that the mirror holds under its id.
     pub fn observe(&mut self, stored: Option<(UserKey, &User)>, mapped: Mapped) -> Step {
         if mapped.kind == Kind::Person {
@@ -122,7 +131,8 @@ impl Sweep {
         if is_again {
             self.undo(key);
         }
-        let mapped = match toll(user, &mapped, self.now) {
+        let toll = toll(user, &mapped, self.now).filter(|toll| !(self.is_remapped && *toll == Toll::Names));
+        let mapped = match toll {
             Some(toll) => match self.defer(key, toll, mapped) {
                 Some(mapped) => held_back(user, mapped, self.now),
                 None => return Step::Nothing,
@@ -355,6 +365,41 @@ pub struct Report {
     pub held: Option<Held>,
     /// What was repaired although no change was told of it.
     pub drift: Drift,
+    /// Names that the configuration takes from their users. Found by a dry run alone.
+    pub taken: Taken,
+}
+
+/// Names that are taken from users by another configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Taken {
+    /// How many.
+    pub names: u64,
+    /// The first of them.
+    pub first: Vec<TakenName>,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TakenName {
+    /// Whose, as logs show it.
+    pub user: String,
+    /// The name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Names that a report lists.
+pub const TAKEN_SHOWN: usize = 20;
+
+impl Taken {
+    /// Adds a name.
+    pub fn add(&mut self, user: &Name, name: &Name, reason: String) {
+        self.names += 1;
+        if self.first.len() < TAKEN_SHOWN {
+            self.first.push(TakenName { user: user.to_string(), name: name.to_string(), reason });
+        }
+    }
 }
 
 /// Users in whom the mirror differed from the directory, although all changes had been told.

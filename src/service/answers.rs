@@ -5,6 +5,7 @@ mod clock;
 mod license;
 mod moves;
 mod stored;
+mod sync;
 
 use std::collections::BTreeMap;
 
@@ -16,10 +17,10 @@ pub use clock::*;
 pub use license::*;
 pub use moves::*;
 pub use stored::*;
+pub use sync::*;
 
 use crate::domain::admission::Decision;
 use crate::domain::brake::{Excess, Held, Loss};
-use crate::domain::sync::Report;
 use crate::store::DiskState;
 
 /// `GET /v1/status`.
@@ -519,59 +520,6 @@ pub struct HistoryLine {
     pub reason: String,
     /// Seats taken after it.
     pub seats_used: u64,
-}
-
-/// The outcome of one sync, or of a dry run.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct SyncReport {
-    /// The directory's name.
-    pub directory: String,
-    /// Nothing was written.
-    pub dry_run: bool,
-    /// Entries seen.
-    pub seen: u64,
-    /// New users.
-    pub added: u64,
-    /// Users with other names, another place, or enabled again.
-    pub changed: u64,
-    /// Tombstones that came back.
-    pub returned: u64,
-    /// Users disabled.
-    pub disabled: u64,
-    /// Users removed.
-    pub removed: u64,
-    /// Entries not mapped, by reason.
-    pub skipped: BTreeMap<String, u64>,
-    /// Seats released at once, from disabled users.
-    pub seats_released: u64,
-    /// Seats that are released when the grace period of removed users ends.
-    pub seats_released_after_grace: u64,
-    /// Set when the brake tripped: nothing of this was applied.
-    pub held: Option<LossReport>,
-    /// What an approval carried over to new entries.
-    #[serde(default)]
-    pub moves: Option<MoveReport>,
-}
-
-impl SyncReport {
-    /// The report of a sweep.
-    pub fn new(directory: &str, dry_run: bool, report: &Report) -> SyncReport {
-        SyncReport {
-            directory: directory.to_owned(),
-            dry_run,
-            seen: report.seen,
-            added: report.added,
-            changed: report.changed,
-            returned: report.returned,
-            disabled: report.disabled,
-            removed: report.removed,
-            skipped: report.skipped.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
-            seats_released: report.seats_released,
-            seats_released_after_grace: report.seats_released_after_grace,
-            held: report.held.as_ref().map(LossReport::from),
-            moves: None,
-        }
-    }
 }
 
 /// `verify`.

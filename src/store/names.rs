@@ -16,6 +16,7 @@ use crate::domain::names::{
     Administrator, Claim, Claimant, DirectoryNames, Home, NameRules, Owners, Withheld, claims_of, owners,
     withheld,
 };
+use crate::domain::sync::TAKEN_SHOWN;
 use crate::domain::user::{DirectoryId, Origin, User, UserKey};
 
 /// Key of the rules in [`super::tables::SETTINGS`].
@@ -23,9 +24,6 @@ const RULES: &str = "name_rules";
 
 /// Names read between two changes while all of them are decided again: some 200 kB.
 const NAMES_AT_A_TIME: usize = 4096;
-
-/// Losers of a change of the rules who are named in the log; the others are counted.
-const LOSERS_SHOWN: usize = 20;
 
 /// What a change of the rules took away.
 #[derive(Default)]
@@ -181,7 +179,7 @@ impl Transaction<'_> {
         adopted.lost += losers.len() as u64;
         let is_administrators = self.rules.is_administrator(name);
         for key in losers.into_iter().filter(|_| !is_administrators) {
-            if adopted.clashes.len() < LOSERS_SHOWN {
+            if adopted.clashes.len() < TAKEN_SHOWN {
                 adopted.clashes.extend(self.clash(name, key)?);
             }
         }

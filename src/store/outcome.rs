@@ -136,6 +136,8 @@ pub struct Changes {
     pub removals: Vec<UserKey>,
     /// How much of it an administrator approved: the brake does not count that.
     pub approved: Counts,
+    /// Names come from other attributes than before: the brake does not count who loses some by that.
+    pub is_remapped: bool,
     /// Set when everything up to here is known.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -147,6 +149,8 @@ pub struct Checkpoint {
     pub cookie: Option<Cookie>,
     /// Entries skipped, by reason, where everything was read.
     pub skipped: Option<BTreeMap<&'static str, u64>>,
+    /// What the names depend on (`Rules::names_from`), where everything was read.
+    pub names_from: Option<String>,
 }
 
 /// What became of [`Changes`], in their order.

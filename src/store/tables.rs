@@ -40,8 +40,13 @@ pub(super) const IDS: TableDefinition<'static, (u32, &[u8]), u64> = TableDefinit
 pub(super) const NAMES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("name_owners");
 /// Name and user key to the claim, where several users claim a name.
 pub(super) const CLAIMS: TableDefinition<'static, (&str, u64), &[u8]> = TableDefinition::new("name_claims");
-/// What of the configuration the tables follow from; one row, `name_rules`.
+/// What of the configuration the tables follow from: `name_rules`, and a row of [`names_from_key`] for each directory.
 pub(super) const SETTINGS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("settings");
+/// Key of [`SETTINGS`]: what the names of the directory's users depended on when it was read as a whole.
+pub(super) fn names_from_key(DirectoryId(directory): DirectoryId) -> String {
+    format!("names_from {directory}")
+}
+
 /// User key to the seat held.
 pub(super) const SEATS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("seats");
 /// Mail domain to the seats of those who count in it.

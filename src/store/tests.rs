@@ -415,8 +415,15 @@ fn a_preview_changes_nothing() {
                 writes.push(entry);
             }
         }
-        let preview =
-            Preview { directory: "demo".to_owned(), sweep, writes, report: Report::default(), now: at(1) };
+        let preview = Preview {
+            directory: "demo".to_owned(),
+            sweep,
+            writes,
+            report: Report::default(),
+            names: NameRules::default(),
+            is_remapped: false,
+            now: at(1),
+        };
         let report = store.preview(preview).await.unwrap();
         let counts = (report.added, report.changed, report.disabled, report.removed);
         assert_eq!(counts, (1, 1, 1, 1));

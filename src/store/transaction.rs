@@ -14,7 +14,7 @@ use super::seatless::SeatlessChanges;
 use super::tables::{
     BRAKES, CLAIMS, COOKIES, DIRECTORIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
     MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATLESS, SEATS, SETTINGS,
-    STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
+    STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, names_from_key,
 };
 use super::{
     Admitted, Applied, Changes, Checkpoint, DirectoryRecord, Entombed, Forgotten, Policy, Released,
@@ -419,6 +419,10 @@ impl<'t> Transaction<'t> {
         for key in changes.removals {
             applied.entombed.extend(self.entomb(key, now)?);
         }
+        if changes.is_remapped {
+            let names = |upserted: &&mut Upserted| upserted.toll == Some(Toll::Names);
+            applied.upserted.iter_mut().filter(names).for_each(|upserted| upserted.toll = None);
+        }
         self.count_losses(directory, &mut applied, changes.approved, now);
         if let Some(checkpoint) = changes.checkpoint {
             self.checkpoint(directory, &checkpoint, now)?;
@@ -468,6 +472,9 @@ impl<'t> Transaction<'t> {
             None => {
                 self.cookies.remove(directory.0)?;
             }
+        }
+        if let Some(names_from) = &checkpoint.names_from {
+            self.settings.insert(names_from_key(directory).as_str(), names_from.as_bytes())?;
         }
         let is_known = self.directories.change(directory, |record| {
             record.last_success = Some(now);

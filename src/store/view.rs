@@ -17,7 +17,8 @@ use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::names::NameLookup;
 use super::tables::{
     BRAKES, CLAIMS, COOKIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES,
-    PASSWORDS, REFUSALS, SEATLESS, SEATS, STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, reclaims,
+    PASSWORDS, REFUSALS, SEATLESS, SEATS, SETTINGS, STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
+    names_from_key, reclaims,
 };
 use super::{Clash, Cookie, DirectoryRecord, IMPORTED, LOCAL, Policy, StoreError, codec};
 use crate::domain::admission::View;
@@ -49,6 +50,7 @@ pub struct ReadView {
     pub(super) ledger_by_user: ReadOnlyTable<(u64, u64), ()>,
     pub(super) tombstones: ReadOnlyTable<(i64, u64), ()>,
     cookies: ReadOnlyTable<u32, &'static [u8]>,
+    settings: ReadOnlyTable<&'static str, &'static [u8]>,
     brakes: ReadOnlyTable<&'static str, &'static [u8]>,
     pub(super) license: ReadOnlyTable<&'static str, &'static [u8]>,
     pub(super) component_seats: ReadOnlyTable<(u64, &'static str), i64>,
@@ -104,6 +106,7 @@ impl ReadView {
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
             tombstones: txn.open_table(TOMBSTONES)?,
             cookies: txn.open_table(COOKIES)?,
+            settings: txn.open_table(SETTINGS)?,
             brakes: txn.open_table(BRAKES)?,
             license: txn.open_table(LICENSE)?,
             component_seats: txn.open_table(COMPONENT_SEATS)?,
@@ -161,6 +164,12 @@ impl ReadView {
     /// The cookie of a directory's last checkpoint.
     pub fn cookie(&self, DirectoryId(directory): DirectoryId) -> Result<Option<Cookie>, StoreError> {
         self.cookies.get(directory)?.map(|bytes| codec::decode_cookie(bytes.value())).transpose()
+    }
+
+    /// What the names of the directory's users depended on when it was read as a whole.
+    pub fn names_from(&self, directory: DirectoryId) -> Result<Option<String>, StoreError> {
+        let bytes = self.settings.get(names_from_key(directory).as_str())?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes.value()).into_owned()))
     }
 
     /// The seats that were reclaimed in the last hour.

@@ -11,11 +11,11 @@ use jiff::Timestamp;
 use redb::{Database, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
-use super::brake::{conclude, keep};
 use super::clock;
 use super::directories::Directories;
 use super::file::Opened;
 use super::names::Adopted;
+use super::preview::{self, Preview};
 use super::settle::Settled;
 use super::transaction::Transaction;
 use super::trouble::Owner;
@@ -30,8 +30,8 @@ use crate::domain::moves::NotMoved;
 use crate::domain::name::Name;
 use crate::domain::names::NameRules;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
-use crate::domain::sync::{Authority, Change, Report, Sweep};
-use crate::domain::user::{DirectoryId, Kind, Mapped, UserKey};
+use crate::domain::sync::{Change, Report};
+use crate::domain::user::{DirectoryId, Kind, UserKey};
 
 /// Commands that may wait. A mail server opens some twenty connections, so this is far more than can
 /// honestly wait at once; who finds the queue full waits to get in.
@@ -119,20 +119,6 @@ impl Command {
     }
 }
 
-/// A sweep whose entries were collected instead of written.
-pub struct Preview {
-    /// The directory's name; it may never have been mapped.
-    pub directory: String,
-    /// The sweep, which has observed every entry.
-    pub sweep: Sweep,
-    /// The entries that the sweep would write.
-    pub writes: Vec<Mapped>,
-    /// What is known so far: entries seen and skipped.
-    pub report: Report,
-    /// The time of the sweep.
-    pub now: Timestamp,
-}
-
 /// An answer that waits for the commit.
 type Answer = Box<dyn FnOnce() + Send>;
 
@@ -204,7 +190,7 @@ fn run_alone(owner: &mut Owner, shared: &Shared, command: Command) {
 fn commit(opened: &Opened, shared: &Shared, batch: Vec<Command>) -> Result<Vec<Answer>, StoreError> {
     let (policy, now) = (shared.policy(), shared.clock.now());
     let txn = begin(opened.db())?;
-    let (mut transaction, adopted) = open(&txn, shared, &policy)?;
+    let (mut transaction, adopted) = open(&txn, shared, &policy.names)?;
     let mut answers = Vec::with_capacity(batch.len());
     for command in batch {
         if let Some(answer) = apply(command, &mut transaction, &policy, now)? {
@@ -247,18 +233,18 @@ fn begin(db: &Database) -> Result<WriteTransaction, StoreError> {
     Ok(txn)
 }
 
-/// Opens the tables with the rules of the policy in force.
+/// Opens the tables with the rules of names that are in force.
 fn open<'t>(
     txn: &'t WriteTransaction,
     shared: &Shared,
-    policy: &Policy,
+    names: &NameRules,
 ) -> Result<(Transaction<'t>, Adopted), StoreError> {
     let view = shared.view();
     let mut transaction = Transaction::open(txn, view.directories.clone(), Arc::clone(&view.rules))?;
     let beat = || {
         shared.beats.fetch_add(1, Ordering::Relaxed);
     };
-    let adopted = transaction.adopt_rules(&policy.names, &beat)?;
+    let adopted = transaction.adopt_rules(names, &beat)?;
     Ok((transaction, adopted))
 }
 
@@ -351,7 +337,7 @@ fn run_list<T>(
 ) -> Result<T, StoreError> {
     let policy = shared.policy();
     let txn = begin(opened.db())?;
-    let (mut transaction, adopted) = open(&txn, shared, &policy)?;
+    let (mut transaction, adopted) = open(&txn, shared, &policy.names)?;
     let beat = || {
         shared.beats.fetch_add(1, Ordering::Relaxed);
     };
@@ -369,37 +355,11 @@ fn run_list<T>(
 
 fn run_preview(db: &Database, shared: &Shared, preview: Preview) -> Result<Report, StoreError> {
     let txn = begin(db)?;
-    let report = preview_in(&txn, shared, preview)?;
+    let names = preview.names.clone();
+    let (mut transaction, adopted) = open(&txn, shared, &names)?;
+    let report = preview::run(preview, &mut transaction, &adopted, &shared.policy())?;
+    drop(transaction);
     txn.abort()?;
-    Ok(report)
-}
-
-fn preview_in(txn: &WriteTransaction, shared: &Shared, preview: Preview) -> Result<Report, StoreError> {
-    let Preview { directory, mut sweep, writes, mut report, now } = preview;
-    let (mut transaction, _) = open(txn, shared, &shared.policy())?;
-    let directory = transaction.directory(&directory)?;
-    for mapped in writes {
-        let upserted = transaction.upsert(directory, mapped, now)?;
-        sweep.saw(upserted.key);
-        upserted.count_in(&mut report);
-    }
-    let verdict = conclude(&transaction, &sweep, directory, Authority::Everything)?;
-    let deferred = sweep.take_deferred(&verdict);
-    for (_, mapped) in deferred.free {
-        transaction.upsert(directory, mapped, now)?.count_in(&mut report);
-    }
-    for (key, mapped) in deferred.held {
-        let mapped = keep(&transaction, &sweep, key, mapped)?;
-        transaction.upsert(directory, mapped, now)?.count_in(&mut report);
-    }
-    for key in verdict.removed {
-        if let Some(entombed) = transaction.entomb(key, now)? {
-            entombed.count_in(&mut report);
-        }
-    }
-    let settled = transaction.settle_seatless(&shared.policy(), now)?;
-    report.seats_released += settled.released.len() as u64;
-    report.held = verdict.held;
     Ok(report)
 }
 

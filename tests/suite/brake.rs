@@ -164,7 +164,7 @@ fn a_dry_run_tells_everything_and_changes_nothing() {
     let expected = json!({
         "directory": "people", "dry_run": true, "seen": 17, "added": 2, "changed": 1, "returned": 0,
         "disabled": 3, "removed": 5, "skipped": {}, "seats_released": 3, "seats_released_after_grace": 5,
-        "held": null,
+        "held": null, "names_taken": { "names": 0, "first": [] }, "moves": null,
     });
     assert_eq!(report, expected);
     assert_eq!(state(&daemon), before);

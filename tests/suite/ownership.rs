@@ -303,3 +303,69 @@ fn a_reload_that_takes_a_name_says_so() {
     daemon.expect("eve@a.org", "held");
     daemon.verify();
 }
+
+/// What a change of the configuration takes is told by a dry run before the reload, and the brake lets it through.
+#[test]
+fn what_another_configuration_takes_is_listed_before_and_is_no_loss() {
+    let entries: Vec<String> = (0..30)
+        .map(|number| person(number) + &format!("mailAlternateAddress: second{number}@example.org\n\n"))
+        .map(|entry| entry.replace("\n\nmailAlt", "\nmailAlt"))
+        .collect();
+    let both = "mail = [\"mail\", \"mailAlternateAddress\"]\n";
+    let mut settings = Settings::ldif(50, &entries.concat());
+    let with =
+        |attributes: &str| settings.tables.clone() + &format!("[directory.ldif.attributes]\n{attributes}");
+    let (first, second) = (with(both), with("mail = [\"mail\"]\n"));
+    settings.tables = first;
+    let mut daemon = Daemon::start(settings.clone());
+    daemon.expect("second7@example.org", "granted");
+
+    settings.tables = second;
+    daemon.configure(&settings);
+    let report = daemon.dry_run("people").unwrap();
+    assert_eq!((&report["names_taken"]["names"], &report["held"]), (&json!(30), &Value::Null), "{report}");
+    let said = report["names_taken"]["first"].as_array().unwrap();
+    assert_eq!(said.len(), 20);
+    assert!(
+        said.iter().any(|taken| taken["name"] == "second7@example.org" && taken["user"] == "u7@example.org")
+    );
+    daemon.expect("second7@example.org", "held");
+
+    daemon.reload().unwrap();
+    daemon.sync("people").unwrap();
+    assert_eq!(daemon.status()["directories"][0]["held"], Value::Null);
+    assert_eq!(daemon.probe("second7@example.org"), "unknown_user");
+    daemon.expect("u7", "held");
+
+    // From now on it is a loss again, which the directory may take by mistake.
+    let fewer = entries
+        .iter()
+        .map(|entry| entry.lines().filter(|line| !line.starts_with("mail: ")).collect::<Vec<_>>().join("\n"));
+    daemon.write(LDIF, &fewer.map(|entry| entry + "\n\n").collect::<String>());
+    daemon.sync("people").unwrap();
+    assert_ne!(daemon.status()["directories"][0]["held"], Value::Null);
+    daemon.verify();
+}
+
+/// Names that go to another directory by a change of its domains.
+#[test]
+fn what_a_domain_takes_is_listed_before() {
+    let slapd = tenants();
+    set_mail(&slapd, &format!("uid=eve,ou=a,{PEOPLE}"), &["eve@a.org", "eve@else.org"]);
+    let mut settings = settings(&slapd, "");
+    let daemon = Daemon::start(settings.clone());
+    daemon.expect("eve@else.org", "granted");
+    settings.tables = settings.tables.replace("domain = \"b.org\"", "domains = [\"b.org\", \"else.org\"]");
+    daemon.configure(&settings);
+    let report = daemon.dry_run("a").unwrap();
+    let taken = &report["names_taken"];
+    assert_eq!(taken["names"], 1, "{report}");
+    assert_eq!(taken["first"][0]["name"], "eve@else.org");
+    assert_eq!(taken["first"][0]["reason"], "other directories serve its domain");
+    daemon.expect("eve@else.org", "held");
+    // A file with a mistake says so.
+    settings.tables = settings.tables.replace("poll_every", "poll_evry");
+    daemon.configure(&settings);
+    let said = daemon.dry_run("a").unwrap_err();
+    assert!(said.contains("the configuration has mistakes") && said.contains("poll_evry"), "{said}");
+}

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::{clean, count, list, moved};
 use crate::domain::brake::{Excess, sums};
-use crate::service::answers::{LossReport, SyncReport, Verification};
+use crate::service::answers::{LossReport, NameTaken, NamesTaken, SyncReport, Verification};
 
 /// One sync, or a dry run.
 pub(crate) fn report(report: &SyncReport) -> String {
@@ -15,6 +15,7 @@ pub(crate) fn report(report: &SyncReport) -> String {
     if !report.skipped.is_empty() {
         lines.push(skipped(&report.skipped));
     }
+    lines.extend(names_taken(&report.names_taken));
     if let Some(loss) = &report.held {
         lines.extend(held(loss, &name, report.dry_run));
     }
@@ -28,6 +29,22 @@ pub(crate) fn report(report: &SyncReport) -> String {
         let _ = writeln!(page, "  {}", clean(&line));
     }
     page + &report.moves.as_ref().map(moved).unwrap_or_default()
+}
+
+fn names_taken(taken: &NamesTaken) -> Vec<String> {
+    let NamesTaken { names, first } = taken;
+    if *names == 0 {
+        return Vec::new();
+    }
+    let mut lines = vec![format!("the configuration takes {} from their users", count(*names, "name"))];
+    lines.extend(
+        first.iter().map(|NameTaken { user, name, reason }| format!("  {user} loses {name}: {reason}")),
+    );
+    let more = names.saturating_sub(first.len() as u64);
+    if more > 0 {
+        lines.push(format!("  and {more} more"));
+    }
+    lines
 }
 
 fn changes(report: &SyncReport) -> String {
@@ -141,6 +158,7 @@ mod tests {
             seats_released: 0,
             seats_released_after_grace: 0,
             held: None,
+            names_taken: NamesTaken::default(),
             moves: None,
         }
     }
@@ -171,6 +189,20 @@ mod tests {
              1 seat released, of disabled users\n  \
              2 seats will be released when the grace period of removed users ends\n  \
              1 entry skipped: no_id 1\n",
+        );
+        let taken =
+            NameTaken { user: "eve@a.org".into(), name: "ceo@b.org".into(), reason: "it is odd".into() };
+        check(
+            &SyncReport {
+                dry_run: true,
+                names_taken: NamesTaken { names: 3, first: vec![taken] },
+                ..sample()
+            },
+            "corp: dry run, nothing was changed; a sync would do this:\n  \
+             12 entries read: nothing to change\n  \
+             the configuration takes 3 names from their users\n    \
+             eve@a.org loses ceo@b.org: it is odd\n    \
+             and 2 more\n",
         );
         check(
             &SyncReport { dry_run: true, ..busy },

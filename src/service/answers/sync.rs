@@ -1,0 +1,96 @@
+//! What a sync did, or would do.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{LossReport, MoveReport};
+use crate::domain::sync::{Report, Taken, TakenName};
+
+/// Names that another configuration takes from their users.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub struct NamesTaken {
+    /// How many.
+    pub names: u64,
+    /// The first of them.
+    pub first: Vec<NameTaken>,
+}
+
+/// A name that is taken from a user.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct NameTaken {
+    /// The user.
+    pub user: String,
+    /// The name.
+    pub name: String,
+    /// Why, as a clause.
+    pub reason: String,
+}
+
+impl From<&Taken> for NamesTaken {
+    fn from(taken: &Taken) -> NamesTaken {
+        let first = taken.first.iter().map(|TakenName { user, name, reason }| NameTaken {
+            user: user.clone(),
+            name: name.clone(),
+            reason: reason.clone(),
+        });
+        NamesTaken { names: taken.names, first: first.collect() }
+    }
+}
+
+/// The outcome of one sync, or of a dry run.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct SyncReport {
+    /// The directory's name.
+    pub directory: String,
+    /// Nothing was written.
+    pub dry_run: bool,
+    /// Entries seen.
+    pub seen: u64,
+    /// New users.
+    pub added: u64,
+    /// Users with other names, another place, or enabled again.
+    pub changed: u64,
+    /// Tombstones that came back.
+    pub returned: u64,
+    /// Users disabled.
+    pub disabled: u64,
+    /// Users removed.
+    pub removed: u64,
+    /// Entries not mapped, by reason.
+    pub skipped: BTreeMap<String, u64>,
+    /// Seats released at once, from disabled users.
+    pub seats_released: u64,
+    /// Seats that are released when the grace period of removed users ends.
+    pub seats_released_after_grace: u64,
+    /// Set when the brake tripped: nothing of this was applied.
+    pub held: Option<LossReport>,
+    /// Names that the configuration takes from their users, in a dry run.
+    #[serde(default)]
+    pub names_taken: NamesTaken,
+    /// What an approval carried over to new entries.
+    #[serde(default)]
+    pub moves: Option<MoveReport>,
+}
+
+impl SyncReport {
+    /// The report of a sweep.
+    pub fn new(directory: &str, dry_run: bool, report: &Report) -> SyncReport {
+        SyncReport {
+            directory: directory.to_owned(),
+            dry_run,
+            seen: report.seen,
+            added: report.added,
+            changed: report.changed,
+            returned: report.returned,
+            disabled: report.disabled,
+            removed: report.removed,
+            skipped: report.skipped.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
+            seats_released: report.seats_released,
+            seats_released_after_grace: report.seats_released_after_grace,
+            held: report.held.as_ref().map(LossReport::from),
+            names_taken: NamesTaken::from(&report.taken),
+            moves: None,
+        }
+    }
+}
