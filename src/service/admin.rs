@@ -347,6 +347,7 @@ impl Admin {
     pub async fn release(&self, name: &str, force: bool) -> Result<SeatChange, AdminError> {
         let view = self.0.store.view();
         let key = self.resolve_as(&view, name, Wanted::Holder).await?;
+        let key = view.seat_holder(key)?.unwrap_or(key);
         if !force && view.seat_of(key)?.is_some() && self.protected(&view)?.contains(&key) {
             return Err(AdminError::Protected(name.to_owned()));
         }

@@ -81,7 +81,7 @@ impl Admission {
             kind: user.mapped.kind,
             enabled: user.mapped.enabled,
             removed: !user.is_living(),
-            seated: view.seat_of(key)?.is_some() || view.needs_no_seat(key, &store.policy())?,
+            seated: view.seat_holder(key)?.is_some() || view.needs_no_seat(key, &store.policy())?,
             login: view.login_name(key, &user)?,
             name,
             primary,

@@ -63,7 +63,9 @@ impl Admin {
         let mut protected = BTreeSet::new();
         for name in &self.settings().protected {
             let owners = view.owners(name)?;
-            protected.extend([owners.login, owners.mail].into_iter().flatten());
+            for owner in [owners.login, owners.mail].into_iter().flatten() {
+                protected.extend(view.seat_holder(owner)?);
+            }
         }
         Ok(protected)
     }

@@ -64,6 +64,14 @@ pub(super) trait Kinship: Lookup {
         Ok(heirs.into_iter().min().map(|(_, _, key)| key))
     }
 
+    /// Who holds the seat of a living user: the user, or another entry of the same person.
+    fn holder_of(&self, key: UserKey, directory: DirectoryId) -> Result<Option<UserKey>, StoreError> {
+        if self.seats().get(key.0)?.is_some() {
+            return Ok(Some(key));
+        }
+        self.kin_with_seat(key, directory)
+    }
+
     /// The holder of the seat of a user who holds none under their own entry, though both entries may live.
     fn kin_with_seat(
         &self,
@@ -93,6 +101,14 @@ pub(super) trait Kinship: Lookup {
 impl<T: Lookup> Kinship for T {}
 
 impl ReadView {
+    /// Who holds the seat of a user: another entry of the same person, where there are two. A tombstone has its own.
+    pub fn seat_holder(&self, key: UserKey) -> Result<Option<UserKey>, StoreError> {
+        match self.user_head(key)? {
+            Some(head) if head.removed_at.is_none() => self.holder_of(key, head.directory),
+            _ => Ok(self.seat(key)?.map(|_| key)),
+        }
+    }
+
     /// The living entry of the same person to which what this user holds goes.
     pub fn heir_of(&self, user: &User) -> Result<Option<UserKey>, StoreError> {
         let others = self.others(user.directory, &user.mapped.id, self.mapped_directories().into_iter())?;

@@ -10,7 +10,7 @@ use redb::ReadableTable;
 
 use super::carry::Moved;
 use super::names::NameLookup;
-use super::tables::Lookup;
+use super::tables::{Lookup, names_from_key};
 use super::transaction::Transaction;
 use super::view::ids_of;
 use super::writer::Command;
@@ -169,6 +169,7 @@ impl Transaction<'_> {
         self.directories.remove(from);
         self.directory_records.remove(name)?;
         self.cookies.remove(from.0)?;
+        self.settings.remove(names_from_key(from).as_str())?;
         self.mapped.take();
         self.keep_rules(Arc::new(self.rules.forgetting(name)))
     }

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::support::daemon::{Daemon, Settings, no_brake};
+use crate::support::daemon::{Daemon, HTTP, Settings, no_brake};
 use crate::support::samba::{self, SambaAd};
-use crate::support::slapd::{Options, PEOPLE, Slapd, entry_uuid, people, person};
+use crate::support::slapd::{Options, PEOPLE, Slapd, entry_uuid, installed, people, person};
 
 /// A block on a server; `keys` is more of it.
 fn block(name: &str, domain: &str, slapd: &Slapd, keys: &str) -> String {
@@ -28,7 +28,8 @@ fn elsewhere(numbers: std::ops::Range<u32>) -> String {
 }
 
 fn settings(seats: u64, tables: &[String]) -> Settings {
-    Settings { seats, tables: tables.concat(), ..Settings::default() }
+    let maps = "[[listen.socketmap]]\nbind = \"127.0.0.1:0\"\nmailbox = \"{domain}/{login}/\"\n";
+    Settings { seats, tables: tables.concat(), listeners: HTTP.to_owned() + maps, ..Settings::default() }
 }
 
 /// A copy of a server under a new domain: everybody is in both, and holds one seat.
@@ -63,6 +64,17 @@ fn a_holder_is_held_in_both_blocks_with_moved_from() {
     daemon.wait_for("both seats to be in the new block", |status| seats_of(status, "new") == 2);
     assert_eq!(daemon.seats_used(), 2);
     daemon.expect("u2@new.example", "exhausted");
+    // Commands and look-ups find the seat by either name.
+    let holders = format!("socketmap:inet:127.0.0.1:{}:seated", daemon.port("socketmap"));
+    let is_holder = |name: &str| {
+        let found = installed("postmap", "postfix").args(["-q", name, &holders]).output().unwrap();
+        found.status.success()
+    };
+    assert!(is_holder("u0@example.org") && is_holder("u0@new.example") && !is_holder("u2@example.org"));
+    let (is_done, said) = run(&daemon, &["seats", "release", "u0@example.org"]);
+    assert!(is_done && said.contains("The seat was released. (1 seat in use)"), "{said}");
+    daemon.expect("u0@example.org", "granted");
+    daemon.expect("u0@new.example", "held");
     // The old server is given up.
     daemon.configure(&settings(2, &[block("new", "new.example", &new, "")]));
     daemon.reload().unwrap();

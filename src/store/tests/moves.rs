@@ -59,6 +59,7 @@ fn with_moved_from_a_holder_is_held_while_both_entries_live() {
         assert!(matches!(&history[..], [Movement::Moved { .. }, Movement::Granted(_)]), "{history:?}");
         assert_eq!(store.view().history(Some(holder)).unwrap().count(), 2);
         assert_eq!(store.view().verify().unwrap(), []);
+        assert_eq!(store.view().seat_holder(holder).unwrap(), Some(twin.key));
         // The old entry goes, and takes nothing with it.
         entomb(store, old, holder, 2).await;
         store.purge(at(2), at(3), 10).await.unwrap();
