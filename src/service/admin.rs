@@ -273,9 +273,7 @@ impl Admin {
         // Before the view: what leaves the memory is in every later one.
         let unwritten = self.0.activity.logins().all();
         let view = self.fresh_view().await?;
-        let board = self.0.board.all();
-        let domains = board.iter().map(|(name, handle)| (name.clone(), handle.domain.clone())).collect();
-        Ok(UserList::new(view, unwritten, query, domains, self.0.store.now()))
+        Ok(UserList::new(view, unwritten, query, self.0.store.now()))
     }
 
     /// All about one user.

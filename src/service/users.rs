@@ -1,6 +1,6 @@
 //! Lists of users, read one by one from one state of the store.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::answers::UserLine;
 use super::logins::latest;
 use crate::domain::name::Name;
 use crate::domain::seats::last_used;
-use crate::domain::user::{DirectoryId, UserKey};
+use crate::domain::user::UserKey;
 use crate::store::{ReadView, StoreError, UserDetails};
 
 /// Which users to list.
@@ -22,7 +22,7 @@ pub struct UserQuery {
     pub inactive: Option<Duration>,
     /// Only users who never logged in.
     pub never: bool,
-    /// Only users of directories that serve this domain, and accounts in it.
+    /// Only users who count in this mail domain.
     pub domain: Option<String>,
     /// The order.
     pub sort: UserSort,
@@ -46,7 +46,6 @@ pub struct UserList {
     /// Logins that the view does not have yet.
     unwritten: HashMap<UserKey, Timestamp>,
     query: UserQuery,
-    domains: BTreeMap<String, String>,
     now: Timestamp,
 }
 
@@ -55,10 +54,9 @@ impl UserList {
         view: Arc<ReadView>,
         unwritten: HashMap<UserKey, Timestamp>,
         query: UserQuery,
-        domains: BTreeMap<String, String>,
         now: Timestamp,
     ) -> UserList {
-        UserList { view, unwritten, query, domains, now }
+        UserList { view, unwritten, query, now }
     }
 
     /// Calls `each` with every line in order until it says stop; blocks while it reads.
@@ -104,9 +102,11 @@ impl UserList {
     }
 
     fn is_wanted(&self, key: UserKey) -> Result<bool, StoreError> {
-        let Some(directory) = self.view.is_listed_person(key)? else { return Ok(false) };
+        if !self.view.is_person(key)? {
+            return Ok(false);
+        }
         if let Some(domain) = &self.query.domain
-            && self.domain_of(directory) != Some(domain.to_lowercase())
+            && self.view.mail_domain_of(key)? != Some(domain.to_lowercase())
         {
             return Ok(false);
         }
@@ -125,17 +125,6 @@ impl UserList {
         };
         let cutoff = self.now.checked_sub(inactive).unwrap_or(Timestamp::MIN);
         Ok(active_at.is_some_and(|at| at < cutoff))
-    }
-}
-
-impl UserList {
-    /// The domain that the user's directory serves, or that the account is in.
-    fn domain_of(&self, directory: DirectoryId) -> Option<String> {
-        let record = self.view.directory(directory)?;
-        match record.accounts_domain() {
-            Some(domain) => Some(domain.to_owned()),
-            None => self.domains.get(&record.name).cloned(),
-        }
     }
 }
 

@@ -342,10 +342,14 @@ impl ReadView {
         Ok(self.users.iter()?.map(|row| Ok(UserKey(row?.0.value()))))
     }
 
-    /// The directory, kind and state of a user, without decoding the names.
-    pub fn is_listed_person(&self, key: UserKey) -> Result<Option<DirectoryId>, StoreError> {
-        let head = self.user_head(key)?;
-        Ok(head.filter(|head| head.kind == Kind::Person).map(|head| head.directory))
+    /// Whether a user is a person, without decoding the names.
+    pub fn is_person(&self, key: UserKey) -> Result<bool, StoreError> {
+        Ok(self.user_head(key)?.is_some_and(|head| head.kind == Kind::Person))
+    }
+
+    /// The mail domain in which a user counts; `None` for a key that is gone.
+    pub fn mail_domain_of(&self, key: UserKey) -> Result<Option<String>, StoreError> {
+        Lookup::user(self, key)?.map(|user| self.domain_of(&user)).transpose()
     }
 
     /// The hash of a local or imported account's password, where it has one.

@@ -30,6 +30,14 @@ fn a_user_counts_in_the_domain_of_the_main_address_and_keeps_the_seat_when_it_ch
     let page = String::from_utf8(daemon.command(&["status"]).stdout).unwrap();
     assert!(page.contains("alias.example 1 of 1: NONE FREE"), "{page}");
 
+    let listed = |domain: &str| {
+        let output = daemon.command(&["users", "--json", "--domain", domain]);
+        let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let users = list["users"].as_array().unwrap().iter();
+        users.map(|user| user["user"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("alias.example"), ["u0@alias.example", "u1@alias.example"]);
+    assert_eq!(listed("Example.org"), ["u2@example.org", "u3@example.org"]);
     set_mail(&slapd, 2, "u2@alias.example");
     wait_for("the change", || (domains()[0]["seats_used"] == 2).then_some(()));
     daemon.expect("u2", "held");
