@@ -20,7 +20,7 @@ use crate::admin::client::Client;
 use crate::config::Config;
 use crate::directory::{Connection, Event, Evidence, file};
 use crate::domain::course::Choice;
-use crate::domain::directory::{Bind, Directory, Source};
+use crate::domain::directory::{Bind, Directory, LdapSource, Source};
 use crate::domain::group::Members;
 use crate::domain::host::is_loopback;
 use crate::domain::ldap_text::Dn;
@@ -130,6 +130,7 @@ pub async fn check(path: &Path, config: &Config, connect: bool) -> Checked {
         let mut checked = CheckedDirectory { name: directory.name.clone(), ..CheckedDirectory::default() };
         checked.seat_limit = directory.seat_limit;
         checked.warnings.extend(warnings(directory));
+        checked.warnings.extend(group_warning(directory));
         if connect && let Err(error) = read(directory, &mut checked, &mut found).await {
             checked.error = Some(sentence(&error));
         }
@@ -190,6 +191,18 @@ async fn ask(config: &Config) -> Option<Status> {
     let client = Client::new(&config.control_socket);
     let answer = client.request_within(Method::GET, "/v1/status", ASK_WITHIN).await.ok()?;
     client.decode(&answer).ok()
+}
+
+/// Servers do not report a change of a group as a change of its members.
+fn group_warning(directory: &Directory) -> Option<String> {
+    let Source::Ldap(LdapSource { sync, .. }) = &directory.source else { return None };
+    let asked = directory.seatless.as_ref()?.attributes();
+    let is_late = *sync != Choice::Sweep && asked.iter().any(|name| name.eq_ignore_ascii_case("memberOf"));
+    is_late.then(|| {
+        "seatless_filter asks for memberOf: a change of a group is noticed only when the entry changes, too; use an \
+         attribute of the entry, or sync = \"sweep\""
+            .to_owned()
+    })
 }
 
 fn warnings(directory: &Directory) -> Option<String> {

@@ -124,6 +124,13 @@ fn a_reload_with_another_filter_is_evaluated_at_once() {
     let dry_run = daemon.command(&["check", "--connect"]);
     let names = String::from_utf8(dry_run.stdout).unwrap();
     assert!(names.contains("1 of them match seatless_filter: u0@example.org"), "{names}");
+    let group = before.tables.replace(
+        "[directory.ldap.brake]",
+        "seatless_filter = \"(memberOf=cn=shared,dc=example,dc=org)\"\n[directory.ldap.brake]",
+    );
+    let checked = Daemon::prepare(&Settings { tables: group, ..before.clone() }).command(&["check"]);
+    let checked = String::from_utf8(checked.stdout).unwrap();
+    assert!(checked.contains("corp: warning: seatless_filter asks for memberOf"), "{checked}");
     daemon.reload().unwrap();
     becomes(&daemon, "u0", "exempt");
     assert_eq!(daemon.seats_used(), 1);
