@@ -127,6 +127,7 @@ impl Fixture {
                     removed: 0,
                     skipped: [].into(),
                     seats_released: 0,
+                    seats_released_of: Vec::new(),
                     seats_released_after_grace: 0,
                     held: (directory == "held").then_some(loss),
                     names_taken: NamesTaken::default(),

@@ -357,8 +357,10 @@ pub struct Report {
     pub seen: u64,
     /// Entries that were not mapped, by the reason's code.
     pub skipped: BTreeMap<&'static str, u64>,
-    /// Seats released at once: their users are disabled.
+    /// Seats released at once: their users are disabled, or need none any more.
     pub seats_released: u64,
+    /// The first [`TAKEN_SHOWN`] of their users. Found by a dry run alone.
+    pub released_of: Vec<String>,
     /// Seats that will be released when the grace period of removed users ends.
     pub seats_released_after_grace: u64,
     /// Set when the brake tripped.
@@ -389,7 +391,7 @@ pub struct TakenName {
     pub reason: String,
 }
 
-/// Names that a report lists.
+/// Names, or users, that a report lists.
 pub const TAKEN_SHOWN: usize = 20;
 
 impl Taken {

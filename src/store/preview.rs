@@ -8,7 +8,7 @@ use super::tables::Lookup;
 use super::transaction::Transaction;
 use super::{Clash, Policy, StoreError};
 use crate::domain::names::{NameRules, Withheld};
-use crate::domain::sync::{Authority, Report, Sweep};
+use crate::domain::sync::{Authority, Report, Sweep, TAKEN_SHOWN};
 use crate::domain::user::{DirectoryId, Mapped, User};
 
 /// A sweep whose entries were collected instead of written.
@@ -39,18 +39,22 @@ pub(super) fn run(
     let Preview { directory, mut sweep, writes, mut report, is_remapped, now, .. } = preview;
     adopted.count_in(&mut report);
     let directory = transaction.directory(&directory)?;
+    let mut disabled: Vec<String> = Vec::new();
     for mapped in writes {
         if is_remapped {
             transaction.count_lost_names(directory, &mapped, &mut report)?;
         }
         let upserted = transaction.upsert(directory, mapped, now)?;
+        disabled.extend(upserted.released.as_ref().map(|released| released.name.to_string()));
         sweep.saw(upserted.key);
         upserted.count_in(&mut report);
     }
     let verdict = conclude(transaction, &sweep, directory, Authority::Everything)?;
     let deferred = sweep.take_deferred(&verdict);
     for (_, mapped) in deferred.free {
-        transaction.upsert(directory, mapped, now)?.count_in(&mut report);
+        let upserted = transaction.upsert(directory, mapped, now)?;
+        disabled.extend(upserted.released.as_ref().map(|released| released.name.to_string()));
+        upserted.count_in(&mut report);
     }
     for (key, mapped) in deferred.held {
         let mapped = keep(transaction, &sweep, key, mapped)?;
@@ -63,6 +67,8 @@ pub(super) fn run(
     }
     let settled = transaction.settle_seatless(policy, now)?;
     report.seats_released += settled.released.len() as u64;
+    let seatless = settled.released.iter().map(|released| released.name.to_string());
+    report.released_of = disabled.into_iter().chain(seatless).take(TAKEN_SHOWN).collect();
     report.held = verdict.held;
     Ok(report)
 }

@@ -69,7 +69,13 @@ fn seats(report: &SyncReport) -> Vec<String> {
     let released = if report.dry_run { "would be released" } else { "released" };
     let mut lines = Vec::new();
     if report.seats_released > 0 {
-        lines.push(format!("{} {released}, of disabled users", count(report.seats_released, "seat")));
+        let whose = match report.seats_released_of.as_slice() {
+            [] => String::new(),
+            users if users.len() as u64 == report.seats_released => format!(": {}", users.join(", ")),
+            users => format!(": {}, …", users.join(", ")),
+        };
+        let seats = count(report.seats_released, "seat");
+        lines.push(format!("{seats} {released}, of disabled users and seatless mailboxes{whose}"));
     }
     if report.seats_released_after_grace > 0 {
         let seats = count(report.seats_released_after_grace, "seat");
@@ -156,6 +162,7 @@ mod tests {
             removed: 0,
             skipped: BTreeMap::new(),
             seats_released: 0,
+            seats_released_of: Vec::new(),
             seats_released_after_grace: 0,
             held: None,
             names_taken: NamesTaken::default(),
@@ -186,7 +193,7 @@ mod tests {
             &busy,
             "corp: synced\n  \
              12 entries read: 3 added, 1 changed, 1 returned, 1 disabled, 2 removed\n  \
-             1 seat released, of disabled users\n  \
+             1 seat released, of disabled users and seatless mailboxes\n  \
              2 seats will be released when the grace period of removed users ends\n  \
              1 entry skipped: no_id 1\n",
         );
@@ -205,10 +212,10 @@ mod tests {
              and 2 more\n",
         );
         check(
-            &SyncReport { dry_run: true, ..busy },
+            &SyncReport { dry_run: true, seats_released_of: vec!["eve@a.org".into()], ..busy },
             "corp: dry run, nothing was changed; a sync would do this:\n  \
              12 entries read: 3 added, 1 changed, 1 returned, 1 disabled, 2 removed\n  \
-             1 seat would be released, of disabled users\n  \
+             1 seat would be released, of disabled users and seatless mailboxes: eve@a.org\n  \
              2 seats would be released when the grace period of removed users ends\n  \
              1 entry skipped: no_id 1\n",
         );

@@ -61,6 +61,9 @@ pub struct SyncReport {
     pub skipped: BTreeMap<String, u64>,
     /// Seats released at once, from disabled users.
     pub seats_released: u64,
+    /// The first of their users, in a dry run.
+    #[serde(default)]
+    pub seats_released_of: Vec<String>,
     /// Seats that are released when the grace period of removed users ends.
     pub seats_released_after_grace: u64,
     /// Set when the brake tripped: nothing of this was applied.
@@ -87,6 +90,7 @@ impl SyncReport {
             removed: report.removed,
             skipped: report.skipped.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
             seats_released: report.seats_released,
+            seats_released_of: report.released_of.clone(),
             seats_released_after_grace: report.seats_released_after_grace,
             held: report.held.as_ref().map(LossReport::from),
             names_taken: NamesTaken::from(&report.taken),
