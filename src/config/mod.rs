@@ -50,6 +50,8 @@ pub struct Config {
     pub components: HashMap<Service, ComponentName>,
     /// `[seats]`.
     pub seats: Seats,
+    /// `[ledger] keep`: how long the history of seats that were taken back is kept; for good by default.
+    pub ledger_keep: Option<Duration>,
     /// `[admin]`: the internal administrator, who never counts.
     pub administrator: Option<Administrator>,
     /// `[passwords] cache`: how long a right password is remembered; zero, by default, never.

@@ -26,6 +26,9 @@ const KEPT_BACKUPS: usize = 7;
 /// Almost three years of nights.
 const MAX_BACKUPS: u64 = 1000;
 
+/// A shorter time would drop what an administrator looks at the next day.
+const MIN_LEDGER_KEEP: Duration = Duration::from_secs(24 * 3600);
+
 /// A shorter time would take the seats of people who are at work.
 const MIN_RECLAIM_AFTER: Duration = Duration::from_secs(1);
 
@@ -111,6 +114,7 @@ fn read(mut root: Section<'_>) -> Option<Config> {
     let (seat_limit, license) = license::read(&mut root, BUILT_IN_KEYS);
     let components = license::components(&mut root);
     let (mut seats, protected) = seats(&mut root);
+    let ledger_keep = ledger(&mut root);
     let administrator = admin(&mut root);
     let password_cache = passwords(&mut root);
     let log = log(&mut root);
@@ -134,6 +138,7 @@ fn read(mut root: Section<'_>) -> Option<Config> {
         license,
         components,
         seats,
+        ledger_keep,
         administrator,
         password_cache,
         log,
@@ -168,6 +173,13 @@ fn seats<'a>(root: &mut Section<'a>) -> (Seats, Vec<Text<'a>>) {
     let take_on = take_on.unwrap_or(TakeOn { login: true, delivery: false });
     let seats = Seats { take_on, removal_grace, protected: Vec::new(), reclaim_after, brake };
     (seats, protected.unwrap_or_default())
+}
+
+fn ledger(root: &mut Section<'_>) -> Option<Duration> {
+    let mut section = root.table("ledger", "[ledger]");
+    let keep = section.take("keep", r#""400d""#).and_then(|value| value.text());
+    section.finish();
+    keep.and_then(|text| text.duration(MIN_LEDGER_KEEP))
 }
 
 /// `[admin]`, which waits for the default domain and the directories.
@@ -284,6 +296,7 @@ mod tests {
                 reclaim_after: None,
                 brake: Brake::OF_SEATS,
             },
+            ledger_keep: None,
             administrator: None,
             password_cache: Duration::ZERO,
             log: Log { level: LogLevel::Info, format: LogFormat::Auto },
@@ -424,6 +437,19 @@ mod tests {
     }
 
     #[test]
+    fn the_ledger_is_kept_for_a_day_at_least() {
+        assert_eq!(decode_good("[ledger]\n").ledger_keep, None);
+        let keep = decode_good("[ledger]\nkeep = \"400d\"\n").ledger_keep;
+        assert_eq!(keep, Some(Duration::from_secs(400 * 86_400)));
+        check("[ledger]\nkeep = \"23h\"", &["2:8: `keep` is too short = write 1day or more"]);
+        check(
+            "[ledger]\nkeep = 400",
+            &["2:8: `keep` must be a string, not a whole number = write it like keep = \"400d\""],
+        );
+        check("[ledger]\nkep = \"400d\"", &["2:1: unknown key `kep` = did you mean `keep`?"]);
+    }
+
+    #[test]
     fn unknown_keys() {
         check("stat_dir = \"x\"", &["1:1: unknown key `stat_dir` = did you mean `state_dir`?"]);
         check("[license]\nseat = 1", &["2:1: unknown key `seat` = did you mean `seats`?"]);
@@ -442,7 +468,7 @@ mod tests {
         check(
             "[[web]]",
             &[
-                "1:3: unknown key `web` = known here: state_dir, control_socket, default_domain, license, components, seats, admin, passwords, log, backup, directory, domains, listen",
+                "1:3: unknown key `web` = known here: state_dir, control_socket, default_domain, license, components, seats, ledger, admin, passwords, log, backup, directory, domains, listen",
             ],
         );
         check("\"\\u001b\" = 1", &["1:1: unknown key `\u{fffd}`"]);

@@ -10,7 +10,7 @@ use tracing::{debug, error, info};
 use crate::clock;
 use crate::domain::seats::{is_night, next_reclaim};
 use crate::service::{Admin, AdminError, FLUSH_EVERY, Service, log_move, log_release};
-use crate::store::{Kin, Store};
+use crate::store::{Kin, Store, StoreError};
 
 /// Tombstones forgotten in one transaction.
 const PURGE_BATCH: usize = 500;
@@ -82,7 +82,7 @@ pub async fn purge(store: Store, mut changes: watch::Receiver<Duration>) {
     }
 }
 
-async fn purge_expired(store: &Store, grace: Duration) -> Result<(), crate::store::StoreError> {
+async fn purge_expired(store: &Store, grace: Duration) -> Result<(), StoreError> {
     if store.clock().is_doubted() {
         debug!("The clock is in doubt: tombstones are kept.");
         return Ok(());
@@ -118,13 +118,66 @@ pub async fn reunite(store: Store, mut changes: watch::Receiver<()>) {
     }
 }
 
-async fn reunite_all(store: &Store) -> Result<(), crate::store::StoreError> {
+async fn reunite_all(store: &Store) -> Result<(), StoreError> {
     let view = store.view();
     let pairs = tokio::task::spawn_blocking(move || view.reunions()).await;
     let pairs = pairs.map_err(|_| crate::store::StoreError::Stopped)??;
     for pairs in pairs.chunks(MOVES_A_COMMIT) {
         let moved = store.carry(pairs.to_vec(), Kin::SameId, store.now()).await?;
         moved.iter().flatten().for_each(log_move);
+    }
+    Ok(())
+}
+
+/// How often old lines of the ledger are looked for.
+const TRIM_EVERY: Duration = Duration::from_secs(3600);
+
+/// Lines looked at, or refusals forgotten, in one transaction.
+const TRIM_BATCH: usize = 500;
+
+/// Drops what `[ledger] keep` does not keep; looks at once when the configuration was read again. Never returns.
+pub async fn trim_ledger(store: Store, mut keep: watch::Receiver<Option<Duration>>) {
+    loop {
+        let kept_for = *keep.borrow_and_update();
+        if let Some(kept_for) = kept_for
+            && let Err(error) = trim(&store, kept_for).await
+        {
+            error!(error = %error, "Old lines of the ledger could not be dropped; they are looked for again in an hour.");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TRIM_EVERY) => {}
+            Ok(()) = keep.changed() => {}
+        }
+    }
+}
+
+async fn trim(store: &Store, keep: Duration) -> Result<(), StoreError> {
+    if store.clock().is_doubted() {
+        debug!("The clock is in doubt: the ledger is kept.");
+        return Ok(());
+    }
+    let Ok(cutoff) = store.now().checked_sub(keep) else { return Ok(()) };
+    let mut lines = 0;
+    // Asking first keeps the writer asleep when there is nothing old.
+    while store.view().has_untrimmed(cutoff)? {
+        lines += store.trim_ledger(cutoff, TRIM_BATCH).await?;
+    }
+    let mut refusals = 0;
+    loop {
+        let view = store.view();
+        let old = tokio::task::spawn_blocking(move || view.old_refusals(cutoff, TRIM_BATCH));
+        let (users, names) = old.await.map_err(|_| StoreError::Stopped)??;
+        if users.is_empty() && names.is_empty() {
+            break;
+        }
+        refusals += users.len() + names.len();
+        store.forget_refusals(users, names, cutoff).await?;
+    }
+    if lines > 0 || refusals > 0 {
+        info!(
+            lines,
+            refusals, "What is older than [ledger] keep was dropped: {lines} lines, {refusals} refusals."
+        );
     }
     Ok(())
 }

@@ -111,6 +111,7 @@ struct Daemon {
     loops: BTreeMap<String, RunningLoop>,
     grace: watch::Sender<Duration>,
     reclaim_after: watch::Sender<Option<Duration>>,
+    ledger_keep: watch::Sender<Option<Duration>>,
     /// Notified when the configuration was read again.
     configured: watch::Sender<()>,
     backup: watch::Sender<Option<config::Backup>>,
@@ -180,12 +181,14 @@ impl Daemon {
         let (reclaim_after, after_seen) = watch::channel(config.seats.reclaim_after);
         let (configured, configured_seen) = watch::channel(());
         let (backup, backup_seen) = watch::channel(config.backup.clone());
+        let (ledger_keep, keep_seen) = watch::channel(config.ledger_keep);
         let background = vec![
             tokio::spawn(housekeeping::look_after_disk(store.clone())),
             tokio::spawn(housekeeping::flush(service.clone())),
             tokio::spawn(housekeeping::clock(store.clone())),
             tokio::spawn(housekeeping::purge(store.clone(), grace_seen)),
             tokio::spawn(housekeeping::reunite(store.clone(), configured_seen)),
+            tokio::spawn(housekeeping::trim_ledger(store.clone(), keep_seen)),
             tokio::spawn(housekeeping::reclaim(store.clone(), service.admin(), after_seen)),
             tokio::spawn(backup::nightly(store.clone(), service.admin(), backup_seen)),
             tokio::spawn(systemd::watch(store.clone(), service.admin())),
@@ -204,6 +207,7 @@ impl Daemon {
             loops: BTreeMap::new(),
             grace,
             reclaim_after,
+            ledger_keep,
             configured,
             backup,
             background,
@@ -306,6 +310,7 @@ impl Daemon {
         self.grace.send_replace(config.seats.removal_grace);
         self.reclaim_after.send_replace(config.seats.reclaim_after);
         self.backup.send_replace(config.backup.clone());
+        self.ledger_keep.send_replace(config.ledger_keep);
         // A transaction settles what follows from the new policy; without a store the daemon ends by itself.
         let _ = self.store.ping().await;
         self.configured.send_replace(());

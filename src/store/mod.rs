@@ -16,6 +16,7 @@ mod file;
 mod grants;
 mod import;
 pub mod issuer;
+mod ledger;
 mod license;
 mod marker;
 mod medium;
@@ -404,6 +405,22 @@ impl Store {
         strangers: Vec<(Name, Refusals)>,
     ) -> Result<(), StoreError> {
         self.ask(|reply| Command::RecordActivity { logins, refusals, strangers, reply }).await
+    }
+
+    /// Drops the ledger's lines of seats that were taken back before `cutoff`; looks at no more than `limit` lines.
+    /// Returns how many were dropped.
+    pub async fn trim_ledger(&self, cutoff: Timestamp, limit: usize) -> Result<u64, StoreError> {
+        self.ask(|reply| Command::TrimLedger { cutoff, limit, reply }).await
+    }
+
+    /// Forgets those of these refusals whose latest was before `cutoff`.
+    pub async fn forget_refusals(
+        &self,
+        users: Vec<UserKey>,
+        strangers: Vec<Name>,
+        cutoff: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.ask(|reply| Command::ForgetRefusals { users, strangers, cutoff, reply }).await
     }
 
     /// Replaces what is kept of the licence.

@@ -426,6 +426,7 @@ pub(super) fn from_format_3(txn: &WriteTransaction) -> Result<(), StoreError> {
         let (owners, waiting) = (txn.open_table(OWNERS_3)?, txn.open_table(CLAIMS_3)?);
         let directories = super::directories::stored(&txn.open_table(super::tables::DIRECTORIES)?)?;
         let mut transaction = Transaction::open(txn, directories, Arc::default())?;
+        transaction.list_ledger_by_name()?;
         transaction.guess_rules(&keys)?;
         for key in keys {
             transaction.claim_as_before(UserKey(key), &owners, &waiting)?;

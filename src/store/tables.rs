@@ -68,6 +68,12 @@ pub(super) const LEDGER: TableDefinition<'static, u64, &[u8]> = TableDefinition:
 /// User key and number of a ledger line.
 pub(super) const LEDGER_BY_USER: TableDefinition<'static, (u64, u64), ()> =
     TableDefinition::new("ledger_by_user");
+/// Name and number of each ledger line that mentions it, for the history of a name that no user has any more.
+pub(super) const LEDGER_BY_NAME: TableDefinition<'static, (&str, u64), ()> =
+    TableDefinition::new("ledger_by_name");
+/// Keys of [`META`]: the first ledger line of which nothing was dropped, and the seats taken before it.
+pub(super) const KEPT_FROM: &str = "ledger_kept_from";
+pub(super) const SEATS_THERE: &str = "ledger_seats_there";
 /// Time of removal (milliseconds) and user key of each tombstone, so that the expired ones are found first.
 pub(super) const TOMBSTONES: TableDefinition<'static, (i64, u64), ()> = TableDefinition::new("tombstones");
 
@@ -116,7 +122,8 @@ pub(super) fn visit_tables<T: TableVisitor>(visitor: &mut T) -> Result<(), T::Er
     visitor.visit(REFUSALS)?;
     visitor.visit(STRANGERS)?;
     visitor.visit(LEDGER)?;
-    visitor.visit(LEDGER_BY_USER)
+    visitor.visit(LEDGER_BY_USER)?;
+    visitor.visit(LEDGER_BY_NAME)
 }
 
 /// The seats that were reclaimed in the last hour.

@@ -4,6 +4,7 @@ mod backup;
 mod clock;
 mod disk;
 mod domains;
+mod ledger;
 mod license;
 mod moves;
 mod seatless;

@@ -12,9 +12,9 @@ use super::directories::Directories;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::seatless::SeatlessChanges;
 use super::tables::{
-    BRAKES, CLAIMS, COOKIES, DIRECTORIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup,
-    MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS, SEATLESS, SEATS, SETTINGS,
-    STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, names_from_key,
+    BRAKES, CLAIMS, COOKIES, DIRECTORIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_NAME,
+    LEDGER_BY_USER, Lookup, MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS,
+    SEATLESS, SEATS, SETTINGS, STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, names_from_key,
 };
 use super::{
     Admitted, Applied, Changes, Checkpoint, DirectoryRecord, Entombed, Forgotten, Policy, Released,
@@ -32,7 +32,7 @@ use crate::domain::user::{Census, DirectoryId, Kind, Mapped, User, UserKey};
 
 /// All tables, open for writing.
 pub(super) struct Transaction<'t> {
-    meta: Table<'t, &'static str, u64>,
+    pub(super) meta: Table<'t, &'static str, u64>,
     pub(super) directory_records: Table<'t, &'static str, &'static [u8]>,
     pub(super) users: Table<'t, u64, &'static [u8]>,
     pub(super) ids: Table<'t, (u32, &'static [u8]), u64>,
@@ -46,9 +46,10 @@ pub(super) struct Transaction<'t> {
     pub(super) last_logins: Table<'t, u64, &'static [u8]>,
     pub(super) refusals: Table<'t, u64, &'static [u8]>,
     passwords: Table<'t, u64, &'static str>,
-    strangers: Table<'t, &'static str, &'static [u8]>,
-    ledger: Table<'t, u64, &'static [u8]>,
+    pub(super) strangers: Table<'t, &'static str, &'static [u8]>,
+    pub(super) ledger: Table<'t, u64, &'static [u8]>,
     pub(super) ledger_by_user: Table<'t, (u64, u64), ()>,
+    pub(super) ledger_by_name: Table<'t, (&'static str, u64), ()>,
     pub(super) tombstones: Table<'t, (i64, u64), ()>,
     pub(super) cookies: Table<'t, u32, &'static [u8]>,
     pub(super) brakes: Table<'t, &'static str, &'static [u8]>,
@@ -94,6 +95,7 @@ impl<'t> Transaction<'t> {
             strangers: txn.open_table(STRANGERS)?,
             ledger: txn.open_table(LEDGER)?,
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
+            ledger_by_name: txn.open_table(LEDGER_BY_NAME)?,
             tombstones: txn.open_table(TOMBSTONES)?,
             cookies: txn.open_table(COOKIES)?,
             brakes: txn.open_table(BRAKES)?,
@@ -192,15 +194,6 @@ impl<'t> Transaction<'t> {
             used_after: seats_used,
         })?;
         Ok(Some(Released { name, reason, seats_used }))
-    }
-
-    /// Returns the number of the line.
-    pub(super) fn append_to_ledger(&mut self, event: LedgerEvent) -> Result<u64, StoreError> {
-        let line = self.ledger.last()?.map_or(0, |(line, _)| line.value() + 1);
-        self.ledger.insert(line, codec::encode_ledger_event(&event).as_slice())?;
-        self.ledger_by_user.insert((event.user.0, line), ())?;
-        self.is_dirty = true;
-        Ok(line)
     }
 
     pub(super) fn count(&mut self, directory: DirectoryId, change: impl FnOnce(&mut Census)) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use redb::{ReadableTable, ReadableTableMetadata};
 
+use super::ledger::{kept_from, names_of};
 use super::names::{NameLookup, NameRecord};
 use super::tables::Lookup;
 use super::{ReadView, StoreError, codec, domains};
@@ -154,9 +155,22 @@ impl ReadView {
     /// Replays the ledger: who should hold a seat. Being over the limit is no finding: it was lowered, and `status` says so.
     fn verify_ledger(&self, findings: &mut Findings) -> Result<(), StoreError> {
         let mut holders = BTreeSet::new();
+        let (kept_from, seats_there) = kept_from(&self.meta)?;
+        let mut is_kept = kept_from == 0;
+        let check_there = |findings: &mut Findings, used: u64| {
+            findings.check(used == seats_there, || {
+                format!(
+                    "{seats_there} seats were taken before ledger line {kept_from}, the replay says {used}"
+                )
+            });
+        };
         for row in self.ledger.iter()? {
             let row = row?;
             let (line, event) = (row.0.value(), codec::decode_ledger_event(row.1.value())?);
+            if !is_kept && line >= kept_from {
+                is_kept = true;
+                check_there(findings, holders.len() as u64);
+            }
             let is_new = match event.what {
                 Movement::Granted(_) => holders.insert(event.user),
                 Movement::Released(_) => holders.remove(&event.user),
@@ -164,11 +178,19 @@ impl ReadView {
             };
             findings.check(is_new, || format!("ledger line {line} repeats what {} had already", event.name));
             let used = holders.len() as u64;
-            findings.check(used == event.used_after, || {
+            // Before it, lines of seats that were taken back are missing.
+            findings.check(used == event.used_after || !is_kept, || {
                 format!("ledger line {line} says {} seats taken, the replay {used}", event.used_after)
             });
             let is_indexed = self.ledger_by_user.get((event.user.0, line))?.is_some();
             findings.check(is_indexed, || format!("ledger line {line} is not listed under its user"));
+            for name in names_of(&event) {
+                let is_indexed = self.ledger_by_name.get((name.as_str(), line))?.is_some();
+                findings.check(is_indexed, || format!("ledger line {line} is not listed under {name}"));
+            }
+        }
+        if !is_kept {
+            check_there(findings, holders.len() as u64);
         }
         for row in self.seats.iter()? {
             let key = UserKey(row?.0.value());

@@ -16,9 +16,9 @@ use super::domains::DomainLookup;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::names::NameLookup;
 use super::tables::{
-    BRAKES, CLAIMS, COOKIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_USER, Lookup, META, NAMES,
-    PASSWORDS, REFUSALS, SEATLESS, SEATS, SETTINGS, STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields,
-    names_from_key, reclaims,
+    BRAKES, CLAIMS, COOKIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_NAME, LEDGER_BY_USER, Lookup,
+    META, NAMES, PASSWORDS, REFUSALS, SEATLESS, SEATS, SETTINGS, STOPPED, STRANGERS, TOMBSTONES, USERS,
+    look_up_in_fields, names_from_key, reclaims,
 };
 use super::{Clash, Cookie, DirectoryRecord, IMPORTED, LOCAL, Policy, StoreError, codec};
 use crate::domain::admission::View;
@@ -26,7 +26,7 @@ use crate::domain::brake::Window;
 use crate::domain::name::{Name, StableId};
 use crate::domain::names::{NameRules, Owners, Purpose};
 use crate::domain::password::PasswordHash;
-use crate::domain::seats::{LastLogin, LedgerEvent, Refusals, Seat, SeatCount, Service};
+use crate::domain::seats::{LastLogin, Refusals, Seat, SeatCount, Service};
 use crate::domain::user::{Census, DirectoryId, Kind, Origin, User, UserKey};
 
 /// One consistent state of the store.
@@ -48,6 +48,7 @@ pub struct ReadView {
     strangers: ReadOnlyTable<&'static str, &'static [u8]>,
     pub(super) ledger: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) ledger_by_user: ReadOnlyTable<(u64, u64), ()>,
+    pub(super) ledger_by_name: ReadOnlyTable<(&'static str, u64), ()>,
     pub(super) tombstones: ReadOnlyTable<(i64, u64), ()>,
     cookies: ReadOnlyTable<u32, &'static [u8]>,
     settings: ReadOnlyTable<&'static str, &'static [u8]>,
@@ -104,6 +105,7 @@ impl ReadView {
             strangers: txn.open_table(STRANGERS)?,
             ledger: txn.open_table(LEDGER)?,
             ledger_by_user: txn.open_table(LEDGER_BY_USER)?,
+            ledger_by_name: txn.open_table(LEDGER_BY_NAME)?,
             tombstones: txn.open_table(TOMBSTONES)?,
             cookies: txn.open_table(COOKIES)?,
             settings: txn.open_table(SETTINGS)?,
@@ -400,29 +402,6 @@ impl ReadView {
     /// The refusals of a name that nobody had.
     pub fn stranger(&self, name: &str) -> Result<Option<Refusals>, StoreError> {
         self.strangers.get(name)?.map(|bytes| codec::decode_refusals(bytes.value())).transpose()
-    }
-
-    /// Ledger lines, the newest first, of one user or of all.
-    pub fn history(
-        &self,
-        user: Option<UserKey>,
-    ) -> Result<Box<dyn Iterator<Item = Result<LedgerEvent, StoreError>> + '_>, StoreError> {
-        Ok(match user {
-            None => Box::new(self.ledger.iter()?.rev().map(|row| codec::decode_ledger_event(row?.1.value()))),
-            Some(UserKey(key)) => {
-                let lines = self.ledger_by_user.range((key, 0)..=(key, u64::MAX))?.rev();
-                Box::new(lines.filter_map(|row| {
-                    let line = match row {
-                        Ok(row) => row.0.value().1,
-                        Err(error) => return Some(Err(error.into())),
-                    };
-                    match self.ledger.get(line) {
-                        Ok(bytes) => bytes.map(|bytes| codec::decode_ledger_event(bytes.value())),
-                        Err(error) => Some(Err(error.into())),
-                    }
-                }))
-            }
-        })
     }
 
     /// Names that a living user claims and another has: at most `limit` of them, in the order of the names.

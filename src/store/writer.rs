@@ -87,6 +87,10 @@ pub(super) enum Command {
         last_login: LastLoginOf,
         reply: Reply<Vec<(UserKey, Released)>>,
     },
+    /// Drop old lines of the ledger.
+    TrimLedger { cutoff: Timestamp, limit: usize, reply: Reply<u64> },
+    /// Forget old refusals.
+    ForgetRefusals { users: Vec<UserKey>, strangers: Vec<Name>, cutoff: Timestamp, reply: Reply<()> },
     /// Replace what is kept of the licence.
     KeepLicense { record: Box<LicenseRecord>, reply: Reply<()> },
     /// Run a whole sweep in a transaction that is dropped.
@@ -285,6 +289,13 @@ fn apply(
         }
         Command::RecordActivity { logins, refusals, strangers, reply } => {
             transaction.record_activity(&logins, &refusals, &strangers, now)?;
+            answer(reply, ())
+        }
+        Command::TrimLedger { cutoff, limit, reply } => {
+            answer(reply, transaction.trim_ledger(cutoff, limit)?)
+        }
+        Command::ForgetRefusals { users, strangers, cutoff, reply } => {
+            transaction.forget_refusals(&users, &strangers, cutoff)?;
             answer(reply, ())
         }
         Command::KeepLicense { record, reply } => {

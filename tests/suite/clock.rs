@@ -385,3 +385,34 @@ fn a_stop_writes_the_logins_of_the_hour_and_a_crash_loses_them_without_a_seat() 
     assert_eq!(reclaim(&daemon)["reclaimed"][0]["user"], "u1@example.org", "nothing was lost since");
     daemon.verify();
 }
+
+/// Two seats: one is held all the time, the other was taken back.
+#[test]
+fn old_history_is_dropped_but_not_while_the_clock_is_in_doubt() {
+    let mut settings = Settings::ldif(2, &people(0..4));
+    settings.tables += "[ledger]\nkeep = \"10d\"\n";
+    let wall = Wall::under(&mut settings);
+    let mut daemon = Daemon::start(settings);
+    daemon.expect("u0", "granted");
+    daemon.expect("u1", "granted");
+    daemon.expect("u2", "exhausted");
+    daemon.release("u1");
+    assert_eq!(daemon.explain("u2")["refusals"]["count"], 1);
+
+    wall.set(40 * DAY);
+    wait_for("the doubt", || (daemon.status()["clock"]["in_doubt"] == true).then_some(()));
+    daemon.reload().unwrap();
+    daemon.wait_for_log(&["DEBUG", "The clock is in doubt: the ledger is kept."]);
+    assert_eq!(daemon.history("").len(), 3);
+    assert!(daemon.terminate().0.success());
+
+    wall.set(20 * DAY);
+    daemon.restart();
+    daemon.wait_for_log(&["INFO", "dropped: 2 lines, 1 refusals"]);
+    let history = daemon.history("");
+    assert_eq!((history.len(), &history[0]["user"]), (1, &json!("u0@example.org")));
+    assert_eq!(daemon.explain("u2")["refusals"], Value::Null);
+    daemon.expect("u0", "held");
+    daemon.expect("u1", "granted");
+    daemon.verify();
+}

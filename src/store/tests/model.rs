@@ -36,6 +36,8 @@ enum Op {
     /// Seats that were not used in so many of the last operations.
     Reclaim(i64),
     Administrator(Option<u8>),
+    /// The history of seats that were taken back before so many of the last operations.
+    Trim(i64),
     Crash,
 }
 
@@ -61,6 +63,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => import.prop_map(|(users, partial, dry_run)| Op::Import { users, partial, dry_run }),
         1 => (0i64..6).prop_map(Op::Reclaim),
         1 => prop::option::weighted(0.7, anybody()).prop_map(Op::Administrator),
+        2 => (0i64..6).prop_map(Op::Trim),
         2 => Just(Op::Crash),
     ]
 }
@@ -213,7 +216,7 @@ impl Model {
             }
             // No imported account can be the administrator.
             Op::Administrator(user) => self.administrator = user.filter(|user| *user < LOCAL_END),
-            Op::Crash => {}
+            Op::Trim(_) | Op::Crash => {}
         }
         None
     }
@@ -343,6 +346,9 @@ async fn apply_to_store(
             let keys = store.view().holders().unwrap().map(|holder| holder.unwrap().0).collect();
             let cutoff = now - jiff::SignedDuration::from_secs(age);
             store.reclaim(keys, cutoff, now, Arc::new(|_, stored| stored)).await.unwrap();
+        }
+        Op::Trim(age) => {
+            store.trim_ledger(now - jiff::SignedDuration::from_secs(age), 3).await.unwrap();
         }
         // What follows from another policy is settled with the next transaction.
         Op::Administrator(_) => store.ping().await.unwrap(),
