@@ -262,7 +262,7 @@ fn the_example_has_every_key() {
         }
         tables += 1;
     }
-    assert_eq!(tables, 25);
+    assert_eq!(tables, 26);
     assert!(fs::read_to_string(example_path()).unwrap().lines().any(|line| line == DECLARED_SEATS));
     assert!(fs::read_to_string(example_path()).unwrap().lines().any(|line| line.starts_with(ONE_DOMAIN)));
 }

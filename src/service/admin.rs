@@ -7,9 +7,9 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use super::answers::{
-    ClashStatus, DirectoryState, DirectoryStatus, DomainStatus, Explanation, HistoryLine, LicenseChange,
-    LicenseStatus, SeatChange, SeatlessStatus, SeatsByOrigin, SeatsStatus, Status, SyncReport, UsersStatus,
-    Verdict, Verification,
+    ClashStatus, DirectoryState, DirectoryStatus, DomainStatus, Explanation, LicenseChange, LicenseStatus,
+    SeatChange, SeatlessStatus, SeatsByOrigin, SeatsStatus, Status, SyncReport, UsersStatus, Verdict,
+    Verification,
 };
 use super::clock;
 use super::directories::{Progress, SyncCommand};
@@ -28,7 +28,7 @@ use crate::domain::moves::{MatchBy, NotMoved};
 use crate::domain::name::{Name, NameError};
 use crate::domain::names::Purpose;
 use crate::domain::password::Password;
-use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, SeatCount, after_crash};
+use crate::domain::seats::{ReleaseReason, SeatCount, after_crash};
 use crate::domain::user::Origin;
 use crate::store::{Clash, DirectoryRecord, LastLoginOf, Policy, ReadView, Store, StoreError};
 
@@ -194,6 +194,8 @@ impl Admin {
     /// The whole state on one page.
     pub async fn status(&self) -> Result<Status, AdminError> {
         let view = self.fresh_view().await?;
+        let reading = Arc::clone(&view);
+        let clashes = blocking(move || clashes(&reading)).await?;
         let policy = self.0.store.policy();
         let seats = SeatCount { used: view.seats_used()?, limit: policy.seat_limit.unwrap_or(0) };
         let census = view.census();
@@ -230,7 +232,7 @@ impl Admin {
             },
             directories: self.directories(&view, &policy.directory_limits),
             domains: domains(&view, &policy)?,
-            clashes: clashes(&view)?,
+            clashes,
             listeners: self.0.listeners.status(),
         })
     }
@@ -390,24 +392,6 @@ impl Admin {
         })
     }
 
-    /// At most `limit` ledger lines, the newest first; of one user, or of all.
-    pub async fn history(&self, user: Option<&str>, limit: usize) -> Result<Vec<HistoryLine>, AdminError> {
-        let view = self.0.store.view();
-        let Some(user) = user else { return history_lines(view.history(None)?.take(limit)) };
-        match self.resolve(&view, user).await {
-            Ok(key) => history_lines(view.history(Some(key))?.take(limit)),
-            Err(AdminError::NoSuchUser(_) | AdminError::OnlyAdministrator(_)) => {
-                let name = self.parse(user)?;
-                // A user who is gone is only in the lines themselves.
-                let is_theirs =
-                    |event: &Result<LedgerEvent, _>| event.as_ref().map_or(true, |event| event.name == name);
-                let lines = history_lines(view.history(None)?.filter(is_theirs).take(limit))?;
-                if lines.is_empty() { Err(AdminError::NoSuchUser(name.to_string())) } else { Ok(lines) }
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     /// Syncs a directory now; `full` reads everything. `wait` returns its report; else it only begins.
     pub async fn sync(
         &self,
@@ -517,23 +501,9 @@ fn clashes(view: &ReadView) -> Result<Vec<ClashStatus>, StoreError> {
     Ok(view.clashes(CLASHES_SHOWN)?.into_iter().map(status).collect())
 }
 
-fn history_lines(
-    events: impl Iterator<Item = Result<LedgerEvent, StoreError>>,
-) -> Result<Vec<HistoryLine>, AdminError> {
-    let line = |event: Result<LedgerEvent, StoreError>| {
-        let event = event?;
-        let (what, reason) = match &event.what {
-            Movement::Granted(by) => ("granted", by.to_string()),
-            Movement::Released(reason) => ("released", reason.to_string()),
-            Movement::Moved { name, .. } => ("moved", format!("from {name}")),
-        };
-        Ok(HistoryLine {
-            at: event.at,
-            event: what.to_owned(),
-            user: event.name.to_string(),
-            reason,
-            seats_used: event.used_after,
-        })
-    };
-    events.map(line).collect()
+/// Reads what may take long where blocking is allowed.
+pub(super) async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, AdminError> {
+    Ok(tokio::task::spawn_blocking(read).await.map_err(|_| AdminError::Interrupted)??)
 }

@@ -12,6 +12,7 @@ pub mod directories;
 mod explain;
 mod grants;
 mod hashes;
+mod history;
 mod import;
 pub mod license;
 pub mod listeners;
