@@ -16,6 +16,9 @@ impl Session<'_> {
         if file.exists() && !is_backup(file) {
             return Err(failed(&"there is another file already, which is no backup: name a new one"));
         }
+        if file == Path::new("-") {
+            return Err(failed(&"a backup cannot go to standard output: name a file"));
+        }
         let partial = Partial::beside(file);
         // It holds hashes of passwords.
         let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).clone();

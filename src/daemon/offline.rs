@@ -1,9 +1,10 @@
 //! Commands on a store while no daemon runs on it: `store new`, `restore` and `verify --store`.
 
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -90,8 +91,11 @@ fn print(out: &mut dyn Write, value: &impl Serialize) -> anyhow::Result<()> {
     Ok(writeln!(out)?)
 }
 
-/// The store's path, in a folder that is there.
+/// The store's path, in a folder that is there; an error while the daemon runs, also on a store that was removed.
 fn place(config: &Config) -> anyhow::Result<PathBuf> {
+    if UnixStream::connect(&config.control_socket).is_ok() {
+        bail!("the daemon runs: {} answers; stop it first", config.control_socket.display());
+    }
     super::make_folder(&config.state_dir, 0o700)?;
     Ok(config.state_dir.join(store::FILE_NAME))
 }

@@ -49,14 +49,9 @@ pub fn restore(backup: &Path, path: &Path, replace: bool) -> Result<Restored, Ba
     let fresh = beside(path, ".restoring");
     let outcome = load(backup, &fresh).and_then(|(info, findings)| {
         let replaced = match found {
-            Found::Content => {
-                Some(beside(path, &format!(".replaced-{}", Timestamp::now().strftime("%Y%m%dT%H%M%SZ"))))
-            }
+            Found::Content => Some(keep(path)?),
             Found::Nothing | Found::Empty => None,
         };
-        if let Some(replaced) = &replaced {
-            fs::rename(path, replaced)?;
-        }
         hand_over(&fresh)?;
         fs::rename(&fresh, path)?;
         if let Some(folder) = path.parent() {
@@ -70,6 +65,15 @@ pub fn restore(backup: &Path, path: &Path, replace: bool) -> Result<Restored, Ba
         let _ = fs::remove_file(&fresh);
     }
     outcome
+}
+
+/// Gives a store another name as well, so that there is one under its own at every moment.
+fn keep(path: &Path) -> io::Result<PathBuf> {
+    let name = format!(".replaced-{}", Timestamp::now().strftime("%Y%m%dT%H%M%SZ"));
+    let kept = beside(path, &name);
+    // Fails where that is there already: a backup may be restored twice in a second.
+    fs::hard_link(path, &kept)?;
+    Ok(kept)
 }
 
 /// Makes a store of its own of a backup, and recounts it.

@@ -71,16 +71,23 @@ fn a_backup_is_restored_on_another_machine() {
     other.verify();
 
     // Not over a store, and not over one in use.
-    check(&other.command(&["restore", text(&file)]), 1, "give `--replace`");
-    check(&other.command(&["restore", "--replace", text(&file)]), 1, "in use");
+    check(&other.command(&["restore", "--replace", text(&file)]), 1, "the daemon runs");
+    check(&other.command(&["store", "new"]), 1, "the daemon runs");
     other.expect("u3", "granted");
     other.terminate();
     let said =
         check(&other.command(&["restore", "--replace", text(&file)]), 0, "The store that was there is");
     other.restart();
     assert_eq!(other.seats_used(), 2, "{said}");
+    other.terminate();
+    // However soon it is done again: an older one is never replaced.
+    let mut names = 1;
+    for _ in 0..3 {
+        names += usize::from(other.command(&["restore", "--replace", text(&file)]).status.success());
+    }
     let kept = fs::read_dir(other.path("state")).unwrap().map(|entry| entry.unwrap().path());
     let kept: Vec<_> = kept.filter(|path| text(path).contains(".replaced-")).collect();
+    assert_eq!(kept.len(), names);
     check(&other.command(&["verify", "--store", text(&kept[0])]), 0, "all invariants hold");
 }
 
@@ -109,6 +116,7 @@ fn a_damaged_backup_is_refused_and_the_store_stays() {
     check(&daemon.command(&["restore", "--replace", "/nonexistent"]), 1, "No such file");
     // A backup goes over a backup, and over nothing else.
     check(&daemon.command(&["backup", text(&store)]), 1, "another file already");
+    check(&daemon.command(&["backup", "-"]), 1, "name a file");
 }
 
 #[test]
@@ -145,8 +153,9 @@ fn a_store_that_is_missing_is_no_first_start() {
     check(&daemon.command(&["restore", text(&file)]), 0, "20 users and 2 seats");
     daemon.restart();
     daemon.expect("u1", "held");
-    check(&daemon.command(&["store", "new"]), 1, "there is a store");
+    check(&daemon.command(&["store", "new"]), 1, "the daemon runs");
     daemon.terminate();
+    check(&daemon.command(&["store", "new"]), 1, "there is a store");
     fs::remove_file(&store).unwrap();
     vain(&mut daemon);
     check(&daemon.command(&["store", "new"]), 0, "an empty store");
