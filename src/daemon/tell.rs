@@ -24,8 +24,15 @@ pub(super) fn applied(directory: &str, applied: &Applied, is_first_map: bool) {
 fn upserted(directory: &str, upserted: &Upserted, is_first_map: bool) {
     let name = &upserted.name;
     upserted.clashes.iter().for_each(log_clash);
-    if let Some(from) = &upserted.moved_from {
-        info!(event = "seat_moved", directory, from, user = %name, "{name} is in {directory} now, and was in {from} before.");
+    match &upserted.moved_from {
+        Some((from, true)) => {
+            info!(event = "seat_moved", directory, from, user = %name, "{name} is in {directory} now, and was in {from} before.");
+        }
+        // A block under another name may have a million of them.
+        Some((from, false)) => {
+            debug!(directory, from, user = %name, "{name} is in {directory} now, and was in {from}.")
+        }
+        None => {}
     }
     upserted.moved.iter().for_each(log_move);
     if upserted.is_person {

@@ -84,8 +84,8 @@ pub struct Upserted {
     pub toll: Option<Toll>,
     /// A person, now or before.
     pub is_person: bool,
-    /// The directory that the user was in until now, where that was another one.
-    pub moved_from: Option<String>,
+    /// The directory that the user was in until now, where that was another one, and whether a seat came along.
+    pub moved_from: Option<(String, bool)>,
     /// What came along from other entries with the same stable id.
     pub moved: Vec<Moved>,
     /// The seat lost, because the user is disabled or no person any more.

@@ -263,6 +263,8 @@ impl<'t> Transaction<'t> {
                 (key, None)
             }
         };
+        let moved_from =
+            moved_from.map(|from| Ok::<_, StoreError>((from, self.seat(key)?.is_some()))).transpose()?;
         let change = compare(old.as_ref(), &mapped);
         let was_person = old.as_ref().is_some_and(|old| old.mapped.kind == Kind::Person);
         let is_person = was_person || mapped.kind == Kind::Person;
