@@ -11,7 +11,7 @@ use super::admin::{Admin, AdminError};
 use super::answers::{ImportReport, ImportedLine, RefusedRow};
 use crate::domain::account::{Mistake, Rows};
 use crate::domain::name::{Domain, Name};
-use crate::store::{Import, Imported};
+use crate::store::{Import, Imported, log_clash};
 
 /// How to import.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -45,6 +45,7 @@ impl Admin {
         let import = Import { domain: domain.clone(), rows, partial, dry_run, now: self.store().now() };
         let imported = self.store().import(import).await?.map_err(AdminError::WrongFile)?;
         if imported.applied {
+            imported.clashes.iter().for_each(log_clash);
             let Imported { added, changed, refused, seats_used, .. } = imported;
             info!(
                 event = "import_completed",

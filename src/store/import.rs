@@ -10,7 +10,7 @@ use super::names::NameLookup;
 use super::tables::Lookup;
 use super::transaction::Transaction;
 use super::writer::Command;
-use super::{IMPORTED, Policy, Store, StoreError};
+use super::{Clash, IMPORTED, Policy, Store, StoreError};
 use crate::domain::account::{ImportRow, ImportedPerson, Mistake, RowContent, Rows};
 use crate::domain::admission::{Decision, Operation, decide};
 use crate::domain::name::{Domain, Name};
@@ -75,6 +75,8 @@ pub struct Imported {
     pub changed_users: Vec<(u64, Name)>,
     /// The first of the refused rows.
     pub refusals: Vec<(u64, Mistake)>,
+    /// The first of the names that users were imported without.
+    pub clashes: Vec<Clash>,
 }
 
 /// What is remembered while an import goes on.
@@ -192,6 +194,8 @@ impl Transaction<'_> {
         }
         let upserted = self.upsert(progress.directory, mapped, now)?;
         progress.lines.insert(upserted.key, line);
+        let room = MAX_TOLD_OF_FAILURE.saturating_sub(progress.imported.clashes.len());
+        progress.imported.clashes.extend(upserted.clashes.into_iter().take(room));
         if let Some(seat) = &seat {
             progress.imported.seats_needed += 1;
             self.grant(upserted.key, seat)?;

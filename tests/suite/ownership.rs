@@ -162,6 +162,16 @@ fn nobody_becomes_the_administrator_by_an_address() {
         "{added:?}"
     );
 
+    // An import is told of it as well.
+    daemon.write("people.csv", "kim@a.org,Kim,root@a.org\n");
+    let file = daemon.path("people.csv");
+    let imported = daemon.command(&["import", file.to_str().unwrap(), "--domain", "a.org"]);
+    assert!(imported.status.success(), "{imported:?}");
+    daemon.wait_for_log(&["ERROR", "event=name_clash", "name=root@a.org", "kim@a.org is mapped without"]);
+    daemon.expect("root@a.org", "exempt");
+    daemon.expect("kim@a.org", "held");
+    assert!(daemon.command(&["account", "remove", "kim@a.org"]).status.success());
+
     // A local account of that address is, and only while it is enabled.
     let passwd = |user: &str| {
         let script = format!(
