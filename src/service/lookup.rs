@@ -77,11 +77,16 @@ impl Admission {
             };
         };
         let primary = view.shown_name_of(key, &user)?;
+        // Who always enters, with an account or without one.
+        let is_administrator = view.is_administrator(&name, Some(key))?;
+        let seated = is_administrator
+            || view.seat_holder(key)?.is_some()
+            || view.needs_no_seat(key, &store.policy())?;
         Ok(Some(Resident {
             kind: user.mapped.kind,
-            enabled: user.mapped.enabled,
+            enabled: user.mapped.enabled || is_administrator,
             removed: !user.is_living(),
-            seated: view.seat_holder(key)?.is_some() || view.needs_no_seat(key, &store.policy())?,
+            seated,
             login: view.login_name(key, &user)?,
             name,
             primary,

@@ -184,8 +184,10 @@ fn nobody_becomes_the_administrator_by_an_address() {
     assert!(daemon.command(&["account", "add", "root@a.org"]).status.success());
     passwd("root@a.org");
     assert_eq!(log_in(&daemon, "root@a.org", "secret-root"), "exempt");
+    assert_eq!(look_up(&daemon, "seated", "root@a.org"), "root@a.org");
     assert!(daemon.command(&["account", "disable", "root@a.org"]).status.success());
     assert_eq!(log_in(&daemon, "root@a.org", "secret-root"), "wrong_password");
+    assert_eq!(look_up(&daemon, "seated", "root@a.org"), "root@a.org");
     assert!(daemon.command(&["account", "remove", "root@a.org"]).status.success());
 
     // Or the entry with that login name, and no other.
