@@ -122,15 +122,14 @@ impl<'a> Follower<'a> {
         let mut sweep = Sweep::new(directory.brake, people, &hour, Counts::default(), now);
         let mut upserts = Vec::new();
         for (stable_id, mapped) in std::mem::take(&mut self.pending) {
-            let stored = view.user_by_id(*id, &stable_id)?;
-            let stored = stored.as_ref().map(|(key, user)| (*key, user));
-            match (mapped, stored) {
-                (Some(mapped), stored) => match sweep.observe(stored, mapped) {
-                    Step::Write(mapped) => upserts.push(mapped),
-                    Step::Nothing => {}
-                },
-                (None, Some((key, user))) if user.is_living() => sweep.name_gone(key),
-                (None, _) => {}
+            let Some(mapped) = mapped else {
+                let gone = view.living_by_id(*id, &stable_id)?;
+                gone.into_iter().for_each(|(key, _)| sweep.name_gone(key));
+                continue;
+            };
+            let stored = view.stored(*id, &mapped)?;
+            if let Step::Write(mapped) = sweep.observe(stored.as_ref(), mapped) {
+                upserts.push(mapped);
             }
         }
         let verdict = view.conclude(&sweep, *id, Authority::Named)?;

@@ -10,11 +10,11 @@ use super::tell;
 use crate::directory::{Authority, DirectoryError, Event};
 use crate::domain::brake::{Counts, Hour, toll};
 use crate::domain::directory::Directory;
-use crate::domain::mapping::{Entry, Rules, Skip, map_entry, map_known, stable_id};
+use crate::domain::mapping::{Entry, Remapped, Rules, Skip, map_entry, map_known, stable_id};
 use crate::domain::name::StableId;
 use crate::domain::names::NameRules;
-use crate::domain::sync::{Change, Report, Step, Sweep, Verdict, compare};
-use crate::domain::user::{DirectoryId, Kind, Mapped, User, UserKey};
+use crate::domain::sync::{Change, Report, Step, Stored, Sweep, Verdict, compare};
+use crate::domain::user::{DirectoryId, Kind, Mapped, UserKey};
 use crate::store::{Applied, Changes, Checkpoint, Cookie, Preview, ReadView, Store, StoreError};
 
 /// Entries in one write: a transaction of some ten milliseconds, which a first login waits for without
@@ -94,9 +94,8 @@ pub(super) struct Intake<'a> {
     compares: Compares,
     approved: Counts,
     sweep: Sweep,
-    /// Names come from other attributes than when everything was read last.
-    is_remapped: bool,
-    names_from: String,
+    /// What the configuration has otherwise than when everything was read last.
+    remapped: Remapped,
     report: Report,
     /// Differences among the entries that are held back.
     drift_held_back: u64,
@@ -135,16 +134,14 @@ impl<'a> Intake<'a> {
             // Where nothing else is written for long, it would count for as long.
             store.apply(id, Changes::default(), now).await?;
         }
-        let names_from = rules.names_from();
-        let is_remapped = store.view().names_from(id)?.is_some_and(|before| before != names_from);
+        let remapped = rules.remapped_since(store.view().basis(id)?.as_deref());
         Ok(Intake {
             place: Place { directory, id, rules, store },
             dry_run: mode.dry_run,
             compares: mode.compares,
             approved: mode.approved,
-            sweep: Sweep::new(directory.brake, people, &hour, mode.approved, now).remapped(is_remapped),
-            is_remapped,
-            names_from,
+            sweep: Sweep::new(directory.brake, people, &hour, mode.approved, now).remapped(remapped),
+            remapped,
             report: Report::default(),
             drift_held_back: 0,
             writes: Vec::new(),
@@ -204,12 +201,11 @@ impl<'a> Intake<'a> {
             match self.place.map(entry, &view)? {
                 Ok(mapped) => {
                     self.report.seen += 1;
-                    let stored = view.user_by_id(self.place.id, &mapped.id)?;
-                    let stored = stored.as_ref().map(|(key, user)| (*key, user));
+                    let stored = view.stored(self.place.id, &mapped)?;
                     if is_compared && mapped.kind == Kind::Person {
-                        self.count_drift(stored.map(|(_, user)| user), &mapped);
+                        self.count_drift(stored.as_ref(), &mapped);
                     }
-                    if let Step::Write(mapped) = self.sweep.observe(stored, mapped) {
+                    if let Step::Write(mapped) = self.sweep.observe(stored.as_ref(), mapped) {
                         self.write_names += mapped.names().count();
                         self.writes.push(mapped);
                     }
@@ -237,12 +233,14 @@ impl<'a> Intake<'a> {
         }
     }
 
-    fn count_drift(&mut self, stored: Option<&User>, mapped: &Mapped) {
-        if stored.is_some_and(|user| toll(user, mapped, self.now).is_some()) {
+    fn count_drift(&mut self, stored: Option<&Stored>, mapped: &Mapped) {
+        let costs =
+            |Stored { user, gives_up_seat, .. }: &Stored| toll(user, mapped, *gives_up_seat, self.now);
+        if stored.and_then(costs).is_some() {
             self.drift_held_back += 1;
             return;
         }
-        match compare(stored, mapped) {
+        match compare(stored.map(|stored| &stored.user), mapped) {
             Change::Added | Change::Returned => self.report.drift.missing += 1,
             Change::Changed | Change::Disabled => self.report.drift.stale += 1,
             Change::Unchanged => {}
@@ -281,8 +279,7 @@ impl<'a> Intake<'a> {
         self.write_names = 0;
         if !upserts.is_empty() {
             let (store, id, now) = (self.place.store.clone(), self.place.id, self.now);
-            let is_remapped = self.is_remapped;
-            let changes = Changes { upserts, is_remapped, ..Changes::default() };
+            let changes = Changes { upserts, remapped: self.remapped, ..Changes::default() };
             self.writing = Some(tokio::spawn(async move { store.apply(id, changes, now).await }));
         }
         Ok(())
@@ -322,7 +319,7 @@ impl<'a> Intake<'a> {
                 writes: self.writes,
                 report: self.report,
                 names,
-                is_remapped: self.is_remapped,
+                remapped: self.remapped,
                 now: self.now,
             };
             return Ok((self.place.store.preview(preview).await?, self.place));
@@ -336,8 +333,8 @@ impl<'a> Intake<'a> {
         }
         let is_whole = authority == Authority::Everything && !self.told_present;
         let skipped = is_whole.then(|| self.report.skipped.clone());
-        let names_from = is_whole.then(|| self.names_from.clone());
-        let checkpoint = verdict.held.is_none().then_some(Checkpoint { cookie, skipped, names_from });
+        let basis = is_whole.then(|| self.place.rules.basis());
+        let checkpoint = verdict.held.is_none().then_some(Checkpoint { cookie, skipped, basis });
         self.take_away(&verdict, checkpoint).await?;
         self.report.held = verdict.held;
         Ok((self.report, self.place))
@@ -406,7 +403,7 @@ impl<'a> Intake<'a> {
         }
         let mut approved = self.approved;
         for changes in batches {
-            let changes = Changes { approved, is_remapped: self.is_remapped, ..changes };
+            let changes = Changes { approved, remapped: self.remapped, ..changes };
             let applied = self.place.store.apply(self.place.id, changes, self.place.store.now()).await?;
             approved = approved.less(applied.happened);
             self.count(&applied);

@@ -60,7 +60,7 @@ fn upserted(directory: &str, upserted: &Upserted, is_first_map: bool) {
 
 /// Says what the brake holds back. The caller logs it once, and again when it affects others.
 pub(super) fn brake_tripped(directory: &str, held: &Held) {
-    let Loss { removed, disabled, names, enabled, people, empty } = held.loss;
+    let Loss { removed, disabled, seatless, names, enabled, people, empty } = held.loss;
     let (seats, examples) = (held.affected.seats, held.affected.to_string());
     let sums = sums(held.losses, held.enablings).collect::<Vec<String>>().join("; ");
     error!(
@@ -68,14 +68,15 @@ pub(super) fn brake_tripped(directory: &str, held: &Held) {
         directory,
         removed,
         disabled,
+        seatless,
         names,
         enabled,
         people,
         empty,
         seats,
         examples,
-        "The directory would lose {removed} of {people} users, disable {disabled}, take names from {names} and \
-         enable {enabled} again; {seats} of them hold a seat. The brake holds this back ({sums}). If it is right, \
+        "The directory would lose {removed} of {people} users, disable {disabled}, take the seats of {seatless} who \
+         match seatless_filter now, take names from {names} and enable {enabled} again; {seats} of them hold a seat. The brake holds this back ({sums}). If it is right, \
          run: seatkeeper sync approve {directory}"
     );
 }

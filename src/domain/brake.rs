@@ -8,7 +8,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::mapping::MAX_NAMES;
+use super::mapping::{MAX_NAMES, Remapped};
 use super::name::Name;
 use super::user::{Kind, Mapped, User};
 
@@ -250,22 +250,42 @@ pub fn sums(losses: Option<Excess>, enablings: Option<Excess>) -> impl Iterator<
 pub enum Toll {
     /// An enabled person is disabled, or is no longer a person.
     Disabled,
+    /// The holder of a seat needs none any more, by an attribute, and would lose it.
+    Seatless,
     /// An enabled person has fewer names than before.
     Names,
     /// A disabled person is enabled, and could take a seat.
     Enabled,
 }
 
+impl Remapped {
+    /// Whether it is another configuration that costs it.
+    pub fn excuses(self, toll: Toll) -> bool {
+        match toll {
+            Toll::Names => self.names,
+            Toll::Seatless => self.seatless,
+            Toll::Disabled | Toll::Enabled => false,
+        }
+    }
+}
+
 /// A disable that is undone within this time was a mistake of the directory's, not a new person.
 const UNDO_SECONDS: i64 = 24 * 3600;
 
-/// What an entry costs the user whom the mirror holds under its id.
-pub fn toll(stored: &User, mapped: &Mapped, now: Timestamp) -> Option<Toll> {
+/// Whether an entry makes a user seatless who was not.
+pub fn becomes_seatless(stored: &User, mapped: &Mapped) -> bool {
+    stored.is_active() && !stored.mapped.seatless && mapped.is_active() && mapped.seatless
+}
+
+/// What an entry costs the user whom the mirror holds under its id. `gives_up_seat` is set where they hold a seat and
+/// [`becomes_seatless`].
+pub fn toll(stored: &User, mapped: &Mapped, gives_up_seat: bool, now: Timestamp) -> Option<Toll> {
     let is_active = mapped.is_active();
     if stored.is_active() {
-        return match is_active {
-            false => Some(Toll::Disabled),
-            true => (name_count(mapped) < name_count(&stored.mapped)).then_some(Toll::Names),
+        return match (is_active, gives_up_seat) {
+            (false, _) => Some(Toll::Disabled),
+            (true, true) => Some(Toll::Seatless),
+            (true, false) => (name_count(mapped) < name_count(&stored.mapped)).then_some(Toll::Names),
         };
     }
     let was_disabled = stored.mapped.kind == Kind::Person && !stored.mapped.enabled;
@@ -287,12 +307,13 @@ fn is_recent(disabled_at: Option<Timestamp>, now: Timestamp) -> bool {
 /// enables nobody.
 pub fn held_back(stored: &User, mapped: Mapped, now: Timestamp) -> Mapped {
     let before = &stored.mapped;
-    match toll(stored, &mapped, now) {
+    match toll(stored, &mapped, becomes_seatless(stored, &mapped), now) {
         None => mapped,
         Some(Toll::Enabled) => Mapped { enabled: false, ..mapped },
-        Some(Toll::Disabled | Toll::Names) => Mapped {
+        Some(Toll::Disabled | Toll::Seatless | Toll::Names) => Mapped {
             kind: before.kind,
             enabled: before.enabled,
+            seatless: before.seatless && mapped.seatless,
             logins: union(&before.logins, mapped.logins),
             addresses: union(&before.addresses, mapped.addresses),
             ..mapped
@@ -314,6 +335,8 @@ pub struct Loss {
     pub removed: u64,
     /// Enabled people who are disabled, or are no longer people.
     pub disabled: u64,
+    /// Holders of seats who need none any more.
+    pub seatless: u64,
     /// Enabled people who are left with fewer names.
     pub names: u64,
     /// Disabled people who are enabled again.
@@ -327,7 +350,7 @@ pub struct Loss {
 impl Loss {
     /// People who lose something.
     pub fn total(self) -> u64 {
-        self.removed + self.disabled + self.names
+        self.removed + self.disabled + self.seatless + self.names
     }
 }
 

@@ -89,9 +89,20 @@ impl Rules {
         }
     }
 
-    /// What the names of an entry depend on, beside the entry.
-    pub fn names_from(&self) -> String {
-        [self.preset.as_str(), self.domain.as_str(), &self.login.join(","), &self.mail.join(",")].join("\n")
+    /// What of the rules may take something from a user whose entry did not change, as the store keeps it: where names
+    /// come from, in [`NAME_LINES`] lines, then `seatless_filter`.
+    pub fn basis(&self) -> String {
+        let (login, mail) = (self.login.join(","), self.mail.join(","));
+        let seatless = self.seatless.as_ref().map_or("", Condition::as_str);
+        [self.preset.as_str(), self.domain.as_str(), &login, &mail, seatless].join("\n")
+    }
+
+    /// What is different in these rules from those that this is the basis of; `None` where the store was never told.
+    pub fn remapped_since(&self, basis: Option<&str>) -> Remapped {
+        let (names, seatless) = parts(basis.unwrap_or_default());
+        let now = self.basis();
+        let (names_now, seatless_now) = parts(&now);
+        Remapped { names: basis.is_some() && names != names_now, seatless: seatless != seatless_now }
     }
 
     /// Every attribute that [`map_entry`] reads. A search must name them, since most are operational.
@@ -108,6 +119,25 @@ impl Rules {
         }
         all
     }
+}
+
+/// Lines of [`Rules::basis`] that are about names.
+const NAME_LINES: usize = 4;
+
+/// The lines about names, and the filter.
+fn parts(basis: &str) -> (&str, &str) {
+    let end_of_names = basis.match_indices('\n').nth(NAME_LINES - 1);
+    end_of_names.map_or((basis, ""), |(at, _)| (&basis[..at], &basis[at + 1..]))
+}
+
+/// What another configuration changed for users whose entries did not change. What they lose by that was listed before,
+/// and is no loss in the eyes of the brake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Remapped {
+    /// Names come from other attributes.
+    pub names: bool,
+    /// Another filter finds the mailboxes that need no seat.
+    pub seatless: bool,
 }
 
 /// Why an entry is not mapped.
@@ -418,6 +448,30 @@ mod tests {
         check(&[PERSON, UUID, ("uid", b"a\nb")], Skip::NoName);
         check(&[UUID, ("objectClass", b"organizationalUnit"), ("uid", b"x")], Skip::NotAUser);
         check(&[UUID, ("objectClass", b"ipHost"), ("uid", b"x")], Skip::NotAUser);
+    }
+
+    #[test]
+    fn what_another_configuration_changed_is_told_by_the_basis() {
+        let rules = |mail: &str, filter: &str| Rules {
+            mail: vec![mail.to_owned()],
+            seatless: (!filter.is_empty()).then(|| Condition::parse(filter).unwrap()),
+            ..Rules::new(Preset::OpenLdap, Domain::parse("example.org").unwrap())
+        };
+        let before = rules("mail", "(a=1)").basis();
+        let check = |rules: Rules, basis: Option<&str>, names, seatless| {
+            assert_eq!(rules.remapped_since(basis), Remapped { names, seatless }, "{basis:?}");
+        };
+        check(rules("mail", "(a=1)"), Some(&before), false, false);
+        check(rules("other", "(a=1)"), Some(&before), true, false);
+        check(rules("mail", "(a=2)"), Some(&before), false, true);
+        check(rules("mail", ""), Some(&before), false, true);
+        check(rules("other", "(a=2)"), Some(&before), true, true);
+        // A store of a version that knew no filter, or that was never told.
+        check(rules("mail", ""), None, false, false);
+        check(rules("mail", "(a=1)"), None, false, true);
+        let (names, _) = parts(&before);
+        check(rules("mail", ""), Some(names), false, false);
+        check(rules("mail", "(a=1)"), Some(names), false, true);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::brake::{Affected, Brake, Counts, Excess, Held, Hour, Limit, Loss, Toll, held_back, toll};
+use super::mapping::Remapped;
 use super::name::Name;
 use super::user::{Kind, Mapped, User, UserKey};
 
@@ -66,12 +67,13 @@ pub struct Sweep {
     enablings: Limit,
     /// An administrator let a loss through.
     is_approved: bool,
-    /// Names come from other attributes than before.
-    is_remapped: bool,
+    /// What the configuration has otherwise than when the mirror was written.
+    remapped: Remapped,
     seen: KeySet,
     people_seen: u64,
-    /// Whom the entries disable, leave with fewer names, or enable.
+    /// Whom the entries disable, make seatless, leave with fewer names, or enable.
     disabled: KeySet,
+    unseated: KeySet,
     renamed: KeySet,
     enabled: KeySet,
     /// Entries that wait for the brake: at most as many as it lets through, since with one more none of them
@@ -80,6 +82,17 @@ pub struct Sweep {
     deferred_enablings: Vec<(UserKey, Mapped)>,
     /// Users whom the directory named as gone.
     named: KeySet,
+}
+
+/// The user whom the mirror holds under an entry's id.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// The key.
+    pub key: UserKey,
+    /// The user.
+    pub user: User,
+    /// The user holds a seat, and the entry makes them seatless.
+    pub gives_up_seat: bool,
 }
 
 /// How a complete sweep ends: what the brake lets through, and what it holds back.
@@ -114,24 +127,26 @@ impl Sweep {
         }
     }
 
-    /// This sweep, where the configuration has other attributes for names than it had when the mirror was written: who
-    /// loses names by that does not count.
-    pub fn remapped(self, is_remapped: bool) -> Sweep {
-        Sweep { is_remapped, ..self }
+    /// This sweep, where the configuration is another than when the mirror was written: who loses something by that
+    /// does not count.
+    pub fn remapped(self, remapped: Remapped) -> Sweep {
+        Sweep { remapped, ..self }
     }
 
     /// Takes in one entry, with the user that the mirror holds under its id.
-    pub fn observe(&mut self, stored: Option<(UserKey, &User)>, mapped: Mapped) -> Step {
+    pub fn observe(&mut self, stored: Option<&Stored>, mapped: Mapped) -> Step {
         if mapped.kind == Kind::Person {
             self.people_seen += 1;
         }
-        let Some((key, user)) = stored else { return Step::Write(mapped) };
+        let Some(Stored { key, user, gives_up_seat }) = stored else { return Step::Write(mapped) };
+        let key = *key;
         // An entry that changes meanwhile may be told again: its last word counts, and it counts once.
         let is_again = !self.seen.insert(key);
         if is_again {
             self.undo(key);
         }
-        let toll = toll(user, &mapped, self.now).filter(|toll| !(self.is_remapped && *toll == Toll::Names));
+        let gives_up_seat = *gives_up_seat && !self.remapped.seatless;
+        let toll = toll(user, &mapped, gives_up_seat, self.now).filter(|toll| !self.remapped.excuses(*toll));
         let mapped = match toll {
             Some(toll) => match self.defer(key, toll, mapped) {
                 Some(mapped) => held_back(user, mapped, self.now),
@@ -150,6 +165,7 @@ impl Sweep {
     fn defer(&mut self, key: UserKey, toll: Toll, mapped: Mapped) -> Option<Mapped> {
         let (keys, deferred, limit) = match toll {
             Toll::Disabled => (&mut self.disabled, &mut self.deferred_losses, &self.losses),
+            Toll::Seatless => (&mut self.unseated, &mut self.deferred_losses, &self.losses),
             Toll::Names => (&mut self.renamed, &mut self.deferred_losses, &self.losses),
             Toll::Enabled => (&mut self.enabled, &mut self.deferred_enablings, &self.enablings),
         };
@@ -163,7 +179,7 @@ impl Sweep {
 
     /// Forgets what an entry was counted as.
     fn undo(&mut self, key: UserKey) {
-        let counted = [&mut self.disabled, &mut self.renamed, &mut self.enabled];
+        let counted = [&mut self.disabled, &mut self.unseated, &mut self.renamed, &mut self.enabled];
         if counted.into_iter().any(|keys| keys.remove(key)) {
             self.deferred_losses.retain(|(deferred, _)| *deferred != key);
             self.deferred_enablings.retain(|(deferred, _)| *deferred != key);
@@ -230,7 +246,7 @@ impl Sweep {
             Ok(_) => None,
             Err(error) => Some(Err(error)),
         });
-        let changed = self.disabled.iter().chain(self.renamed.iter()).map(Ok);
+        let changed = self.disabled.iter().chain(self.unseated.iter()).chain(self.renamed.iter()).map(Ok);
         let losses = held.losses.map(|_| people.chain(changed));
         let enablings = held.enablings.map(|_| self.enabled.iter().map(Ok));
         losses.into_iter().flatten().chain(enablings.into_iter().flatten())
@@ -253,6 +269,7 @@ impl Sweep {
         let mut loss = Loss {
             removed: 0,
             disabled: self.disabled.len(),
+            seatless: self.unseated.len(),
             names: self.renamed.len(),
             enabled: self.enabled.len(),
             people: self.people,

@@ -242,6 +242,9 @@ pub struct LossReport {
     pub removed: u64,
     /// Users who would be disabled.
     pub disabled: u64,
+    /// Users who would lose their seat, because they match `seatless_filter` now.
+    #[serde(default)]
+    pub seatless: u64,
     /// Users who would be left with fewer names.
     #[serde(default)]
     pub names: u64,
@@ -268,10 +271,11 @@ pub struct LossReport {
 
 impl From<&Held> for LossReport {
     fn from(held: &Held) -> LossReport {
-        let Loss { removed, disabled, names, enabled, people, empty } = held.loss;
+        let Loss { removed, disabled, seatless, names, enabled, people, empty } = held.loss;
         LossReport {
             removed,
             disabled,
+            seatless,
             names,
             enabled,
             people,

@@ -3,14 +3,21 @@
 use super::tables::Lookup;
 use super::view::{living, unseen};
 use super::{ReadView, StoreError};
-use crate::domain::brake::{Affected, held_back};
-use crate::domain::sync::{Authority, Sweep, Verdict};
-use crate::domain::user::{DirectoryId, Kind, Mapped, UserKey};
+use crate::domain::brake::{Affected, becomes_seatless, held_back};
+use crate::domain::sync::{Authority, Stored, Sweep, Verdict};
+use crate::domain::user::{DirectoryId, Kind, Mapped, User, UserKey};
 
 /// Users of a directory who are gone, by what a sweep saw.
 type Gone<'a> = Box<dyn Iterator<Item = Result<(UserKey, Kind), StoreError>> + 'a>;
 
 impl ReadView {
+    /// The user whom an entry is about, for a sweep to compare with.
+    pub fn stored(&self, directory: DirectoryId, mapped: &Mapped) -> Result<Option<Stored>, StoreError> {
+        let Some((key, user)) = self.user_by_id(directory, &mapped.id)? else { return Ok(None) };
+        let gives_up_seat = gives_up_seat(self, key, &user, mapped)?;
+        Ok(Some(Stored { key, user, gives_up_seat }))
+    }
+
     /// Ends a sweep that was complete. Reads every user of the directory, or every one that was named.
     pub fn conclude(
         &self,
@@ -29,6 +36,16 @@ impl ReadView {
     ) -> Result<Vec<Mapped>, StoreError> {
         entries.into_iter().map(|(key, mapped)| keep(self, sweep, key, mapped)).collect()
     }
+}
+
+/// Whether a user holds a seat, and needs none by this entry.
+pub(super) fn gives_up_seat<T: Lookup>(
+    tables: &T,
+    key: UserKey,
+    user: &User,
+    mapped: &Mapped,
+) -> Result<bool, StoreError> {
+    Ok(becomes_seatless(user, mapped) && tables.seat(key)?.is_some())
 }
 
 pub(super) fn conclude<T: Lookup>(

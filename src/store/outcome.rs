@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::Moved;
 use crate::domain::admission::Decision;
 use crate::domain::brake::{Counts, Toll};
+use crate::domain::mapping::Remapped;
 use crate::domain::name::Name;
 use crate::domain::names::Withheld;
 use crate::domain::seats::ReleaseReason;
@@ -136,8 +137,8 @@ pub struct Changes {
     pub removals: Vec<UserKey>,
     /// How much of it an administrator approved: the brake does not count that.
     pub approved: Counts,
-    /// Names come from other attributes than before: the brake does not count who loses some by that.
-    pub is_remapped: bool,
+    /// What the configuration has otherwise than before: the brake does not count who loses something by that.
+    pub remapped: Remapped,
     /// Set when everything up to here is known.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -149,8 +150,8 @@ pub struct Checkpoint {
     pub cookie: Option<Cookie>,
     /// Entries skipped, by reason, where everything was read.
     pub skipped: Option<BTreeMap<&'static str, u64>>,
-    /// What the names depend on (`Rules::names_from`), where everything was read.
-    pub names_from: Option<String>,
+    /// What the mirror depends on beside the entries (`Rules::basis`), where everything was read.
+    pub basis: Option<String>,
 }
 
 /// What became of [`Changes`], in their order.

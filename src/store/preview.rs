@@ -7,6 +7,7 @@ use super::names::Adopted;
 use super::tables::Lookup;
 use super::transaction::Transaction;
 use super::{Clash, Policy, StoreError};
+use crate::domain::mapping::Remapped;
 use crate::domain::names::{NameRules, Withheld};
 use crate::domain::sync::{Authority, Report, Sweep, TAKEN_SHOWN};
 use crate::domain::user::{DirectoryId, Mapped, User};
@@ -23,8 +24,8 @@ pub struct Preview {
     pub report: Report,
     /// The rules of names that the sweep would go by.
     pub names: NameRules,
-    /// Names come from other attributes than before.
-    pub is_remapped: bool,
+    /// What the configuration has otherwise than before.
+    pub remapped: Remapped,
     /// The time of the sweep.
     pub now: Timestamp,
 }
@@ -36,12 +37,12 @@ pub(super) fn run(
     adopted: &Adopted,
     policy: &Policy,
 ) -> Result<Report, StoreError> {
-    let Preview { directory, mut sweep, writes, mut report, is_remapped, now, .. } = preview;
+    let Preview { directory, mut sweep, writes, mut report, remapped, now, .. } = preview;
     adopted.count_in(&mut report);
     let directory = transaction.directory(&directory)?;
     let mut disabled: Vec<String> = Vec::new();
     for mapped in writes {
-        if is_remapped {
+        if remapped.names {
             transaction.count_lost_names(directory, &mapped, &mut report)?;
         }
         let upserted = transaction.upsert(directory, mapped, now)?;

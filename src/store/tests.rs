@@ -410,9 +410,8 @@ fn a_preview_changes_nothing() {
         let disabled = Mapped { enabled: false, ..mapped(1, &["u1@x.org"]) };
         for entry in [disabled, mapped(2, &["new@x.org"]), mapped(3, &["u3@x.org"]), mapped(9, &["u9@x.org"])]
         {
-            let stored = store.view().user_by_id(directory, &entry.id).unwrap();
-            let stored = stored.as_ref().map(|(key, user)| (*key, user));
-            if let crate::domain::sync::Step::Write(entry) = sweep.observe(stored, entry) {
+            let stored = store.view().stored(directory, &entry).unwrap();
+            if let crate::domain::sync::Step::Write(entry) = sweep.observe(stored.as_ref(), entry) {
                 writes.push(entry);
             }
         }
@@ -422,7 +421,7 @@ fn a_preview_changes_nothing() {
             writes,
             report: Report::default(),
             names: NameRules::default(),
-            is_remapped: false,
+            remapped: Default::default(),
             now: at(1),
         };
         let report = store.preview(preview).await.unwrap();

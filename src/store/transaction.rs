@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
+use super::brake::gives_up_seat;
 use super::codec;
 use super::directories::Directories;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
@@ -273,7 +274,10 @@ impl<'t> Transaction<'t> {
             let (toll, released, clashes, moved) = (None, None, Vec::new(), Vec::new());
             return Ok(Upserted { key, name, change, toll, is_person, moved_from, moved, released, clashes });
         }
-        let toll = old.as_ref().and_then(|old| toll(old, &mapped, at));
+        let toll = match &old {
+            Some(old) => toll(old, &mapped, gives_up_seat(self, key, old, &mapped)?, at),
+            None => None,
+        };
         let since = old.as_ref().map_or(at, |old| old.since);
         let disabled_at = disabled_at(old.as_ref(), &mapped, at);
         let user = User { directory, mapped, since, removed_at: None, disabled_at };
@@ -414,9 +418,8 @@ impl<'t> Transaction<'t> {
         for key in changes.removals {
             applied.entombed.extend(self.entomb(key, now)?);
         }
-        if changes.is_remapped {
-            let names = |upserted: &&mut Upserted| upserted.toll == Some(Toll::Names);
-            applied.upserted.iter_mut().filter(names).for_each(|upserted| upserted.toll = None);
+        for upserted in &mut applied.upserted {
+            upserted.toll = upserted.toll.filter(|toll| !changes.remapped.excuses(*toll));
         }
         self.count_losses(directory, &mut applied, changes.approved, now);
         if let Some(checkpoint) = changes.checkpoint {
@@ -437,7 +440,7 @@ impl<'t> Transaction<'t> {
         applied.happened.lost = removed;
         for upserted in &applied.upserted {
             match upserted.toll {
-                Some(Toll::Disabled | Toll::Names) => applied.happened.lost += 1,
+                Some(Toll::Disabled | Toll::Seatless | Toll::Names) => applied.happened.lost += 1,
                 Some(Toll::Enabled) => applied.happened.enabled += 1,
                 None => {}
             }
@@ -468,8 +471,8 @@ impl<'t> Transaction<'t> {
                 self.cookies.remove(directory.0)?;
             }
         }
-        if let Some(names_from) = &checkpoint.names_from {
-            self.settings.insert(names_from_key(directory).as_str(), names_from.as_bytes())?;
+        if let Some(basis) = &checkpoint.basis {
+            self.settings.insert(names_from_key(directory).as_str(), basis.as_bytes())?;
         }
         let is_known = self.directories.change(directory, |record| {
             record.last_success = Some(now);

@@ -168,8 +168,8 @@ impl ReadView {
         self.cookies.get(directory)?.map(|bytes| codec::decode_cookie(bytes.value())).transpose()
     }
 
-    /// What the names of the directory's users depended on when it was read as a whole.
-    pub fn names_from(&self, directory: DirectoryId) -> Result<Option<String>, StoreError> {
+    /// What the mirror depended on beside the entries (`Rules::basis`), when the directory was read as a whole.
+    pub fn basis(&self, directory: DirectoryId) -> Result<Option<String>, StoreError> {
         let bytes = self.settings.get(names_from_key(directory).as_str())?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes.value()).into_owned()))
     }
@@ -218,7 +218,7 @@ impl ReadView {
         Lookup::needs_no_seat(self, key, policy)
     }
 
-    /// The user under this stable id, for a sweep to compare with.
+    /// The user under this stable id.
     pub fn user_by_id(
         &self,
         directory: DirectoryId,

@@ -1,7 +1,9 @@
 //! Shared and service mailboxes of real servers: they need no seat, as many as the license allows.
 
+use serde_json::Value;
+
 use crate::dirsync;
-use crate::support::daemon::{Daemon, Settings, no_brake};
+use crate::support::daemon::{Daemon, Settings, directory, no_brake};
 use crate::support::issuer::Vendor;
 use crate::support::samba::{self, SambaAd};
 use crate::support::slapd::{Options, PEOPLE, Slapd, people};
@@ -139,4 +141,117 @@ fn a_reload_with_another_filter_is_evaluated_at_once() {
     daemon.reload().unwrap();
     becomes(&daemon, "u0", "exhausted");
     daemon.verify();
+}
+
+/// A filter by an attribute that ordinary people have: where a server hides it, everybody looks like a shared mailbox.
+const WITHOUT_TYPE: &str = "seatless_filter = \"(!(employeeType=*))\"\n";
+
+/// People of a server, all of whom have the attribute.
+fn typed(numbers: std::ops::Range<u32>) -> String {
+    people(numbers).replace("\nmail: ", "\nemployeeType: staff\nmail: ")
+}
+
+#[test]
+fn holders_whom_a_server_makes_seatless_keep_their_seats_until_approved() {
+    let options = Options { data: typed(0..20), ..Options::default() };
+    let mut slapd = Slapd::start(options.clone());
+    let keys = format!("sync = \"sweep\"\n{WITHOUT_TYPE}");
+    let daemon = Daemon::start(Settings::ldap(10, &slapd, &keys));
+    for number in 0..5 {
+        daemon.expect(&format!("u{number}"), "granted");
+    }
+    let hidden = "access to attrs=employeeType by * none\n".to_owned() + &options.access;
+    slapd.reconfigure(&Options { access: hidden, ..options.clone() });
+    modify(&slapd, 3, "add: uid\nuid: three");
+    for report in [daemon.dry_run("corp").unwrap(), daemon.sync("corp").unwrap()] {
+        let held = &report["held"];
+        assert_eq!(
+            (&held["seatless"], &held["removed"], &held["seats"]),
+            (&5.into(), &0.into(), &5.into()),
+            "{report}"
+        );
+        assert_eq!(
+            (&held["users"][0], &report["seats_released"]),
+            (&"u0@example.org".into(), &0.into()),
+            "{report}"
+        );
+    }
+    assert_eq!(daemon.seats_used(), 5);
+    for number in 0..5 {
+        daemon.expect(&format!("u{number}"), "held");
+    }
+    // What else changed is written, and whoever holds no seat loses none.
+    daemon.expect("three", "held");
+    daemon.expect("u9", "exempt");
+    daemon.wait_for_log(&[" ERROR ", "event=brake_tripped", "seatless=5", "u4@example.org"]);
+    let page = String::from_utf8(daemon.command(&["status"]).stdout).unwrap();
+    assert!(page.contains("the brake holds back 5 seats of seatless mailboxes of 20 users"), "{page}");
+
+    // The slip is undone, and nobody has noticed.
+    slapd.reconfigure(&options);
+    assert_eq!(daemon.sync("corp").unwrap()["held"], Value::Null);
+    assert_eq!((daemon.seats_used(), daemon.probe("u9").as_str()), (5, "granted"));
+    daemon.expect("u4", "held");
+
+    // This time it is meant.
+    let bulk = (0..4)
+        .map(|number| format!("dn: uid=u{number},{PEOPLE}\nchangetype: modify\ndelete: employeeType\n\n"));
+    slapd.modify(&bulk.collect::<String>());
+    assert_eq!(daemon.sync("corp").unwrap()["held"]["seatless"], 4);
+    daemon.expect("u1", "held");
+    let report = daemon.approve("corp").unwrap();
+    assert_eq!((&report["held"], daemon.seats_used()), (&Value::Null, 1), "{report}");
+    daemon.expect("u1", "exempt");
+    daemon.expect("u4", "held");
+    daemon.verify();
+    daemon.agrees();
+}
+
+#[test]
+fn holders_who_become_seatless_one_by_one_add_up_while_following() {
+    let slapd = Slapd::start(Options::provider(typed(0..20)));
+    let daemon = Daemon::start(Settings::ldap(10, &slapd, WITHOUT_TYPE));
+    daemon.wait_for("following", |status| directory(status, "corp")["state"] == "following");
+    for number in 0..4 {
+        daemon.expect(&format!("u{number}"), "granted");
+    }
+    for number in [9, 0, 1, 2] {
+        modify(&slapd, number, "delete: employeeType");
+        becomes(&daemon, &format!("u{number}"), "exempt");
+    }
+    modify(&slapd, 3, "delete: employeeType\n-\nadd: uid\nuid: three");
+    let status = daemon.wait_for("the brake", |status| directory(status, "corp")["state"] == "held");
+    let held = &directory(&status, "corp")["held"];
+    assert_eq!((&held["seatless"], &held["losses"]["before"]), (&1.into(), &3.into()), "{held}");
+    becomes(&daemon, "three", "held");
+    assert_eq!(daemon.approve("corp").unwrap()["held"], Value::Null);
+    becomes(&daemon, "u3", "exempt");
+    daemon.agrees();
+}
+
+#[test]
+fn whom_another_filter_makes_seatless_is_listed_before_and_is_no_loss() {
+    for sync in ["sweep", "syncrepl"] {
+        let slapd = Slapd::start(Options::provider(typed(0..20)));
+        let before = Settings::ldap(10, &slapd, &format!("sync = \"{sync}\"\n{WITHOUT_TYPE}"));
+        let mut daemon = Daemon::start(before.clone());
+        for number in 0..10 {
+            daemon.expect(&format!("u{number}"), "granted");
+        }
+        let other = "seatless_filter = \"(employeeType=staff)\"\n";
+        let after = Settings { tables: before.tables.replace(WITHOUT_TYPE, other), ..before };
+        daemon.configure(&after);
+        let report = daemon.dry_run("corp").unwrap();
+        assert_eq!((&report["seats_released"], &report["held"]), (&10.into(), &Value::Null), "{report}");
+        let listed = report["seats_released_of"].as_array().unwrap();
+        assert!(listed.len() == 10 && listed.contains(&"u7@example.org".into()), "{report}");
+        let check = String::from_utf8(daemon.command(&["check", "--connect"]).stdout).unwrap();
+        assert!(check.contains("20 of them match seatless_filter: u0@example.org"), "{check}");
+        daemon.expect("u7", "held");
+        daemon.reload().unwrap();
+        becomes(&daemon, "u7", "exempt");
+        assert_eq!(daemon.seats_used(), 0);
+        assert!(!daemon.log().contains("brake_tripped"));
+        daemon.verify();
+    }
 }

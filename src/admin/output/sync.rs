@@ -106,7 +106,7 @@ pub(super) fn held(held: &LossReport, name: &str, dry_run: bool) -> Vec<String> 
     }];
     lines.extend(sums(held.losses.map(Excess::from), held.enablings.map(Excess::from)));
     if !held.users.is_empty() {
-        let affected = held.removed + held.disabled + held.names + held.enabled;
+        let affected = held.removed + held.disabled + held.seatless + held.names + held.enabled;
         let more = affected.saturating_sub(held.users.len() as u64);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let seats = count(held.seats, "seat");
@@ -117,14 +117,14 @@ pub(super) fn held(held: &LossReport, name: &str, dry_run: bool) -> Vec<String> 
 
 fn loss(loss: &LossReport) -> String {
     let some = |number: u64, noun: &str| (number > 0).then(|| count(number, noun));
+    let some_of = |number: u64, one: &str, many: &str| {
+        (number > 0).then(|| format!("{number} {}", if number == 1 { one } else { many }))
+    };
     let parts = [
         some(loss.removed, "removal"),
         some(loss.disabled, "disabling"),
-        match loss.names {
-            0 => None,
-            1 => Some("1 loss of names".to_owned()),
-            names => Some(format!("{names} losses of names")),
-        },
+        some_of(loss.seatless, "seat of a seatless mailbox", "seats of seatless mailboxes"),
+        some_of(loss.names, "loss of names", "losses of names"),
         some(loss.enabled, "enabling"),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();

@@ -113,7 +113,7 @@ fn who_loses_names_is_counted_and_who_swaps_one_is_not() {
     let check =
         |before: (&[&str], &[&str]), after: (&[&str], &[&str]), expected, kept: (&[&str], &[&str])| {
             let (user, new) = (stored(person(before.0, before.1)), person(after.0, after.1));
-            assert_eq!(toll(&user, &new, at(0)), expected, "{before:?} {after:?}");
+            assert_eq!(toll(&user, &new, false, at(0)), expected, "{before:?} {after:?}");
             assert_eq!(held_back(&user, new, at(0)), person(kept.0, kept.1), "{before:?} {after:?}");
         };
     let (u, a, b, c): (&[&str], _, _, _) = (&["u@x.org"], "a@x.org", "b@x.org", "c@x.org");
@@ -138,7 +138,7 @@ fn what_an_update_counts_as() {
     let room = Mapped { kind: Kind::Resource, ..on.clone() };
     let fewer = Mapped { addresses: vec![], ..on.clone() };
     let check = |before: &Mapped, after: &Mapped, expected| {
-        assert_eq!(toll(&stored(before.clone()), after, at(0)), expected, "{before:?} {after:?}");
+        assert_eq!(toll(&stored(before.clone()), after, false, at(0)), expected, "{before:?} {after:?}");
     };
     check(&on, &on, None);
     check(&on, &off, Some(Toll::Disabled));
@@ -149,11 +149,56 @@ fn what_an_update_counts_as() {
     check(&off, &Mapped { enabled: false, ..fewer.clone() }, None);
     check(&room, &on, None);
     check(&room, &Mapped { addresses: vec![], ..room.clone() }, None);
+    check(&on, &Mapped { seatless: true, ..on.clone() }, None);
 
     let tombstone = |mapped: &Mapped| User { removed_at: Some(at(0)), ..stored(mapped.clone()) };
-    assert_eq!(toll(&tombstone(&on), &off, at(1)), None);
-    assert_eq!(toll(&tombstone(&on), &fewer, at(1)), None);
-    assert_eq!(toll(&tombstone(&off), &on, at(1)), Some(Toll::Enabled));
+    assert_eq!(toll(&tombstone(&on), &off, false, at(1)), None);
+    assert_eq!(toll(&tombstone(&on), &fewer, false, at(1)), None);
+    assert_eq!(toll(&tombstone(&off), &on, false, at(1)), Some(Toll::Enabled));
+}
+
+#[test]
+fn a_holder_who_becomes_seatless_is_counted_unless_another_filter_does_it() {
+    let on = mapped(Kind::Person, true, &["u@x.org"], &["a@x.org"]);
+    let shared = Mapped { seatless: true, ..on.clone() };
+    let fewer = Mapped { addresses: vec![], ..shared.clone() };
+    let other = Mapped {
+        dn: "moved".into(),
+        addresses: vec![Name::parse("b@x.org", None).unwrap()],
+        ..shared.clone()
+    };
+    let off = Mapped { enabled: false, ..shared.clone() };
+    for (before, after, becomes) in [
+        (&on, &shared, true),
+        (&on, &fewer, true),
+        (&shared, &fewer, false),
+        (&shared, &on, false),
+        (&on, &off, false),
+    ] {
+        assert_eq!(becomes_seatless(&stored(before.clone()), after), becomes, "{before:?} {after:?}");
+    }
+    let user = stored(on.clone());
+    assert_eq!(toll(&user, &shared, true, at(0)), Some(Toll::Seatless));
+    assert_eq!(toll(&user, &fewer, true, at(0)), Some(Toll::Seatless));
+    assert_eq!(toll(&user, &fewer, false, at(0)), Some(Toll::Names));
+    // Held, they stay what they were; the rest is written.
+    let names = |addresses: &[&str]| mapped(Kind::Person, true, &["u@x.org"], addresses);
+    assert_eq!(held_back(&user, shared.clone(), at(0)), on);
+    let kept = Mapped { dn: "moved".into(), ..names(&["a@x.org", "b@x.org"]) };
+    assert_eq!(held_back(&user, other, at(0)), kept);
+    // One who needs a seat again does not wait, whatever else is held.
+    assert_eq!(held_back(&stored(shared), Mapped { addresses: vec![], ..on.clone() }, at(0)), on);
+
+    let remapped = |names, seatless| Remapped { names, seatless };
+    for (toll, names, seatless) in
+        [(Toll::Names, true, false), (Toll::Seatless, false, true), (Toll::Disabled, false, false)]
+    {
+        assert_eq!(
+            (remapped(true, false).excuses(toll), remapped(false, true).excuses(toll)),
+            (names, seatless),
+            "{toll:?}"
+        );
+    }
 }
 
 #[test]
@@ -168,7 +213,7 @@ fn undoing_a_disable_of_a_day_counts_for_nothing() {
         (Some(at(-day - 1)), Some(Toll::Enabled)),
         (Some(at(day + 1)), Some(Toll::Enabled)),
     ] {
-        assert_eq!(toll(&off(disabled_at), &on, at(0)), expected, "{disabled_at:?}");
+        assert_eq!(toll(&off(disabled_at), &on, false, at(0)), expected, "{disabled_at:?}");
     }
 }
 
@@ -227,14 +272,23 @@ fn bite() -> impl Strategy<Value = Bite> {
 fn person() -> impl Strategy<Value = Mapped> {
     let names = || proptest::collection::vec("[a-e]@x\\.org", 0..4);
     let kind = prop_oneof![3 => Just(Kind::Person), 1 => Just(Kind::Resource)];
-    (kind, any::<bool>(), names(), names()).prop_map(|(kind, enabled, mut logins, mut addresses)| {
-        logins.sort();
-        logins.dedup();
-        addresses.sort();
-        addresses.dedup();
-        let texts = |names: &[String]| names.iter().map(|name| Name::parse(name, None).unwrap()).collect();
-        Mapped { logins: texts(&logins), addresses: texts(&addresses), ..mapped(kind, enabled, &[], &[]) }
-    })
+    (kind, any::<(bool, bool)>(), names(), names()).prop_map(
+        |(kind, (enabled, shared), mut logins, mut addresses)| {
+            logins.sort();
+            logins.dedup();
+            addresses.sort();
+            addresses.dedup();
+            let texts =
+                |names: &[String]| names.iter().map(|name| Name::parse(name, None).unwrap()).collect();
+            let seatless = shared && kind == Kind::Person;
+            Mapped {
+                seatless,
+                logins: texts(&logins),
+                addresses: texts(&addresses),
+                ..mapped(kind, enabled, &[], &[])
+            }
+        },
+    )
 }
 
 proptest! {
@@ -294,8 +348,9 @@ proptest! {
     fn what_may_be_written_while_held_costs_nothing(before in person(), after in person(), living in any::<bool>()) {
         let user = User { removed_at: (!living).then(|| at(0)), ..stored(before) };
         let written = held_back(&user, after.clone(), at(1));
-        prop_assert_eq!(toll(&user, &written, at(1)), None);
-        if user.is_active() && toll(&user, &after, at(1)).is_some() {
+        let costs = |entry: &Mapped| toll(&user, entry, becomes_seatless(&user, entry), at(1));
+        prop_assert_eq!(costs(&written), None);
+        if user.is_active() && costs(&after).is_some() {
             prop_assert!(user.mapped.names().chain(after.names()).all(|name| written.names().any(|kept| kept == name)));
         }
         let once = User { mapped: written.clone(), ..user };

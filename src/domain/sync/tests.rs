@@ -28,6 +28,11 @@ fn user(id: u8) -> User {
     }
 }
 
+/// A user in the mirror, under the key that is the first byte of the id.
+fn stored(user: User) -> Stored {
+    Stored { key: UserKey(user.mapped.id.as_bytes()[0].into()), user, gives_up_seat: false }
+}
+
 fn new_sweep(brake: Brake, people: u64, lost: u64, approved: u64) -> Sweep {
     let mut hour = Hour::default();
     hour.add(Timestamp::UNIX_EPOCH, Counts { lost, enabled: 0 }, people + lost);
@@ -40,8 +45,8 @@ fn sweep(brake: Brake, people: u8, seen: u8, disabled: u8, approved: u64) -> (Ve
     let mut sweep = new_sweep(brake, people.into(), 0, approved);
     for id in 0..seen {
         let entry = Mapped { enabled: id >= disabled, ..mapped(id) };
-        let _ = sweep.observe(Some((UserKey(id.into()), &user(id))), entry.clone());
-        let _ = sweep.observe(Some((UserKey(id.into()), &user(id))), entry);
+        let _ = sweep.observe(Some(&stored(user(id))), entry.clone());
+        let _ = sweep.observe(Some(&stored(user(id))), entry);
     }
     let unseen: Vec<_> = (0..people)
         .map(|id| UserKey(id.into()))
@@ -112,7 +117,7 @@ fn what_was_lost_in_the_hour_counts() {
 fn the_last_word_on_an_entry_counts() {
     let brake = Brake { max_removals_percent: 10, min_removals: 3, max_removals: 8 };
     let mut sweep = new_sweep(brake, 50, 0, 0);
-    let mut observe = |mapped| sweep.observe(Some((UserKey(1), &user(1))), mapped);
+    let mut observe = |mapped| sweep.observe(Some(&stored(user(1))), mapped);
     let disabled = Mapped { enabled: false, ..mapped(1) };
     let moved = Mapped { dn: "uid=moved".into(), ..mapped(1) };
     assert!(matches!(observe(moved.clone()), Step::Write(_)));
@@ -120,10 +125,43 @@ fn the_last_word_on_an_entry_counts() {
     assert!(matches!(observe(disabled.clone()), Step::Nothing));
     assert!(matches!(observe(moved), Step::Write(_)));
     assert_eq!((sweep.disabled.len(), sweep.deferred_losses.len()), (0, 0));
-    let _ = sweep.observe(Some((UserKey(1), &user(1))), disabled);
+    let _ = sweep.observe(Some(&stored(user(1))), disabled);
     assert_eq!((sweep.disabled.len(), sweep.deferred_losses.len()), (1, 1));
     sweep.name_gone(UserKey(1));
     assert_eq!((sweep.disabled.len(), sweep.deferred_losses.len()), (0, 0));
+}
+
+/// Ten holders of seats and ten others become seatless, by an attribute or by another filter.
+#[test]
+fn only_holders_who_become_seatless_by_an_attribute_are_held() {
+    for (remapped, held) in [(false, 10), (true, 0)] {
+        let remapped = Remapped { seatless: remapped, names: false };
+        let mut sweep = new_sweep(Brake::default(), 20, 0, 0).remapped(remapped);
+        let mut written = Vec::new();
+        for id in 0..20 {
+            let before = Stored { gives_up_seat: id < 10, ..stored(user(id)) };
+            let entry = Mapped { seatless: true, dn: "moved".into(), ..mapped(id) };
+            if let Step::Write(mapped) = sweep.observe(Some(&before), entry) {
+                written.push(mapped);
+            }
+        }
+        let verdict = sweep.conclude(Authority::Named, std::iter::empty::<Result<_, ()>>()).unwrap();
+        assert_eq!(verdict.held.as_ref().map_or(0, |held| held.loss.seatless), held);
+        if let Some(held) = &verdict.held {
+            let gone = std::iter::empty::<Result<_, ()>>();
+            let users: Vec<_> = sweep.held_users(held, gone).map(|key| key.unwrap().0).collect();
+            assert_eq!(users, (0..10).collect::<Vec<u64>>());
+        }
+        let deferred = sweep.take_deferred(&verdict);
+        written.extend(
+            deferred
+                .held
+                .into_iter()
+                .map(|(_, mapped)| held_back(&user(mapped.id.as_bytes()[0]), mapped, sweep.now())),
+        );
+        assert!(deferred.free.is_empty() && written.iter().all(|mapped| &*mapped.dn == "moved"));
+        assert_eq!(written.iter().filter(|mapped| !mapped.seatless).count() as u64, held);
+    }
 }
 
 /// Ten lose names and ten are enabled; each sum has its own room, and holds nothing of the other.
@@ -135,12 +173,12 @@ fn losses_and_enablings_are_held_apart() {
         let mut written = 0;
         for id in 0..20 {
             let before = Mapped { enabled: id < 10, ..mapped(id) };
-            let stored = User { mapped: before, ..user(id) };
+            let before = User { mapped: before, ..user(id) };
             let after = if id < 10 { Mapped { logins: Vec::new(), ..mapped(id) } } else { mapped(id) };
             let after = Mapped { dn: "moved".into(), ..after };
-            match sweep.observe(Some((UserKey(id.into()), &stored)), after) {
+            match sweep.observe(Some(&stored(before.clone())), after) {
                 Step::Write(mapped) => {
-                    assert_eq!(toll(&stored, &mapped, Timestamp::UNIX_EPOCH), None, "{id}");
+                    assert_eq!(toll(&before, &mapped, false, Timestamp::UNIX_EPOCH), None, "{id}");
                     assert_eq!(&*mapped.dn, "moved");
                     written += 1;
                 }

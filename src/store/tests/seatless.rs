@@ -1,6 +1,7 @@
 //! Mailboxes that need no seat, counted against what the licence allows.
 
 use super::*;
+use crate::domain::mapping::Remapped;
 
 fn shared(id: u8) -> Mapped {
     Mapped { seatless: true, ..person(id) }
@@ -102,5 +103,28 @@ fn who_needs_no_seat_is_kept_over_a_restart() {
         assert_eq!(store.view().verify().unwrap(), []);
         drop(store);
         writer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_seat_lost_by_an_attribute_counts_for_the_hour_and_one_lost_by_the_filter_does_not() {
+    with_store(9, async |store, directory| {
+        allow(store, None);
+        for id in 1..=6 {
+            upsert(store, directory, person(id), 0).await;
+        }
+        for id in 1..=4 {
+            assert_eq!(login(store, &format!("u{id}@x.org")).await, "granted");
+        }
+        let lost = || store.view().directory(directory).unwrap().hour.losses.sum(at(1));
+        let become_seatless = async |ids: std::ops::RangeInclusive<u8>, seatless| {
+            let remapped = Remapped { seatless, names: false };
+            let changes = Changes { upserts: ids.map(shared).collect(), remapped, ..Changes::default() };
+            store.apply(directory, changes, at(1)).await.unwrap().happened.lost
+        };
+        // The fifth holds no seat.
+        assert_eq!((become_seatless(4..=5, false).await, lost()), (1, 1));
+        assert_eq!((become_seatless(1..=3, true).await, lost()), (0, 1));
+        assert_eq!(store.view().seats_used().unwrap(), 0);
     });
 }
