@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub use directory::DirectoryCommand;
@@ -87,6 +88,7 @@ pub enum ClientCommand {
     /// Explain one user: who it is, whether and why they count, what a login would get now.
     Explain {
         /// An address, a login name, a stable id or a DN.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         user: String,
     },
     /// Create accounts that no directory holds, and change them.
@@ -197,7 +199,7 @@ pub enum UsersAction {
     /// Their seats and names are free immediately; a user who comes back is a new one.
     Forget {
         /// Addresses, login names, stable ids or DNs.
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
         users: Vec<String>,
     },
 }
@@ -253,6 +255,7 @@ pub enum AccountCommand {
     /// account has is refused, too.
     Add {
         /// The mail address; the default domain is added to one without @domain.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         address: String,
         /// The name for people.
         #[arg(long, value_name = "NAME")]
@@ -266,6 +269,7 @@ pub enum AccountCommand {
     /// Its seat is free at once, and its history stays.
     Remove {
         /// An address of the account.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         address: String,
     },
     /// Set the password of a local or imported account.
@@ -274,6 +278,7 @@ pub enum AccountCommand {
     /// shown. Users of a directory have their password there.
     Passwd {
         /// An address of the account.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         address: String,
     },
     /// Enable a local or imported account.
@@ -281,6 +286,7 @@ pub enum AccountCommand {
     /// It takes a seat, and is refused when none is free.
     Enable {
         /// An address of the account.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         address: String,
     },
     /// Disable a local or imported account.
@@ -288,6 +294,7 @@ pub enum AccountCommand {
     /// Its seat is free at once.
     Disable {
         /// An address of the account.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         address: String,
     },
 }
@@ -322,7 +329,7 @@ pub enum SeatsCommand {
     /// keeps it.
     Grant {
         /// Addresses, login names, stable ids or DNs.
-        #[arg(required_unless_present = "file", value_name = "USER")]
+        #[arg(required_unless_present = "file", value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
         users: Vec<String>,
         /// A file with one user on each line, or - for standard input. Lines that begin with # are comments.
         #[arg(long, value_name = "LIST", conflicts_with = "users")]
@@ -340,7 +347,7 @@ pub enum SeatsCommand {
     Release {
         /// Addresses, login names, stable ids or DNs. A removed entry that has a seat is found by a name that belongs to
         /// another entry now.
-        #[arg(required = true, value_name = "USER")]
+        #[arg(required = true, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
         users: Vec<String>,
         /// Release the seats of users in `[seats] protected` too.
         #[arg(long)]
@@ -370,9 +377,10 @@ pub enum SeatsCommand {
     Move {
         /// Who has the seat: an address, login name, stable id or DN. A removed entry that has a seat is found by a name
         /// that belongs to the new entry now.
-        #[arg(required_unless_present = "by", requires = "new")]
+        #[arg(required_unless_present = "by", requires = "new", value_parser = NonEmptyStringValueParser::new())]
         old: Option<String>,
         /// Who gets it.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         new: Option<String>,
         /// Match the entries of two directories by this.
         #[arg(long = "match", value_enum, value_name = "NAME", conflicts_with = "old", requires_all = ["from", "to"])]
@@ -399,6 +407,7 @@ pub enum SeatsCommand {
     /// Show grants and releases, the newest first.
     History {
         /// Only of this user.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         user: Option<String>,
         /// Show at most so many.
         #[arg(long, value_name = "N", default_value_t = 100)]
@@ -412,6 +421,7 @@ pub enum SeatsCommand {
 #[command(args_conflicts_with_subcommands = true)]
 pub struct SyncArgs {
     /// The directory's name in the configuration; all of them by default.
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub directory: Option<String>,
     /// Read the whole directory, not only what changed.
     #[arg(long)]
@@ -435,6 +445,7 @@ pub enum SyncAction {
     /// Syncs the directory now; it may remove and disable as many users as `status` shows, but no more.
     Approve {
         /// The directory's name in the configuration.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         directory: String,
         /// Carry the seats of removed users over to the new entries with the same mail address or login name.
         ///

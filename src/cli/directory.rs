@@ -1,6 +1,7 @@
 //! `directory …`.
 
 use clap::Subcommand;
+use clap::builder::NonEmptyStringValueParser;
 
 /// What is stored of directories.
 #[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
@@ -15,8 +16,10 @@ pub enum DirectoryCommand {
     /// new one: users, removed users, seats, last logins and history. After an interruption, run it again.
     Rename {
         /// The name of before, which is not in the configuration any more.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         old: String,
         /// The name in the configuration.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         new: String,
     },
     /// Forget a directory that is not in the configuration any more, with its users.
@@ -24,6 +27,7 @@ pub enum DirectoryCommand {
     /// Their seats are released, except those of users with the same stable id in another directory: these go there.
     Forget {
         /// The directory's name.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// Change nothing, and list who would lose a seat.
         #[arg(long)]

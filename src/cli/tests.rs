@@ -180,6 +180,17 @@ fn mistakes_are_usage_errors() {
     check_wrong("seatkeeper seats history --limit 0");
     check_wrong("seatkeeper seats history --limit 10001");
     check_wrong("seatkeeper explain");
+    // The last word is empty.
+    for command in
+        ["explain", "users forget", "seats grant", "seats release alice", "seats history", "seats move a"]
+    {
+        check_wrong(&format!("seatkeeper {command} "));
+    }
+    for command in
+        ["account add", "account remove", "directory rename a", "directory forget", "sync", "sync approve"]
+    {
+        check_wrong(&format!("seatkeeper {command} "));
+    }
 }
 
 #[test]
