@@ -1,9 +1,14 @@
 //! `backup`: the file is written here, as the administrator, wherever they want it.
 
+use std::ffi::OsString;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use tokio::fs::OpenOptions;
+use tokio::fs::{File, OpenOptions};
+use tokio::signal::unix::{SignalKind, signal};
 
+use super::client::ClientError;
 use super::command::{Session, Trouble};
 use super::output;
 use crate::service::backup::{check_backup, is_backup};
@@ -12,20 +17,23 @@ impl Session<'_> {
     /// Writes a backup beside `file`, checks it, and puts it in its place.
     pub(super) async fn backup(&mut self, file: &Path) -> Result<(), Trouble> {
         let failed = |error: &dyn std::fmt::Display| Trouble::File(format!("{}: {error}", file.display()));
-        // A slip must not cost anybody another file, the store least of all.
-        if file.exists() && !is_backup(file) {
-            return Err(failed(&"there is another file already, which is no backup: name a new one"));
-        }
         if file == Path::new("-") {
             return Err(failed(&"a backup cannot go to standard output: name a file"));
         }
-        let partial = Partial::beside(file);
-        // It holds hashes of passwords.
-        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).clone();
-        let mut out = options.open(&partial.0).await.map_err(|error| failed(&error))?;
-        self.client.download("/v1/backup", &mut out).await?;
-        let info = check_backup(&partial.0).map_err(|error| failed(&error))?;
-        std::fs::rename(&partial.0, file).map_err(|error| failed(&error))?;
+        let target = place(file).map_err(|error| failed(&error))?;
+        let interruption = interruption().map_err(|error| failed(&error))?;
+        let mut partial = Partial::create(&target).await.map_err(|error| failed(&error))?;
+        tokio::select! {
+            outcome = self.client.download("/v1/backup", &mut partial.file) => {
+                outcome.map_err(|error| match error {
+                    ClientError::NotWritten(error) => failed(&error),
+                    error => error.into(),
+                })?;
+            }
+            () = interruption => return Err(failed(&"interrupted, so there is no new backup")),
+        }
+        let info = check_backup(&partial.path).map_err(|error| failed(&error))?;
+        fs::rename(&partial.path, &target).map_err(|error| failed(&error))?;
         self.show_value(&info, |info| {
             format!(
                 "{}: {} users and {} seats\n",
@@ -37,20 +45,51 @@ impl Session<'_> {
     }
 }
 
+/// Where a backup that is to go to `file` is written. A slip must not cost anybody another file, the store least of all.
+fn place(file: &Path) -> Result<PathBuf, &'static str> {
+    match fs::metadata(file) {
+        Ok(found) if !found.is_file() => Err("this is not a regular file: name a new one"),
+        Ok(_) if !is_backup(file) => Err("there is another file already, which is no backup: name a new one"),
+        // What was looked at is what a link leads to.
+        Ok(_) => Ok(fs::canonicalize(file).unwrap_or_else(|_| file.to_owned())),
+        Err(_) => Ok(file.to_owned()),
+    }
+}
+
+/// Waits for a signal that would end the command, which from now on does not end by itself.
+fn interruption() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+    })
+}
+
 /// A file that is removed unless it was renamed.
-struct Partial(PathBuf);
+struct Partial {
+    path: PathBuf,
+    file: File,
+}
 
 impl Partial {
-    fn beside(file: &Path) -> Partial {
-        let mut name = file.as_os_str().to_owned();
-        name.push(".partial");
-        Partial(name.into())
+    /// A new file, whatever an earlier command left.
+    async fn create(target: &Path) -> io::Result<Partial> {
+        let mut path = OsString::from(target);
+        path.push(format!(".{:08x}.partial", fastrand::u32(..)));
+        // It holds hashes of passwords.
+        let options = OpenOptions::new().write(true).create_new(true).mode(0o600).clone();
+        Ok(Partial { file: options.open(&path).await?, path: path.into() })
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
         // After the rename there is none.
-        let _ = std::fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.path);
     }
 }

@@ -188,6 +188,8 @@ impl Client {
             out.write_all(bytes).await.map_err(ClientError::NotWritten)?;
         }
         connection.abort();
+        // The last bytes may not be written yet, and only this returns their error.
+        out.flush().await.map_err(ClientError::NotWritten)?;
         out.sync_all().await.map_err(ClientError::NotWritten)
     }
 

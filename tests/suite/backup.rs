@@ -1,14 +1,17 @@
 //! Backups, and stores that are missing or damaged.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Output;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::daemon::{Daemon, Settings};
+use crate::support::daemon::{Daemon, SEATKEEPER, Settings};
+use crate::support::disk::SmallDisk;
 use crate::support::slapd::people;
+use crate::support::wait_for;
 
 /// The exit code, and all that was printed.
 fn outcome(output: &Output) -> (Option<i32>, String) {
@@ -33,8 +36,44 @@ fn settings() -> Settings {
     Settings::ldif(5, &people(0..20))
 }
 
+/// A command that a test stops, goes on with or ends.
+struct Running(Child);
+
+impl Running {
+    fn start(daemon: &Daemon, arguments: &[&str]) -> Running {
+        let mut command = Command::new(SEATKEEPER);
+        command.arg("--config").arg(daemon.config()).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Running(command.spawn().unwrap())
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    #[track_caller]
+    fn end(&mut self) -> Option<i32> {
+        wait_for("the command to end", || self.0.try_wait().unwrap()).code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The names in a folder that contain this, sorted.
+fn names_with(folder: &Path, part: &str) -> Vec<String> {
+    let found = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = found.filter(|name| name.contains(part)).collect();
+    names.sort_unstable();
+    names
+}
+
 /// A daemon with two holders, stopped, and a backup of its store.
-fn backed_up() -> (Daemon, std::path::PathBuf) {
+fn backed_up() -> (Daemon, PathBuf) {
     let mut daemon = Daemon::start(settings());
     daemon.expect("u1", "granted");
     daemon.expect("u2", "granted");
@@ -120,16 +159,69 @@ fn a_damaged_backup_is_refused_and_the_store_stays() {
 }
 
 #[test]
-fn a_backup_that_cannot_be_written_leaves_the_older_one() {
+fn a_backup_is_written_to_no_file_that_is_there() {
     let daemon = Daemon::start(settings());
     let file = daemon.path("x.backup");
+    let configuration = fs::read(daemon.config()).unwrap();
+    symlink(daemon.config(), daemon.path("x.backup.partial")).unwrap();
     check(&daemon.command(&["backup", text(&file)]), 0, "0 seats");
-    daemon.expect("u1", "granted");
-    check(&daemon.command(&["backup", text(&file)]), 0, "1 seats");
-    let before = fs::read(&file).unwrap();
-    fs::create_dir(daemon.path("x.backup.partial")).unwrap();
-    check(&daemon.command(&["backup", text(&file)]), 1, "Is a directory");
-    assert_eq!(fs::read(&file).unwrap(), before);
+    assert!(fs::read(daemon.config()).unwrap() == configuration, "it was written over");
+    assert!(!file.is_symlink() && daemon.path("x.backup.partial").is_symlink());
+
+    // The mode of another file is not taken over.
+    let (open, other) = (daemon.path("y.backup.partial"), daemon.path("y.backup"));
+    fs::write(&open, "precious").unwrap();
+    fs::set_permissions(&open, PermissionsExt::from_mode(0o644)).unwrap();
+    check(&daemon.command(&["backup", text(&other)]), 0, "0 seats");
+    assert_eq!(fs::metadata(&other).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read(&open).unwrap(), b"precious");
+}
+
+#[test]
+fn a_backup_that_is_cut_off_leaves_nothing_in_the_way() {
+    let daemon = Daemon::start(settings());
+    let (folder, file) = (daemon.path("copies"), daemon.path("copies/x.backup"));
+    fs::create_dir(&folder).unwrap();
+    let begin = || {
+        daemon.stop();
+        let backup = Running::start(&daemon, &["backup", text(&file)]);
+        wait_for("the backup to begin", || (!names_with(&folder, "").is_empty()).then_some(()));
+        backup
+    };
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut backup = begin();
+        backup.signal(signal);
+        assert_eq!(backup.end(), Some(1), "{signal:?}");
+        assert!(names_with(&folder, "").is_empty(), "{signal:?}: {:?}", names_with(&folder, ""));
+        daemon.resume();
+    }
+    let mut backup = begin();
+    backup.signal(Signal::KILL);
+    backup.end();
+    daemon.resume();
+    check(&daemon.command(&["backup", text(&file)]), 0, "0 seats");
+    check(&daemon.command(&["verify", "--store", text(&file)]), 0, "all invariants hold");
+}
+
+#[test]
+fn a_backup_to_a_full_disk_leaves_the_older_one() {
+    let daemon = Daemon::start(settings());
+    let mut disk = SmallDisk::new();
+    disk.mount(&daemon.path("disk"), 1);
+    let file = daemon.path("disk/x.backup");
+    let back_up = || {
+        let mut words = disk.wrapper().into_iter();
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).arg(SEATKEEPER).arg("--config").arg(daemon.config());
+        command.arg("backup").arg(&file).stdin(Stdio::null()).output().unwrap()
+    };
+    check(&back_up(), 0, "0 seats");
+    let before = fs::read(disk.path("x.backup")).unwrap();
+    disk.fill();
+    let said = check(&back_up(), 1, "No space left on device");
+    assert!(said.contains(text(&file)), "{said}");
+    assert!(fs::read(disk.path("x.backup")).unwrap() == before, "it is not the older one");
+    assert_eq!(names_with(&disk.path(""), ""), ["full", "x.backup"]);
 }
 
 #[test]
@@ -195,22 +287,12 @@ fn backups_are_made_by_themselves() {
     let mut daemon = Daemon::start(settings.clone());
     let status = daemon.wait_for("the first backup", |status| !status["backup"]["latest"].is_null());
     assert_eq!(status["backup"]["kept"], 1, "{status}");
-    let names = |daemon: &Daemon| {
-        let found = fs::read_dir(daemon.path("copies")).unwrap().map(|entry| entry.unwrap().file_name());
-        let mut names: Vec<_> = found.map(|name| name.into_string().unwrap()).collect();
-        names.sort_unstable();
-        names
-    };
-    let first = names(&daemon).remove(0);
-    check(
-        &daemon.command(&["verify", "--store", text(&daemon.path("copies").join(&first))]),
-        0,
-        "all invariants",
-    );
+    let copies = daemon.path("copies");
+    let first = names_with(&copies, "").remove(0);
+    check(&daemon.command(&["verify", "--store", text(&copies.join(&first))]), 0, "all invariants");
     daemon.terminate();
 
     // Those of other nights, of which only one stays, and what was cut off; other files are nobody's business.
-    let copies = daemon.path("copies");
     fs::rename(copies.join(&first), copies.join("seatkeeper-20200103T010000Z.backup")).unwrap();
     for name in ["seatkeeper-20200101T010000Z.backup", "seatkeeper-20200102T010000Z.backup", "notes.txt"] {
         fs::write(copies.join(name), "").unwrap();
@@ -218,7 +300,7 @@ fn backups_are_made_by_themselves() {
     fs::write(copies.join("seatkeeper-20200104T010000Z.partial"), "").unwrap();
     daemon.restart();
     daemon.wait_for("another backup", |status| status["backup"]["kept"] == 2);
-    let found = names(&daemon);
+    let found = names_with(&copies, "");
     assert_eq!(found.len(), 3, "{found:?}");
     assert_eq!((found[0].as_str(), found[1].as_str()), ("notes.txt", "seatkeeper-20200103T010000Z.backup"));
 
