@@ -381,7 +381,17 @@ fn if_written(outcome: Result<(), StoreError>) -> Result<(), StoreError> {
 fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(mode);
-    builder.create(path).with_context(|| format!("cannot make the folder {}", path.display()))
+    let made = builder.create(path);
+    made.with_context(|| match std::fs::read_link(path) {
+        Ok(target) => {
+            format!(
+                "the folder {} is a symbolic link to {}, which is not a folder",
+                path.display(),
+                target.display()
+            )
+        }
+        Err(_) => format!("cannot make the folder {}", path.display()),
+    })
 }
 
 /// What the store begins with: the licence comes to it before anybody can ask.

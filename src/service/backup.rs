@@ -1,7 +1,6 @@
 //! Backups of the store, and what is known of those made by night.
 
 use std::io::Write;
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
@@ -9,7 +8,7 @@ use jiff::Timestamp;
 use super::admin::{Admin, AdminError};
 use super::answers::BackupStatus;
 use crate::store::ReadView;
-pub use crate::store::{BackupError, BackupInfo};
+pub use crate::store::{BackupError, BackupInfo, check_backup, is_backup};
 
 /// A backup that is about to be written.
 pub struct Backup {
@@ -29,16 +28,6 @@ impl Backup {
     pub fn write(&self, out: impl Write) -> Result<BackupInfo, BackupError> {
         self.view.back_up(self.now, out)
     }
-}
-
-/// Reads a whole backup and compares its checksum. Blocks.
-pub fn check_backup(path: &Path) -> Result<BackupInfo, BackupError> {
-    crate::store::check_backup(path)
-}
-
-/// Whether a file is a backup; false where it cannot be read.
-pub fn is_backup(path: &Path) -> bool {
-    crate::store::is_backup(path)
 }
 
 impl Admin {

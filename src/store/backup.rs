@@ -17,7 +17,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::file::guarded;
+use super::file::{self, guarded};
 use super::tables::{TableVisitor, visit_tables};
 use super::{FORMAT, ReadView, StoreError};
 
@@ -55,9 +55,15 @@ pub enum BackupError {
     /// The store cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another user's.
+    #[error("permission denied; run this as root, or as the user that the daemon runs as")]
+    Forbidden,
     /// Another file.
     #[error("this is no backup of seatkeeper")]
     NoBackup,
+    /// A file without a byte.
+    #[error("the file is empty: it is neither a store nor a backup")]
+    Empty,
     /// Cut short, or changed.
     #[error("the backup is damaged ({0}): take another one")]
     Damaged(&'static str),
@@ -173,11 +179,15 @@ impl<W: Write> TableVisitor for Dump<'_, W> {
 
 /// Whether a file begins like a backup; false where it cannot be read.
 pub fn is_backup(path: &Path) -> bool {
-    let mut begin = [0; MAGIC.len()];
-    File::open(path).and_then(|mut file| file.read_exact(&mut begin)).is_ok() && begin == MAGIC
+    file::open_regular(path).is_ok_and(|mut file| begins_like_a_backup(&mut file))
 }
 
-/// Reads a whole backup and compares its checksum.
+fn begins_like_a_backup(file: &mut File) -> bool {
+    let mut begin = [0; MAGIC.len()];
+    file.read_exact(&mut begin).is_ok() && begin == MAGIC
+}
+
+/// Reads a whole backup and compares its checksum. Blocks.
 pub fn check_backup(path: &Path) -> Result<BackupInfo, BackupError> {
     Ok(Backup::open(path)?.info)
 }
@@ -193,12 +203,14 @@ pub(super) struct Backup {
 
 impl Backup {
     pub(super) fn open(path: &Path) -> Result<Backup, BackupError> {
-        if !is_backup(path) {
-            // Whatever is wrong with the file says opening it.
-            File::open(path)?;
+        let mut file = file::open_regular(path).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => BackupError::Forbidden,
+            _ => BackupError::Io(error),
+        })?;
+        if !begins_like_a_backup(&mut file) {
             return Err(BackupError::NoBackup);
         }
-        let mut file = File::open(path)?;
+        file.rewind()?;
         let len = file.metadata()?.len();
         let Some(summed) = len.checked_sub((MAGIC.len() + SHA256_OUTPUT_LEN) as u64) else {
             return Err(BackupError::Damaged("it is cut short"));

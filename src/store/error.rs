@@ -13,8 +13,11 @@ pub enum StoreError {
         /// What the system or redb said.
         error: redb::Error,
     },
-    /// Another daemon has it open.
-    #[error("the store {} is in use: another seatkeeper runs on it", .0.display())]
+    /// Another process has it open.
+    #[error(
+        "the store {} is in use: another seatkeeper runs on it, a daemon or a command; stop the daemon, or wait until the \
+         command has ended", .0.display()
+    )]
     AlreadyOpen(PathBuf),
     /// Something else is in its place.
     #[error(

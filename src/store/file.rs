@@ -1,7 +1,7 @@
 //! The store's file: taking hold of it, judging what is in it, and opening it.
 
 use std::cell::Cell;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, StorageBackend};
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatvfs};
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate, fstatvfs};
 
 use super::StoreError;
 use super::medium::{Medium, Overlay};
@@ -67,6 +67,16 @@ fn refused(path: &Path, error: io::Error) -> StoreError {
     }
 }
 
+/// Opens a file for reading, and nothing else that may have its name: a pipe would be waited for.
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "this is not a regular file")),
+    }
+}
+
 /// A file that this process alone has, for as long as the value lives.
 pub(super) struct StoreFile {
     path: PathBuf,
@@ -89,15 +99,29 @@ impl StoreFile {
     pub(super) fn lock(path: &Path) -> Result<StoreFile, StoreError> {
         let held = File::open(path).map_err(|error| refused(path, error))?;
         match held.try_lock() {
-            Ok(()) => Ok(StoreFile { path: path.to_owned(), held }),
-            Err(TryLockError::WouldBlock) => Err(StoreError::AlreadyOpen(path.to_owned())),
-            Err(TryLockError::Error(error)) => Err(refused(path, error)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::AlreadyOpen(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(refused(path, error)),
+        }
+        let file = StoreFile { path: path.to_owned(), held };
+        // A restore that ended between the two steps has put another file there.
+        match fs::metadata(path).and_then(|found| file.is(&found)) {
+            Ok(true) => Ok(file),
+            Ok(false) => Err(StoreError::AlreadyOpen(path.to_owned())),
+            Err(error) => Err(refused(path, error)),
         }
     }
 
-    fn is_still_there(&self, file: &File) -> io::Result<bool> {
-        let (held, found) = (self.held.metadata()?, file.metadata()?);
+    /// Whether this is what is held.
+    fn is(&self, found: &Metadata) -> io::Result<bool> {
+        let held = self.held.metadata()?;
         Ok((held.dev(), held.ino()) == (found.dev(), found.ino()))
+    }
+
+    /// What is in it.
+    pub(super) fn found(&self) -> Result<Found, StoreError> {
+        let held = self.held.metadata().map_err(|error| refused(&self.path, error))?;
+        Ok(if held.len() == 0 { Found::Empty } else { Found::Content })
     }
 
     fn ballast(&self) -> PathBuf {
@@ -121,7 +145,7 @@ impl Medium for StoreFile {
             }
             Err(error) => return Err(error),
         };
-        if !self.is_still_there(&file)? {
+        if !self.is(&file.metadata()?)? {
             return Err(io::Error::other("the file was replaced while it was in use: restart the daemon"));
         }
         let backend = FileBackend::new(file).map_err(|error| io::Error::other(error.to_string()))?;

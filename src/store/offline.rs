@@ -13,7 +13,7 @@ use super::backup::Backup;
 use super::file::{self, Check, Found, StoreFile, beside, guarded};
 use super::medium::Medium;
 use super::trouble::{Owner, view};
-use super::{BackupError, BackupInfo, Finding, StoreError, is_backup};
+use super::{BackupError, BackupInfo, Finding, StoreError};
 
 /// What was restored.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,11 +28,12 @@ pub struct Restored {
 
 /// Makes an empty store where there is none.
 pub fn create(path: &Path) -> Result<(), StoreError> {
-    if file::look(path)? == Found::Content {
+    let held = StoreFile::hold(path)?;
+    if held.found()? == Found::Content {
         let advice = "move it away first, if you really want an empty one";
         return Err(StoreError::Exists { path: path.to_owned(), advice });
     }
-    drop(Owner::open(Box::new(StoreFile::hold(path)?))?);
+    drop(Owner::open(Box::new(held))?);
     hand_over(path)
 }
 
@@ -40,20 +41,25 @@ pub fn create(path: &Path) -> Result<(), StoreError> {
 /// run on it.
 pub fn restore(backup: &Path, path: &Path, replace: bool) -> Result<Restored, BackupError> {
     let backup = Backup::open(backup)?;
-    let found = file::look(path)?;
+    let is_new = file::look(path)? == Found::Nothing;
+    // Also where nothing is there yet: until the end no daemon makes a store, and no other restore begins.
+    let held = StoreFile::hold(path)?;
+    if is_new {
+        // Whatever ends this command must not leave the daemon a file that it cannot open.
+        hand_over(path)?;
+    }
+    let found = held.found()?;
     if found == Found::Content && !replace {
         let advice = "give `--replace` to keep it under another name and put the backup in its place";
         return Err(StoreError::Exists { path: path.to_owned(), advice }.into());
     }
-    let held = (found != Found::Nothing).then(|| StoreFile::lock(path)).transpose()?;
-    let fresh = beside(path, ".restoring");
+    // A link stays a link.
+    let path = fs::canonicalize(path)?;
+    let fresh = beside(&path, ".restoring");
     let outcome = load(backup, &fresh).and_then(|(info, findings)| {
-        let replaced = match found {
-            Found::Content => Some(keep(path)?),
-            Found::Nothing | Found::Empty => None,
-        };
+        let replaced = if found == Found::Content { Some(keep(&path)?) } else { None };
         hand_over(&fresh)?;
-        fs::rename(&fresh, path)?;
+        fs::rename(&fresh, &path)?;
         if let Some(folder) = path.parent() {
             File::open(folder)?.sync_all()?;
         }
@@ -92,14 +98,20 @@ fn load(backup: Backup, path: &Path) -> Result<(BackupInfo, Vec<Finding>), Backu
 
 /// Recounts a store, or a backup, which is read into memory for that. Changes nothing in the file.
 pub fn verify_file(path: &Path) -> Result<Vec<Finding>, BackupError> {
-    if is_backup(path) {
-        let backup = Backup::open(path)?;
-        let db = Builder::new().create_with_backend(InMemoryBackend::new());
-        let db = db.map_err(|error| StoreError::Storage(error.into()))?;
-        backup.load(path, &db)?;
-        return Ok(guarded(path, || view(&db)?.verify())?);
+    match Backup::open(path) {
+        Ok(backup) => {
+            let db = Builder::new().create_with_backend(InMemoryBackend::new());
+            let db = db.map_err(|error| StoreError::Storage(error.into()))?;
+            backup.load(path, &db)?;
+            return Ok(guarded(path, || view(&db)?.verify())?);
+        }
+        Err(BackupError::NoBackup) => {}
+        Err(error) => return Err(error),
     }
     let medium = ReadOnly(StoreFile::lock(path)?);
+    if medium.0.found()? == Found::Empty {
+        return Err(BackupError::Empty);
+    }
     let opened = file::open(&medium, Check::Everything)?;
     Ok(guarded(path, || view(&opened.db)?.verify())?)
 }

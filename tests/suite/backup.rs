@@ -1,16 +1,17 @@
 //! Backups, and stores that are missing or damaged.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::daemon::{Daemon, SEATKEEPER, Settings};
 use crate::support::disk::SmallDisk;
-use crate::support::slapd::people;
+use crate::support::slapd::{people, wait_until_stopped};
 use crate::support::wait_for;
 
 /// The exit code, and all that was printed.
@@ -62,6 +63,13 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Runs a command that might wait for ever, which is exit code 124 then.
+fn bounded(daemon: &Daemon, arguments: &[&str]) -> Output {
+    let mut command = Command::new("timeout");
+    command.args(["60", SEATKEEPER, "--config"]).arg(daemon.config()).args(arguments);
+    command.stdin(Stdio::null()).output().unwrap()
 }
 
 /// The names in a folder that contain this, sorted.
@@ -159,6 +167,56 @@ fn a_damaged_backup_is_refused_and_the_store_stays() {
 }
 
 #[test]
+fn only_one_restore_runs_and_no_daemon_beside_it() {
+    let daemon = Daemon::start(Settings::ldif(5, &people(0..2000)));
+    daemon.expect("u1", "granted");
+    let file = daemon.path("x.backup");
+    check(&daemon.command(&["backup", text(&file)]), 0, "2000 users and 1 seats");
+
+    // Nothing is there yet.
+    let mut other = Daemon::prepare(&settings());
+    let mut restore = Running::start(&other, &["restore", text(&file)]);
+    let unfinished = other.path("state/seatkeeper.redb.restoring");
+    wait_for("the restore to begin", || unfinished.exists().then_some(()));
+    restore.signal(Signal::STOP);
+    wait_until_stopped(&restore.0);
+    assert!(unfinished.exists(), "it is in the middle");
+    check(&other.command(&["restore", text(&file)]), 1, "is in use");
+    check(&other.command(&["store", "new"]), 1, "is in use");
+    let (status, said) = other.start_in_vain();
+    assert!(status.code() == Some(1) && said.contains("is in use"), "{status}: {said}");
+    restore.signal(Signal::CONT);
+    assert_eq!(restore.end(), Some(0));
+    other.restart();
+    other.expect("u1", "held");
+}
+
+#[test]
+fn a_store_behind_a_symbolic_link_is_replaced_where_it_is() {
+    let (mut daemon, file) = backed_up();
+    let (link, disk) = (daemon.path("state/seatkeeper.redb"), daemon.path("disk"));
+    fs::create_dir(&disk).unwrap();
+    fs::rename(&link, disk.join("store")).unwrap();
+    symlink("../disk/store", &link).unwrap();
+    check(&daemon.command(&["restore", "--replace", text(&file)]), 0, "The store that was there is");
+    assert!(link.is_symlink());
+    assert_eq!(names_with(&disk, "store.replaced-").len(), 1, "beside the new one");
+    daemon.restart();
+    daemon.expect("u1", "held");
+    daemon.terminate();
+
+    // A link that leads to no file is as good as no store; one that leads nowhere is a mistake.
+    fs::remove_file(disk.join("store")).unwrap();
+    check(&daemon.command(&["restore", text(&file)]), 0, "20 users and 2 seats");
+    assert!(link.is_symlink());
+    fs::remove_dir_all(daemon.path("state")).unwrap();
+    symlink("nowhere", daemon.path("state")).unwrap();
+    let said = check(&daemon.command(&["restore", text(&file)]), 1, "is a symbolic link to nowhere");
+    let (_, log) = daemon.start_in_vain();
+    assert!(log.contains("is a symbolic link to nowhere"), "{said}{log}");
+}
+
+#[test]
 fn a_backup_is_written_to_no_file_that_is_there() {
     let daemon = Daemon::start(settings());
     let file = daemon.path("x.backup");
@@ -222,6 +280,43 @@ fn a_backup_to_a_full_disk_leaves_the_older_one() {
     assert!(said.contains(text(&file)), "{said}");
     assert!(fs::read(disk.path("x.backup")).unwrap() == before, "it is not the older one");
     assert_eq!(names_with(&disk.path(""), ""), ["full", "x.backup"]);
+}
+
+#[test]
+fn only_a_file_is_a_store_or_a_backup() {
+    let (mut daemon, file) = backed_up();
+    // Nobody writes to it, so whoever opens it waits.
+    let pipe = daemon.path("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    for other in [text(&pipe), "/dev/null", text(&daemon.path("state"))] {
+        check(&bounded(&daemon, &["restore", "--replace", other]), 1, "not a regular file");
+        check(&bounded(&daemon, &["verify", "--store", other]), 1, "not a regular file");
+    }
+    let empty = daemon.path("empty");
+    fs::write(&empty, "").unwrap();
+    let said = check(&daemon.command(&["verify", "--store", text(&empty)]), 1, "the file is empty");
+    assert!(!said.contains("all invariants hold"), "{said}");
+
+    daemon.restart();
+    for other in [text(&pipe), "/dev/null", "/dev/stdout", text(&daemon.path("state"))] {
+        check(&bounded(&daemon, &["backup", other]), 1, "not a regular file");
+    }
+    assert!(names_with(Path::new("/dev"), ".partial").is_empty());
+    check(&daemon.command(&["backup", text(&file)]), 0, "2 seats");
+}
+
+#[test]
+fn a_file_of_another_user_is_not_said_to_be_misplaced() {
+    let (daemon, file) = backed_up();
+    let store = daemon.path("state/seatkeeper.redb");
+    for path in [&file, &store] {
+        chown(path, Some(65_534), Some(65_534)).unwrap();
+        // Root as any other user.
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-dac_override,-dac_read_search", SEATKEEPER, "verify", "--store"]);
+        let said = check(&command.arg(path).stdin(Stdio::null()).output().unwrap(), 1, "permission denied");
+        assert!(said.contains("run this as root, or as the user") && !said.contains("belong"), "{said}");
+    }
 }
 
 #[test]

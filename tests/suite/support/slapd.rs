@@ -437,7 +437,7 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
 }
 
 /// Waits until every thread has obeyed SIGSTOP.
-pub(super) fn wait_until_stopped(process: &Child) {
+pub(crate) fn wait_until_stopped(process: &Child) {
     let threads = format!("/proc/{}/task", process.id());
     wait_for("a server to stop", || {
         // proc_pid_stat(5): the state follows the name in parentheses.
