@@ -1,5 +1,6 @@
 //! Nightly backups into a folder, the oldest of which are removed.
 
+use std::fmt::Display;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -17,7 +18,7 @@ use crate::config::Backup as Settings;
 use crate::domain::backup::is_due;
 use crate::service::Admin;
 use crate::service::answers::BackupStatus;
-use crate::service::backup::{Backup, check_backup};
+use crate::service::backup::{Backup, BackupError, check_backup};
 use crate::store::Store;
 
 /// How often it is looked whether a backup is due.
@@ -34,50 +35,73 @@ const NAME: &str = "seatkeeper-%Y%m%dT%H%M%SZ.backup";
 
 /// Makes a backup each night, and as soon as there is none of the last day and a half. Never returns.
 pub async fn nightly(store: Store, admin: Admin, mut settings: watch::Receiver<Option<Settings>>) {
-    let mut failed_at: Option<Timestamp> = None;
+    let mut nights = Nights::default();
     loop {
         let wanted = settings.borrow_and_update().clone();
         if let Some(wanted) = &wanted {
-            look(&store, &admin, wanted, &mut failed_at).await;
+            nights.look(&store, &admin, wanted).await;
         } else {
             admin.show_backups(None);
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            Ok(()) = settings.changed() => failed_at = None,
+            Ok(()) = settings.changed() => nights = Nights::default(),
         }
     }
 }
 
-async fn look(store: &Store, admin: &Admin, settings: &Settings, failed_at: &mut Option<Timestamp>) {
-    let now = store.now();
-    let (latest, kept) = match found(&settings.folder) {
-        Ok(found) => (found.iter().map(|(at, _)| *at).filter(|at| *at <= now).max(), found.len()),
+/// What is remembered between two looks.
+#[derive(Default)]
+struct Nights {
+    failed_at: Option<Timestamp>,
+    /// The log says which backups are dated later than now.
+    has_warned: bool,
+}
+
+impl Nights {
+    async fn look(&mut self, store: &Store, admin: &Admin, settings: &Settings) {
+        let now = store.now();
+        if self.failed_at.is_some_and(|at| now.duration_since(at).abs() < RETRY_AFTER) {
+            return;
+        }
         // Making the folder says what is wrong with it.
-        Err(_) => (None, 0),
-    };
-    let mut status =
-        BackupStatus { folder: settings.folder.display().to_string(), latest, kept, problem: None };
-    let is_waiting = failed_at.is_some_and(|at| now.duration_since(at).abs() < RETRY_AFTER);
-    if is_waiting {
-        return;
-    }
-    if !is_due(latest, now, &TimeZone::system()) {
+        let found = found(&settings.folder, now).unwrap_or_default();
+        self.warn(&found.later);
+        let latest = found.made.last().map(|(at, _)| *at);
+        let folder = settings.folder.display().to_string();
+        let mut status = BackupStatus { folder, latest, kept: found.made.len(), problem: None };
+        if is_due(latest, now, &TimeZone::system()) {
+            match make(admin, settings, now).await {
+                Ok(kept) => {
+                    self.failed_at = None;
+                    (status.latest, status.kept) = (Some(now), kept);
+                }
+                Err(problem) => {
+                    self.failed_at = Some(now);
+                    error!(
+                        folder = status.folder,
+                        reason = problem,
+                        "There is no backup of this night: {problem}."
+                    );
+                    status.problem = Some(problem);
+                }
+            }
+        }
         admin.show_backups(Some(status));
-        return;
     }
-    match make(admin, settings, now).await {
-        Ok(kept) => {
-            *failed_at = None;
-            (status.latest, status.kept) = (Some(now), kept);
+
+    fn warn(&mut self, later: &[PathBuf]) {
+        if !later.is_empty() && !self.has_warned {
+            let files: Vec<_> = later.iter().map(|path| path.display().to_string()).collect();
+            let files = files.join(", ");
+            warn!(
+                files,
+                "Backups are dated later than now, as by a clock that was ahead. They do not count and are not removed: \
+                 {files}. Remove or rename them."
+            );
         }
-        Err(problem) => {
-            *failed_at = Some(now);
-            error!(folder = %settings.folder.display(), reason = problem, "There is no backup of this night: {problem}.");
-            status.problem = Some(problem);
-        }
+        self.has_warned = !later.is_empty();
     }
-    admin.show_backups(Some(status));
 }
 
 /// Makes one, and removes those that are too many; returns how many there are.
@@ -93,66 +117,87 @@ fn write(backup: &Backup, settings: &Settings, now: Timestamp) -> Result<usize, 
     let in_folder = |error: io::Error| format!("{}: {error}", folder.display());
     // It holds hashes of passwords.
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(in_folder)?;
+    check_space(backup, folder)?;
     let path = folder.join(now.strftime(NAME).to_string());
     let partial = path.with_extension("partial");
-    let written =
-        write_file(backup, folder, &partial).and_then(|()| fs::rename(&partial, &path).map_err(in_folder));
-    if let Err(error) = written {
+    let of_partial = |error: &dyn Display| format!("{}: {error}", partial.display());
+    // Whatever else has the name is not written to.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial);
+    let file = file.map_err(|error| of_partial(&error))?;
+    let written = write_file(backup, &file, &partial).map_err(|error| of_partial(&error));
+    if let Err(error) = written.and_then(|()| fs::rename(&partial, &path).map_err(in_folder)) {
         let _ = fs::remove_file(&partial);
         return Err(error);
     }
     info!(file = %path.display(), "A backup was written to {}.", path.display());
-    prune(settings).map_err(in_folder)
+    prune(settings, now).map_err(|error| format!("old backups cannot be removed: {}", in_folder(error)))
 }
 
-fn write_file(backup: &Backup, folder: &Path, partial: &Path) -> Result<(), String> {
-    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", partial.display());
+fn check_space(backup: &Backup, folder: &Path) -> Result<(), String> {
     let needed = backup.bytes_at_most().saturating_add(MIN_LEFT);
-    let system = statvfs(folder).map_err(|error| failed(&error))?;
+    let system = statvfs(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let free = system.f_frsize.saturating_mul(system.f_bavail);
     if free < needed {
         let (free, needed) = (free >> 20, needed >> 20);
         return Err(format!("{} has {free} MiB left, and {needed} MiB are needed", folder.display()));
     }
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(partial);
-    let file = file.map_err(|error| failed(&error))?;
-    backup.write(&file).map_err(|error| failed(&error))?;
-    file.sync_all().map_err(|error| failed(&error))?;
-    // What the disk made of it.
-    check_backup(partial).map(drop).map_err(|error| failed(&error))
+    Ok(())
 }
 
-/// Removes the oldest, and what an attempt left that was cut off.
-fn prune(settings: &Settings) -> io::Result<usize> {
+fn write_file(backup: &Backup, file: &File, path: &Path) -> Result<(), BackupError> {
+    backup.write(file)?;
+    file.sync_all()?;
+    // What the disk made of it.
+    check_backup(path).map(drop)
+}
+
+/// Removes the oldest, and what an attempt left that was cut off. The one of `now` is the newest and stays.
+fn prune(settings: &Settings, now: Timestamp) -> io::Result<usize> {
     let folder = &settings.folder;
-    let mut found = found(folder)?;
-    found.sort_unstable();
-    let too_many = found.len().saturating_sub(settings.keep);
-    for (_, path) in found.iter().take(too_many) {
+    let Found { made, cut_off, .. } = found(folder, now)?;
+    let too_many = made.len().saturating_sub(settings.keep);
+    for (_, path) in made.iter().take(too_many) {
         fs::remove_file(path)?;
     }
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("seatkeeper-") && name.ends_with(".partial") {
-            warn!(file = %path.display(), "A backup was cut off, and is removed: {}.", path.display());
-            fs::remove_file(&path)?;
-        }
+    for path in &cut_off {
+        warn!(file = %path.display(), "A backup was cut off, and is removed: {}.", path.display());
+        fs::remove_file(path)?;
     }
     File::open(folder)?.sync_all()?;
-    Ok(found.len() - too_many)
+    Ok(made.len() - too_many)
 }
 
-/// The backups in a folder, with the time of each.
-fn found(folder: &Path) -> io::Result<Vec<(Timestamp, PathBuf)>> {
-    let mut found = Vec::new();
+/// What is in a folder of backups; other files are left out.
+#[derive(Default)]
+struct Found {
+    /// By their time, the oldest first.
+    made: Vec<(Timestamp, PathBuf)>,
+    /// Those that are dated later than now. When they were made is unknown, so they neither show that there is a backup
+    /// nor make another one too many.
+    later: Vec<PathBuf>,
+    cut_off: Vec<PathBuf>,
+}
+
+fn found(folder: &Path, now: Timestamp) -> io::Result<Found> {
+    let mut found = Found::default();
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let entry = entry?;
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_str().unwrap_or_default();
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
         let parsed = strtime::parse(NAME, name).and_then(|parsed| parsed.to_datetime());
-        if let Ok(at) = parsed.and_then(|time| TimeZone::UTC.to_timestamp(time)) {
-            found.push((at, path));
+        match parsed.and_then(|time| TimeZone::UTC.to_timestamp(time)) {
+            Ok(at) if at <= now => found.made.push((at, path)),
+            Ok(_) => found.later.push(path),
+            Err(_) if name.starts_with("seatkeeper-") && name.ends_with(".partial") => {
+                found.cut_off.push(path)
+            }
+            Err(_) => {}
         }
     }
+    found.made.sort_unstable();
+    found.later.sort_unstable();
     Ok(found)
 }

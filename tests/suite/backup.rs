@@ -407,3 +407,26 @@ fn backups_are_made_by_themselves() {
     let page = String::from_utf8(daemon.command(&["status"]).stdout).unwrap();
     assert!(page.contains("Backup   FAILED: "), "{page}");
 }
+
+/// As after a clock that was ahead.
+#[test]
+fn backups_dated_later_than_now_cost_no_other() {
+    let mut settings = settings();
+    settings.tables += "[backup]\nfolder = \"copies\"\nkeep = 2\n";
+    let mut daemon = Daemon::prepare(&settings);
+    let copies = daemon.path("copies");
+    // A folder with such a name is not a backup either.
+    fs::create_dir_all(copies.join("seatkeeper-20010101T000000Z.backup")).unwrap();
+    let later = ["2097", "2098", "2099"].map(|year| format!("seatkeeper-{year}0101T000000Z.backup"));
+    for name in &later {
+        fs::write(copies.join(name), "").unwrap();
+    }
+    daemon.restart();
+    let status = daemon.wait_for("the backup", |status| !status["backup"]["latest"].is_null());
+    assert_eq!((&status["backup"]["kept"], &status["backup"]["problem"]), (&1.into(), &Value::Null));
+    daemon.wait_for_log(&[" WARN ", "dated later than now", later[0].as_str()]);
+    let found = names_with(&copies, ".backup");
+    assert_eq!(found.len(), 5, "{found:?}");
+    assert!(later.iter().all(|name| found.contains(name)), "{found:?}");
+    check(&daemon.command(&["verify", "--store", text(&copies.join(&found[1]))]), 0, "all invariants");
+}
