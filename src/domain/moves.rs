@@ -86,7 +86,7 @@ impl NotMoved {
             NotMoved::Seatless => "the new entry is a mailbox that needs no seat",
             NotMoved::NotConfigured => "the directory of the new entry is not configured",
             NotMoved::HasSeat => "the new entry holds a seat of its own",
-            NotMoved::Nothing => "the old entry has no seat, last login or refusals",
+            NotMoved::Nothing => "the old entry has nothing that the new one could get",
             NotMoved::Changed => "the entries changed meanwhile",
             NotMoved::NoMatch => "no new entry has the name",
             NotMoved::SeveralNew => "several new entries have the name",
@@ -100,14 +100,14 @@ impl NotMoved {
 pub struct Belongings {
     /// A seat, and the components with it.
     pub seat: bool,
-    /// A last login, or refusals.
-    pub traces: bool,
+    /// A last login, refusals, or names that the new entry claims.
+    pub others: bool,
 }
 
 impl Belongings {
     /// Whether there is nothing to carry over.
     pub fn is_empty(self) -> bool {
-        !self.seat && !self.traces
+        !self.seat && !self.others
     }
 }
 

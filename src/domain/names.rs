@@ -335,6 +335,8 @@ pub struct Claimant {
     pub logins: Vec<Name>,
     /// The name is the main address.
     pub is_main: bool,
+    /// The user to whom everything of this one was carried over; needed only where several claim the name.
+    pub heir: Option<UserKey>,
     /// What is claimed.
     pub claim: Claim,
 }
@@ -368,6 +370,13 @@ struct Candidate<'a> {
 impl Candidate<'_> {
     fn is_living(&self) -> bool {
         self.claimant.removed_at.is_none()
+    }
+
+    /// Whether what this user claims is the heir's, who claims the name too. Someone who lives gives nothing to a
+    /// tombstone.
+    fn has_heir(&self, able: &[&Candidate<'_>]) -> bool {
+        let is_heir = |it: &&&Candidate<'_>| self.claimant.heir == Some(it.claimant.user);
+        able.iter().find(is_heir).is_some_and(|heir| heir.is_living() || !self.is_living())
     }
 }
 
@@ -406,12 +415,12 @@ fn owner(
     present: Option<UserKey>,
     rules: &NameRules,
 ) -> Option<UserKey> {
-    let able = candidates.iter().filter(|candidate| serves(candidate, purpose, rules));
-    let ranked = able.filter_map(|candidate| {
+    let able: Vec<_> = candidates.iter().filter(|candidate| serves(candidate, purpose, rules)).collect();
+    let ranked = able.iter().filter(|candidate| !candidate.has_heir(&able)).filter_map(|candidate| {
         let (role, since) = candidate.claim.rank(purpose)?;
         let Claimant { user, id, .. } = candidate.claimant;
         let rank: Rank<'_> = (role, present != Some(*user), since, candidate.order, id);
-        Some((rank, candidate))
+        Some((rank, *candidate))
     });
     let (living, tombstones): (Vec<_>, Vec<_>) = ranked.partition(|(_, candidate)| candidate.is_living());
     // Each by itself: a tombstone that gives way to one does not give way to those who waited.

@@ -125,6 +125,8 @@ pub enum ReleaseReason {
     Reclaimed,
     /// A shared or service mailbox, which needs none.
     Seatless,
+    /// The same person holds a seat under another entry.
+    SamePerson,
 }
 
 impl ReleaseReason {
@@ -138,6 +140,7 @@ impl ReleaseReason {
             ReleaseReason::Exempt => "exempt",
             ReleaseReason::Reclaimed => "reclaimed",
             ReleaseReason::Seatless => "seatless",
+            ReleaseReason::SamePerson => "same_person",
         }
     }
 }

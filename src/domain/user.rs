@@ -177,6 +177,11 @@ impl Census {
         }
     }
 
+    /// Counts one seat in (`add`) or out.
+    pub fn count_seat(&mut self, add: bool) {
+        self.seats = if add { self.seats + 1 } else { self.seats.saturating_sub(1) };
+    }
+
     /// Counts one user in (`add`) or out.
     pub fn count(&mut self, user: &User, add: bool) {
         let mut bump = |counter: fn(&mut Census) -> &mut u64| {

@@ -79,7 +79,7 @@ fn mapped(view: &ReadView, name: &str) -> Result<DirectoryId, AdminError> {
     record.map(|record| record.id).ok_or_else(|| AdminError::NothingStored(name.to_owned()))
 }
 
-/// Old entries that have something, each with its new one. Reads both directories.
+/// Old entries, each with its new one; those without one that have something as well. Reads both directories.
 fn pairs(
     view: &ReadView,
     by: MatchBy,
@@ -99,7 +99,7 @@ fn pairs(
             (true, None) => false,
             (_, at) => removed_since.is_none_or(|since| at >= Some(since)),
         };
-        if is_old && !view.belongings(key)?.is_empty() {
+        if is_old {
             pairs.add_old(key, &by.names(&user.mapped, bare_from.as_deref()));
         }
     }
@@ -109,7 +109,12 @@ fn pairs(
             pairs.add_new(key, &by.names(&user.mapped, bare_to.as_deref()));
         }
     }
-    Ok(pairs.decide().collect())
+    let is_of_use = |(old, new): &(UserKey, Result<_, _>)| match new {
+        Ok(_) => Ok(true),
+        Err(_) => view.has_belongings(*old),
+    };
+    let decided = pairs.decide().filter_map(|pair| is_of_use(&pair).map(|it| it.then_some(pair)).transpose());
+    decided.collect()
 }
 
 impl MoveReport {
@@ -129,6 +134,7 @@ impl MoveReport {
                     self.moved.push(MovedPerson { old: person(view, old)?, new: person(view, new)?, seat });
                 }
             }
+            Err(NotMoved::Nothing) => {}
             Err(reason) => {
                 self.skipped_total += 1;
                 if (seat || reason != NotMoved::NoMatch) && self.skipped.len() < LISTED {

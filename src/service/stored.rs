@@ -67,7 +67,8 @@ impl Admin {
             let part = part.map_err(|reason| refusal(reason, name, name))?;
             tell(&part);
             report.users += part.users;
-            report.seats_moved += part.moved.iter().filter(|moved| moved.seat).count() as u64;
+            report.seats_moved +=
+                part.moved.iter().filter(|moved| moved.seat || moved.released.is_some()).count() as u64;
             for released in &part.released {
                 report.add_loser(released.name.to_string());
             }

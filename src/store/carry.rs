@@ -1,4 +1,4 @@
-//! What a person takes along to another entry: seat, components, last login, refusals and history.
+//! What a person takes along to another entry: seat, components, last login, refusals, history and names.
 
 use jiff::Timestamp;
 use redb::ReadableTable;
@@ -8,10 +8,11 @@ use super::relocate::Kinship;
 use super::tables::Lookup;
 use super::transaction::Transaction;
 use super::writer::Command;
-use super::{Party, ReadView, Store, StoreError, codec};
+use super::{Clash, Party, ReadView, Released, Store, StoreError, codec};
 use crate::domain::moves::{Belongings, NotMoved, Receiver, may_receive};
-use crate::domain::seats::{LedgerEvent, Movement, Seat};
-use crate::domain::user::UserKey;
+use crate::domain::names::Withheld;
+use crate::domain::seats::{LedgerEvent, Movement, ReleaseReason, Seat};
+use crate::domain::user::{User, UserKey};
 
 /// One person, carried over.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,6 +23,8 @@ pub struct Moved {
     pub to: Party,
     /// A seat came along.
     pub seat: bool,
+    /// The seat of the old entry, where the new one has a seat of its own.
+    pub released: Option<Released>,
 }
 
 /// Why two users are one person.
@@ -33,32 +36,58 @@ pub enum Kin {
     SameId,
 }
 
-fn belongings(tables: &impl Lookup, key: UserKey) -> Result<Belongings, StoreError> {
-    let traces = tables.last_login(key)?.is_some() || tables.refusals_of(key)?.is_some();
-    Ok(Belongings { seat: tables.seat(key)?.is_some(), traces })
+/// What a read view and a transaction know of what may be carried over.
+trait Carriage: Lookup + Sized {
+    /// Whether a user has a seat, a last login or refusals.
+    fn has_belongings(&self, key: UserKey) -> Result<bool, StoreError> {
+        let has_traces = self.last_login(key)?.is_some() || self.refusals_of(key)?.is_some();
+        Ok(has_traces || self.seat(key)?.is_some())
+    }
+
+    fn may_carry(&self, from: UserKey, to: UserKey, kin: Kin) -> Result<Result<(), NotMoved>, StoreError> {
+        if from == to {
+            return Ok(Err(NotMoved::Itself));
+        }
+        let (Some(_), Some(new)) = (self.user(from)?, self.user(to)?) else {
+            return Ok(Err(NotMoved::Gone));
+        };
+        let belongings = Belongings {
+            seat: self.seat(from)?.is_some(),
+            others: self.has_belongings(from)? || self.withholds_names(from, to, &new)?,
+        };
+        let receiver = Receiver {
+            user: &new,
+            // One person needs one seat; only where an administrator says who they are, that may be a mistake.
+            is_seated: kin == Kin::Declared && self.seat(to)?.is_some(),
+            is_configured: self.is_configured(new.directory),
+        };
+        Ok(may_receive(belongings, receiver))
+    }
+
+    /// Whether a user has a name that would be the new entry's.
+    fn withholds_names(&self, from: UserKey, to: UserKey, new: &User) -> Result<bool, StoreError> {
+        for name in new.mapped.names() {
+            if let Some(Clash { reason: Withheld::Owned(owner), .. }) = self.clash(name, to)?
+                && owner == from
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
-fn may_carry(tables: &impl Lookup, from: UserKey, to: UserKey) -> Result<Result<(), NotMoved>, StoreError> {
-    if from == to {
-        return Ok(Err(NotMoved::Itself));
-    }
-    let (Some(_), Some(new)) = (tables.user(from)?, tables.user(to)?) else {
-        return Ok(Err(NotMoved::Gone));
-    };
-    let is_configured = tables.is_configured(new.directory);
-    let receiver = Receiver { user: &new, is_seated: tables.seat(to)?.is_some(), is_configured };
-    Ok(may_receive(belongings(tables, from)?, receiver))
-}
+impl<T: Lookup> Carriage for T {}
 
 impl ReadView {
-    /// What a user has that could be carried over.
-    pub fn belongings(&self, key: UserKey) -> Result<Belongings, StoreError> {
-        belongings(self, key)
+    /// Whether a user has a seat, a last login or refusals, which could be carried over.
+    pub fn has_belongings(&self, key: UserKey) -> Result<bool, StoreError> {
+        Carriage::has_belongings(self, key)
     }
 
-    /// Whether everything of one user could be carried over to another.
+    /// Whether an administrator could have everything of one user carried over to another.
     pub fn may_carry(&self, from: UserKey, to: UserKey) -> Result<Result<(), NotMoved>, StoreError> {
-        may_carry(self, from, to)
+        Carriage::may_carry(self, from, to, Kin::Declared)
     }
 }
 
@@ -86,7 +115,7 @@ impl Transaction<'_> {
         let carried = pairs.iter().map(|(from, to)| match kin {
             // The configuration may be another one since the pair was found.
             Kin::SameId if !self.is_same_person(*from, *to)? => Ok(Err(NotMoved::Changed)),
-            _ => self.carry(*from, *to, at),
+            _ => self.carry(*from, *to, kin, at),
         });
         carried.collect()
     }
@@ -103,19 +132,58 @@ impl Transaction<'_> {
         &mut self,
         from: UserKey,
         to: UserKey,
+        kin: Kin,
         at: Timestamp,
     ) -> Result<Result<Moved, NotMoved>, StoreError> {
-        if let Err(reason) = may_carry(self, from, to)? {
-            return Ok(Err(reason));
-        }
-        let seat = self.seat(from)?;
-        let moved = Moved { from: self.party(from)?, to: self.party(to)?, seat: seat.is_some() };
+        Ok(match self.may_carry(from, to, kin)? {
+            Ok(()) => Ok(self.carry_all(from, to, at)?),
+            Err(reason) => Err(reason),
+        })
+    }
+
+    pub(super) fn carry_all(
+        &mut self,
+        from: UserKey,
+        to: UserKey,
+        at: Timestamp,
+    ) -> Result<Moved, StoreError> {
+        let old = self.party(from)?;
+        self.carry_names(from, to)?;
+        let mut moved = Moved { from: old, to: self.party(to)?, seat: false, released: None };
         self.carry_traces(from, to)?;
         self.carry_history(from, to)?;
-        if let Some(seat) = seat {
-            self.carry_seat(from, to, &seat, &moved, at)?;
+        self.carry_components(from, to)?;
+        match (self.seat(from)?, self.seat(to)?) {
+            (Some(_), Some(_)) => moved.released = self.release(from, ReleaseReason::SamePerson, at)?,
+            (Some(seat), None) => {
+                self.carry_seat(from, to, &seat, &moved, at)?;
+                moved.seat = true;
+            }
+            (None, _) => {}
         }
-        Ok(Ok(moved))
+        Ok(moved)
+    }
+
+    /// From now on the new entry has every name that both claim.
+    fn carry_names(&mut self, from: UserKey, to: UserKey) -> Result<(), StoreError> {
+        self.heirs.insert(from.0, to.0)?;
+        // So nobody is their own heir, however often they go to and fro.
+        let mut others = vec![from];
+        if self.heirs.remove(to.0)?.is_some() {
+            others.push(to);
+        }
+        for key in others {
+            let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
+            self.decide_names(&user)?;
+        }
+        self.is_dirty = true;
+        Ok(())
+    }
+
+    /// Who a last login that was noted for this user belongs to: after everything was carried over, the heir.
+    pub(super) fn logs_in_for(&self, key: UserKey) -> Result<UserKey, StoreError> {
+        let heir = if self.seats.get(key.0)?.is_some() { None } else { self.carried_to(key)? };
+        Ok(heir.unwrap_or(key))
     }
 
     fn carry_traces(&mut self, from: UserKey, to: UserKey) -> Result<(), StoreError> {
@@ -153,13 +221,9 @@ impl Transaction<'_> {
     ) -> Result<(), StoreError> {
         self.seats.remove(from.0)?;
         self.seats.insert(to.0, codec::encode_seat(seat).as_slice())?;
-        self.carry_components(from, to)?;
         for (key, is_added) in [(from, false), (to, true)] {
             let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
-            self.count_in_domain(&user, is_added)?;
-            self.count(user.directory, |census| {
-                census.seats = census.seats.saturating_sub(u64::from(!is_added)) + u64::from(is_added);
-            });
+            self.count_seat(&user, is_added)?;
         }
         let line = self.append_to_ledger(LedgerEvent {
             at,

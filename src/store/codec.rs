@@ -419,6 +419,7 @@ pub(super) fn encode_ledger_event(event: &LedgerEvent) -> Vec<u8> {
                 ReleaseReason::Exempt => 4,
                 ReleaseReason::Reclaimed => 5,
                 ReleaseReason::Seatless => 6,
+                ReleaseReason::SamePerson => 7,
             });
         }
     }
@@ -441,6 +442,7 @@ pub(super) fn decode_ledger_event(bytes: &[u8]) -> Result<LedgerEvent, StoreErro
             4 => ReleaseReason::Exempt,
             5 => ReleaseReason::Reclaimed,
             6 => ReleaseReason::Seatless,
+            7 => ReleaseReason::SamePerson,
             _ => return Err(corrupt("ledger")),
         }),
         2 => Movement::Moved { from: UserKey(decoder.number()?), name: Name::from_stored(decoder.text()?) },

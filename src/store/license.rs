@@ -227,7 +227,9 @@ impl Transaction<'_> {
 
     /// Carries the component seats of a user over to another, who holds none, since they hold no seat.
     pub(super) fn carry_components(&mut self, from: UserKey, to: UserKey) -> Result<(), StoreError> {
-        for name in components_of(&self.component_seats, from)? {
+        let had = components_of(&self.component_seats, to)?;
+        for name in components_of(&self.component_seats, from)?.into_iter().filter(|name| !had.contains(name))
+        {
             let since = self.component_seats.remove((from.0, name.as_str()))?.map(|since| since.value());
             self.component_seats.insert((to.0, name.as_str()), since.unwrap_or_default())?;
         }

@@ -114,7 +114,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Decides anew about every name of a user who is in another directory now.
+    /// Decides anew about every name of a user who is in another directory now, or has another heir.
     pub(super) fn decide_names(&mut self, user: &User) -> Result<(), StoreError> {
         user.mapped.names().try_for_each(|name| self.decide_owners(name))
     }
@@ -349,6 +349,11 @@ pub(super) trait NameLookup: Lookup {
                 claimant.logins = user.mapped.logins;
             }
         }
+        if claimants.len() > 1 {
+            for claimant in &mut claimants {
+                claimant.heir = self.carried_to(claimant.user)?;
+            }
+        }
         Ok(claimants)
     }
 
@@ -363,6 +368,7 @@ pub(super) trait NameLookup: Lookup {
             removed_at: head.removed_at,
             is_main: main.as_ref() == Some(name),
             logins: Vec::new(),
+            heir: None,
             id,
             claim,
         })

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use redb::ReadableTable;
 
-use super::carry::Moved;
+use super::carry::{Kin, Moved};
 use super::tables::Lookup;
 use super::transaction::Transaction;
 use super::{ReadView, StoreError, codec};
@@ -51,17 +51,13 @@ pub(super) trait Kinship: Lookup {
         let mut heirs = Vec::new();
         for key in others {
             let other = self.user(*key)?.ok_or(StoreError::Corrupt("users"))?;
-            if other.is_active()
-                && !other.is_seatless()
-                && self.goes_to(user, &other)?
-                && self.seat(*key)?.is_none()
-            {
+            if other.is_active() && !other.is_seatless() && self.goes_to(user, &other)? {
                 let to = self.standing(&other)?.directory;
                 let is_named = self.rules().moved_from(to).iter().any(|name| name == from);
-                heirs.push((!is_named, self.rules().order(to), *key));
+                heirs.push((!is_named, self.seat(*key)?.is_some(), self.rules().order(to), *key));
             }
         }
-        Ok(heirs.into_iter().min().map(|(_, _, key)| key))
+        Ok(heirs.into_iter().min().map(|(.., key)| key))
     }
 
     /// Who holds the seat of a living user: the user, or another entry of the same person.
@@ -143,9 +139,9 @@ impl Transaction<'_> {
         self.others(directory, id, mapped.iter().copied().filter(has_users))
     }
 
-    /// Moves one of the entries with this stable id to `directory`, where it is a tombstone, or its directory is not
-    /// configured any more: one that holds a seat before the others. Returns the user and the name of that directory.
-    /// Seat, components, last login, refusals and history stand under the user's key and come along.
+    /// Moves one of the entries with this stable id to `directory`, if its own is not configured any more: one that
+    /// holds a seat before the others. Returns the user and the name of that directory. Seat, components, last login,
+    /// refusals and history stand under the user's key and come along.
     pub(super) fn relocate(
         &mut self,
         directory: DirectoryId,
@@ -155,7 +151,7 @@ impl Transaction<'_> {
         for key in others {
             let user = self.user(*key)?.ok_or(StoreError::Corrupt("users"))?;
             let standing = self.standing(&user)?;
-            if standing.is_living && self.rules.is_configured(standing.directory) {
+            if self.rules.is_configured(standing.directory) {
                 continue;
             }
             if found.is_none() || self.seat(*key)?.is_some() {
@@ -168,7 +164,8 @@ impl Transaction<'_> {
         Ok(Some((key, from)))
     }
 
-    /// Carries over to a living user what other entries with the same stable id hold, if it goes to this one.
+    /// Carries over to a living user what other entries with the same stable id hold, if it goes to this one. A user
+    /// who comes back within the grace period gets back what went to another entry.
     pub(super) fn gather(
         &mut self,
         key: UserKey,
@@ -179,8 +176,11 @@ impl Transaction<'_> {
         let mut moved = Vec::new();
         for other in others.iter().filter(|other| **other != key) {
             let Some(old) = self.user(*other)? else { continue };
-            if self.goes_to(&old, user)? {
-                moved.extend(self.carry(*other, key, at)?.ok());
+            let is_given_back = self.carried_to(key)? == Some(*other)
+                && self.seats.get(key.0)?.is_none()
+                && !self.goes_to(user, &old)?;
+            if is_given_back || self.goes_to(&old, user)? {
+                moved.extend(self.carry(*other, key, Kin::SameId, at)?.ok());
             }
         }
         Ok(moved)
@@ -195,7 +195,7 @@ impl Transaction<'_> {
     ) -> Result<Option<Moved>, StoreError> {
         let others = self.other_entries(user.directory, &user.mapped.id)?;
         let Some(heir) = self.heir(user, &others)? else { return Ok(None) };
-        Ok(self.carry(key, heir, at)?.ok())
+        Ok(self.carry(key, heir, Kin::SameId, at)?.ok())
     }
 
     pub(super) fn change_directory(
@@ -213,8 +213,9 @@ impl Transaction<'_> {
         for (of, is_added) in [(user.directory, false), (to, true)] {
             self.count(of, |census| {
                 census.count(&user, is_added);
-                let seats = census.seats.saturating_sub(u64::from(is_seated && !is_added));
-                census.seats = seats + u64::from(is_seated && is_added);
+                if is_seated {
+                    census.count_seat(is_added);
+                }
             });
         }
         self.decide_names(&moved)

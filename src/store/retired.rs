@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use redb::ReadableTable;
 
-use super::carry::Moved;
+use super::carry::{Kin, Moved};
 use super::names::NameLookup;
 use super::tables::{Lookup, names_from_key};
 use super::transaction::Transaction;
@@ -132,18 +132,21 @@ impl Transaction<'_> {
     ) -> Result<(), StoreError> {
         if let Some(other) = self.key_by_id(to, &user.mapped.id)? {
             let twin = self.user(other)?.ok_or(StoreError::Corrupt("ids"))?;
-            if twin.is_living() || self.seat(other)?.is_some() {
-                part.moved.extend(self.carry(key, other, now)?.ok());
+            if twin.is_living() {
+                part.moved.extend(self.carry(key, other, Kin::SameId, now)?.ok());
                 return self.drop_user(key, &user, now, part);
             }
-            // A tombstone without a seat gives way to who may have one.
+            // A tombstone gives way to who may live. The next complete reading shows who does.
+            if user.mapped.is_active() {
+                part.moved.push(self.carry_all(other, key, now)?);
+            }
             self.drop_user(other, &twin, now, part)?;
         }
         let from = self.party(key)?;
         let seat = self.seat(key)?.is_some();
         self.change_directory(key, user, to)?;
         if seat {
-            part.moved.push(Moved { from, to: self.party(key)?, seat });
+            part.moved.push(Moved { from, to: self.party(key)?, seat, released: None });
         }
         Ok(())
     }

@@ -64,11 +64,18 @@ pub(crate) fn log_release(released: &Released) {
 
 /// Logs that a person's seat, last login, refusals and history went to another entry of theirs.
 pub(crate) fn log_move(moved: &Moved) {
-    let Moved { from, to, seat } = moved;
+    let Moved { from, to, seat, released } = moved;
+    if !seat {
+        debug!(
+            directory = to.directory, from = from.directory, user = %to.name, old_user = %from.name,
+            "{} of {} goes on with what {} of {} had.", to.name, to.directory, from.name, from.directory
+        );
+        return released.iter().for_each(log_release);
+    }
     info!(
         event = "seat_moved", directory = to.directory, from = from.directory, user = %to.name, old_user = %from.name,
-        dn = %to.dn, old_dn = %from.dn, seat,
-        "{} of {} goes on with what {} of {} had.", to.name, to.directory, from.name, from.directory
+        dn = %to.dn, old_dn = %from.dn,
+        "{} of {} goes on with the seat of {} of {}.", to.name, to.directory, from.name, from.directory
     );
 }
 

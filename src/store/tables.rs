@@ -77,6 +77,9 @@ pub(super) const SEATS_THERE: &str = "ledger_seats_there";
 /// Time of removal (milliseconds) and user key of each tombstone, so that the expired ones are found first.
 pub(super) const TOMBSTONES: TableDefinition<'static, (i64, u64), ()> = TableDefinition::new("tombstones");
 
+/// User key to the user to whom everything was carried over, who has the names of both.
+pub(super) const HEIRS: TableDefinition<'static, u64, u64> = TableDefinition::new("heirs");
+
 /// User key to the hash of a local or imported account's password.
 pub(super) const PASSWORDS: TableDefinition<'static, u64, &str> = TableDefinition::new("passwords");
 
@@ -112,6 +115,7 @@ pub(super) fn visit_tables<T: TableVisitor>(visitor: &mut T) -> Result<(), T::Er
     visitor.visit(NAMES)?;
     visitor.visit(CLAIMS)?;
     visitor.visit(TOMBSTONES)?;
+    visitor.visit(HEIRS)?;
     visitor.visit(PASSWORDS)?;
     visitor.visit(SEATS)?;
     visitor.visit(SEATLESS)?;
@@ -141,6 +145,7 @@ pub(super) trait Lookup {
     fn ids(&self) -> &impl ReadableTable<(u32, &'static [u8]), u64>;
     fn names(&self) -> &impl ReadableTable<&'static str, &'static [u8]>;
     fn claims(&self) -> &impl ReadableTable<(&'static str, u64), &'static [u8]>;
+    fn heirs(&self) -> &impl ReadableTable<u64, u64>;
     fn rules(&self) -> &NameRules;
     fn seats(&self) -> &impl ReadableTable<u64, &'static [u8]>;
     fn seatless(&self) -> &impl ReadableTable<u64, ()>;
@@ -175,6 +180,11 @@ pub(super) trait Lookup {
 
     fn user_head(&self, UserKey(key): UserKey) -> Result<Option<UserHead>, StoreError> {
         self.users().get(key)?.map(|bytes| codec::decode_user_head(bytes.value())).transpose()
+    }
+
+    /// The user to whom everything of this one was carried over.
+    fn carried_to(&self, UserKey(key): UserKey) -> Result<Option<UserKey>, StoreError> {
+        Ok(self.heirs().get(key)?.map(|heir| UserKey(heir.value())))
     }
 
     fn seat(&self, UserKey(key): UserKey) -> Result<Option<Seat>, StoreError> {
@@ -326,6 +336,9 @@ macro_rules! look_up_in_fields {
             }
             fn claims(&self) -> &impl ReadableTable<(&'static str, u64), &'static [u8]> {
                 &self.claims
+            }
+            fn heirs(&self) -> &impl ReadableTable<u64, u64> {
+                &self.heirs
             }
             fn rules(&self) -> &NameRules {
                 &self.rules

@@ -13,7 +13,7 @@ use super::directories::Directories;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::seatless::SeatlessChanges;
 use super::tables::{
-    BRAKES, CLAIMS, COOKIES, DIRECTORIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_NAME,
+    BRAKES, CLAIMS, COOKIES, DIRECTORIES, DOMAIN_SEATS, HEIRS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_NAME,
     LEDGER_BY_USER, Lookup, MAX_STRANGERS, META, NAMES, NEXT_DIRECTORY, NEXT_USER, PASSWORDS, REFUSALS,
     SEATLESS, SEATS, SETTINGS, STOPPED, STRANGERS, TOMBSTONES, USERS, look_up_in_fields, names_from_key,
 };
@@ -39,6 +39,7 @@ pub(super) struct Transaction<'t> {
     pub(super) ids: Table<'t, (u32, &'static [u8]), u64>,
     pub(super) names: Table<'t, &'static str, &'static [u8]>,
     pub(super) claims: Table<'t, (&'static str, u64), &'static [u8]>,
+    pub(super) heirs: Table<'t, u64, u64>,
     pub(super) settings: Table<'t, &'static str, &'static [u8]>,
     pub(super) rules: Arc<NameRules>,
     pub(super) seats: Table<'t, u64, &'static [u8]>,
@@ -85,6 +86,7 @@ impl<'t> Transaction<'t> {
             ids: txn.open_table(IDS)?,
             names: txn.open_table(NAMES)?,
             claims: txn.open_table(CLAIMS)?,
+            heirs: txn.open_table(HEIRS)?,
             settings: txn.open_table(SETTINGS)?,
             rules,
             seats: txn.open_table(SEATS)?,
@@ -158,8 +160,7 @@ impl<'t> Transaction<'t> {
     pub(super) fn grant(&mut self, key: UserKey, seat: &Seat) -> Result<(), StoreError> {
         let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
         self.seats.insert(key.0, codec::encode_seat(seat).as_slice())?;
-        self.count(user.directory, |census| census.seats += 1);
-        self.count_in_domain(&user, true)?;
+        self.count_seat(&user, true)?;
         let name = self.shown_name(key, &user)?;
         self.append_to_ledger(LedgerEvent {
             at: seat.granted_at,
@@ -183,8 +184,7 @@ impl<'t> Transaction<'t> {
             return Ok(None);
         }
         self.release_components(key)?;
-        self.count(user.directory, |census| census.seats = census.seats.saturating_sub(1));
-        self.count_in_domain(&user, false)?;
+        self.count_seat(&user, false)?;
         let name = self.shown_name(key, &user)?;
         let seats_used = self.seats_used()?;
         self.append_to_ledger(LedgerEvent {
@@ -195,6 +195,12 @@ impl<'t> Transaction<'t> {
             used_after: seats_used,
         })?;
         Ok(Some(Released { name, reason, seats_used }))
+    }
+
+    /// Counts the seat of a user in or out, in the directory and in the mail domain.
+    pub(super) fn count_seat(&mut self, user: &User, is_added: bool) -> Result<(), StoreError> {
+        self.count(user.directory, |census| census.count_seat(is_added));
+        self.count_in_domain(user, is_added)
     }
 
     pub(super) fn count(&mut self, directory: DirectoryId, change: impl FnOnce(&mut Census)) {
@@ -394,6 +400,7 @@ impl<'t> Transaction<'t> {
         self.last_logins.remove(key.0)?;
         self.refusals.remove(key.0)?;
         self.passwords.remove(key.0)?;
+        self.heirs.remove(key.0)?;
         Ok(())
     }
 
@@ -498,9 +505,10 @@ impl<'t> Transaction<'t> {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         for (key, login) in logins {
+            let key = self.logs_in_for(*key)?;
             // One far in the future is from a clock that was wrong, and was set right by an administrator.
             let is_later = |old: LastLogin| login.at >= old.at || old.at.duration_since(now) > STEP;
-            if self.users.get(key.0)?.is_some() && self.last_login(*key)?.is_none_or(is_later) {
+            if self.users.get(key.0)?.is_some() && self.last_login(key)?.is_none_or(is_later) {
                 self.last_logins.insert(key.0, codec::encode_last_login(login).as_slice())?;
                 self.is_dirty = true;
             }

@@ -16,9 +16,9 @@ use super::domains::DomainLookup;
 use super::license::{COMPONENT_COUNTS, COMPONENT_SEATS, LICENSE};
 use super::names::NameLookup;
 use super::tables::{
-    BRAKES, CLAIMS, COOKIES, DOMAIN_SEATS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_NAME, LEDGER_BY_USER, Lookup,
-    META, NAMES, PASSWORDS, REFUSALS, SEATLESS, SEATS, SETTINGS, STOPPED, STRANGERS, TOMBSTONES, USERS,
-    look_up_in_fields, names_from_key, reclaims,
+    BRAKES, CLAIMS, COOKIES, DOMAIN_SEATS, HEIRS, IDS, LAST_LOGINS, LEDGER, LEDGER_BY_NAME, LEDGER_BY_USER,
+    Lookup, META, NAMES, PASSWORDS, REFUSALS, SEATLESS, SEATS, SETTINGS, STOPPED, STRANGERS, TOMBSTONES,
+    USERS, look_up_in_fields, names_from_key, reclaims,
 };
 use super::{Clash, Cookie, DirectoryRecord, IMPORTED, LOCAL, Policy, StoreError, codec};
 use crate::domain::admission::View;
@@ -38,6 +38,7 @@ pub struct ReadView {
     pub(super) ids: ReadOnlyTable<(u32, &'static [u8]), u64>,
     pub(super) names: ReadOnlyTable<&'static str, &'static [u8]>,
     pub(super) claims: ReadOnlyTable<(&'static str, u64), &'static [u8]>,
+    pub(super) heirs: ReadOnlyTable<u64, u64>,
     pub(super) rules: Arc<NameRules>,
     pub(super) seats: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) domain_seats: ReadOnlyTable<&'static str, u64>,
@@ -95,6 +96,7 @@ impl ReadView {
             ids: txn.open_table(IDS)?,
             names: txn.open_table(NAMES)?,
             claims: txn.open_table(CLAIMS)?,
+            heirs: txn.open_table(HEIRS)?,
             rules,
             seats: txn.open_table(SEATS)?,
             domain_seats: txn.open_table(DOMAIN_SEATS)?,

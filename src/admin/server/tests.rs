@@ -139,7 +139,7 @@ async fn a_seat_is_moved() {
         ("u1", "u3", "the new entry is disabled"),
         ("u1", "all", "not a person"),
         ("u1", "u1", "both are the same user"),
-        ("u4", "u1", "has no seat, last login or refusals"),
+        ("u4", "u1", "nothing that the new one could get"),
     ] {
         check_problem(&fixture, &format!("POST /v1/moves?old={old}&new={new}"), 409, problem).await;
     }

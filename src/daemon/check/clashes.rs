@@ -73,6 +73,7 @@ impl Names {
                 home: Home::Directory(directory.to_owned()),
                 removed_at: None,
                 logins: Vec::new(),
+                heir: None,
                 is_main: mapped.addresses.first() == Some(&name),
                 claim,
             };

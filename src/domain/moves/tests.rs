@@ -66,8 +66,8 @@ fn user(kind: Kind, enabled: bool, removed: bool) -> User {
 
 #[test]
 fn who_may_get_it() {
-    let seat = Belongings { seat: true, traces: true };
-    let traces = Belongings { seat: false, traces: true };
+    let seat = Belongings { seat: true, others: true };
+    let traces = Belongings { seat: false, others: true };
     let person = user(Kind::Person, true, false);
     let shared = User { mapped: Mapped { seatless: true, ..person.mapped.clone() }, ..person.clone() };
     for (belongings, to, is_seated, is_configured, expected) in [

@@ -44,6 +44,7 @@ fn user(number: u64, home: &str) -> Claimant {
         home,
         removed_at: None,
         logins: Vec::new(),
+        heir: None,
         is_main: false,
         claim: Claim::default(),
     }
@@ -68,6 +69,10 @@ impl Claimant {
     }
     fn main(mut self) -> Claimant {
         self.is_main = true;
+        self
+    }
+    fn went_to(mut self, heir: u64) -> Claimant {
+        self.heir = Some(UserKey(heir));
         self
     }
 }
@@ -304,4 +309,25 @@ fn a_user_counts_in_the_domain_of_the_main_address() {
     check(&Home::Directory("old".to_owned()), &["x@old.org"], &[], "old.org");
     let account = Home::Account { domain: "own.org".to_owned(), local: true };
     check(&account, &[], &["x@own.org", "x@a.org"], "own.org");
+}
+
+#[test]
+fn names_go_to_the_heir() {
+    let check = |asked: &str, claimants: &[Claimant], expected: u64| {
+        check_with(&rules(), asked, (1, 1), claimants, (expected, expected));
+    };
+    let waiting = |home: &str| user(2, home).mail(1);
+    let (gone, living) = (user(1, "a").mail(0).removed(5), user(1, "a").mail(0));
+    check("x@a.org", &[gone.clone(), waiting("a")], 1);
+    check("x@a.org", &[gone.clone().went_to(2), waiting("a")], 2);
+    check("x@a.org", &[living.clone().went_to(2), waiting("a")], 2);
+    // Also a login name, to a mail address.
+    check("x@a.org", &[gone.clone().login(0).went_to(2), waiting("a")], 2);
+    // Not past the domains, and not to an heir who does not claim the name.
+    check("x@a.org", &[gone.clone().went_to(2), waiting("b")], 1);
+    check("x@a.org", &[gone.clone().went_to(3), waiting("a")], 1);
+    check("x@else.org", &[gone.clone().went_to(2), waiting("b")], 2);
+    // An heir who was removed keeps the names, but not from the one who is back.
+    check("x@a.org", &[gone.went_to(2), waiting("a").removed(9)], 2);
+    check("x@a.org", &[living.went_to(2), waiting("a").removed(9)], 1);
 }
