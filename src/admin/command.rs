@@ -298,8 +298,8 @@ impl Session<'_> {
                 let answer = self.get("/v1/directories").await?;
                 self.show(&answer, |list: &DirectoryList| output::listed(list, now))
             }
-            DirectoryCommand::Rename { old, new } => {
-                let path = format!("{}/rename?to={}", path(old), encode(new));
+            DirectoryCommand::Rename { old, new, dry_run } => {
+                let path = format!("{}/rename?to={}&dry_run={dry_run}", path(old), encode(new));
                 let answer = self.client.request(Method::POST, &path).await?;
                 self.show(&answer, output::renamed)
             }

@@ -27,11 +27,13 @@ async fn list(State(admin): State<Admin>, uri: Uri) -> Answer {
 #[serde(deny_unknown_fields)]
 struct RenameQuery {
     to: String,
+    #[serde(default)]
+    dry_run: bool,
 }
 
 async fn rename(State(admin): State<Admin>, name: Segment, uri: Uri) -> Answer {
-    let RenameQuery { to } = query(&uri)?;
-    Ok(json(StatusCode::OK, &admin.rename_directory(&segment(name)?, &to).await?))
+    let RenameQuery { to, dry_run } = query(&uri)?;
+    Ok(json(StatusCode::OK, &admin.rename_directory(&segment(name)?, &to, dry_run).await?))
 }
 
 #[derive(Deserialize)]

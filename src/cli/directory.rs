@@ -21,6 +21,9 @@ pub enum DirectoryCommand {
         /// The name in the configuration.
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         new: String,
+        /// Change nothing, and say what would become of the users and their seats.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Forget a directory that is not in the configuration any more, with its users.
     ///

@@ -75,8 +75,9 @@ fn commands_are_parsed() {
     check(line, client(ClientCommand::Seats(all)));
     let directory = |command| client(ClientCommand::Directory(command));
     check("seatkeeper directory list", directory(DirectoryCommand::List));
-    let rename = DirectoryCommand::Rename { old: "a".to_owned(), new: "b".to_owned() };
-    check("seatkeeper directory rename a b", directory(rename));
+    let rename = |dry_run| directory(DirectoryCommand::Rename { old: "a".into(), new: "b".into(), dry_run });
+    check("seatkeeper directory rename a b", rename(false));
+    check("seatkeeper directory rename a b --dry-run", rename(true));
     let forget = DirectoryCommand::Forget { name: "a".to_owned(), dry_run: true };
     check("seatkeeper directory forget a --dry-run", directory(forget));
     let refused = SeatsCommand::Refused { limit: 100 };

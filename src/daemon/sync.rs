@@ -506,7 +506,13 @@ impl SyncLoop {
             progress.held = None;
             progress.last_error = None;
         });
-        let report = SyncReport { moves, ..SyncReport::new(&self.directory.name, false, report) };
+        let mut report = SyncReport::new(&self.directory.name, false, report);
+        if let Some(moves) = &moves {
+            // Their removed users have none any more.
+            report.seats_released_after_grace =
+                report.seats_released_after_grace.saturating_sub(moves.seats_moved);
+        }
+        report.moves = moves;
         self.answer(Ok(report));
     }
 

@@ -58,7 +58,7 @@ pub use marker::Marker;
 pub use offline::{Restored, create, restore, verify_file};
 pub use outcome::*;
 pub use preview::Preview;
-pub use retired::{NotRetired, Part};
+pub use retired::{HandedOver, NotRetired, Part};
 pub(crate) use settle::{log_clash, log_move, log_release};
 pub use trouble::{DiskState, Trouble};
 pub use verify::Finding;

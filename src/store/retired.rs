@@ -14,7 +14,7 @@ use super::tables::{Lookup, names_from_key};
 use super::transaction::Transaction;
 use super::view::ids_of;
 use super::writer::Command;
-use super::{Released, Store, StoreError};
+use super::{ReadView, Released, Store, StoreError};
 use crate::domain::seats::ReleaseReason;
 use crate::domain::user::{DirectoryId, Origin, User, UserKey};
 
@@ -37,12 +37,61 @@ pub enum NotRetired {
 pub struct Part {
     /// Users who are in the directory no longer.
     pub users: u64,
-    /// Seats that were released.
+    /// How many of them were in the directory that takes them already.
+    pub known: u64,
+    /// Seats that were released, second seats of one person among them.
     pub released: Vec<Released>,
     /// Those whose seat is another entry's, or another directory's, now.
     pub moved: Vec<Moved>,
     /// Nothing is left of the directory.
     pub is_done: bool,
+}
+
+impl Part {
+    fn add(&mut self, mut moved: Moved) {
+        self.released.extend(moved.released.take());
+        self.moved.push(moved);
+    }
+}
+
+/// What becomes of the seats of one user when a directory is carried over to another name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HandedOver {
+    /// The directory that takes the user has an entry with the same stable id.
+    pub is_known: bool,
+    /// The user holds a seat afterwards.
+    pub seat: bool,
+    /// A seat is released because the same person has another one.
+    pub second: bool,
+    /// The only seat is released: the entry in the new directory is disabled or not a person.
+    pub loses: bool,
+}
+
+impl ReadView {
+    /// What [`Store::rename_some`] would make of a user.
+    pub fn handed_over(
+        &self,
+        key: UserKey,
+        user: &User,
+        to: Option<DirectoryId>,
+    ) -> Result<HandedOver, StoreError> {
+        let twin = to.map(|to| self.key_by_id(to, &user.mapped.id)).transpose()?.flatten();
+        let held = self.seat(key)?.is_some();
+        let Some(twin) = twin else { return Ok(HandedOver { seat: held, ..HandedOver::default() }) };
+        let other = Lookup::user(self, twin)?.ok_or(StoreError::Corrupt("ids"))?;
+        let has_own = self.seat(twin)?.is_some();
+        // Who goes on: a tombstone gives way.
+        let (goes_on, comes_along) = match other.is_living() {
+            true => (other.mapped.is_active() && !other.is_seatless(), held && !has_own),
+            false => (user.mapped.is_active(), held || has_own),
+        };
+        Ok(HandedOver {
+            is_known: true,
+            seat: comes_along && goes_on,
+            second: held && has_own,
+            loses: comes_along && !goes_on,
+        })
+    }
 }
 
 impl Store {
@@ -113,7 +162,7 @@ impl Transaction<'_> {
         now: Timestamp,
         part: &mut Part,
     ) -> Result<(), StoreError> {
-        part.moved.extend(self.bequeath(key, user, now)?);
+        self.bequeath(key, user, now)?.into_iter().for_each(|moved| part.add(moved));
         part.released.extend(self.release(key, ReleaseReason::Removed, now)?);
         if let Some(removed_at) = user.removed_at {
             self.tombstones.remove((removed_at.as_millisecond(), key.0))?;
@@ -133,13 +182,16 @@ impl Transaction<'_> {
         if let Some(other) = self.key_by_id(to, &user.mapped.id)? {
             let twin = self.user(other)?.ok_or(StoreError::Corrupt("ids"))?;
             if twin.is_living() {
-                part.moved.extend(self.carry(key, other, Kin::SameId, now)?.ok());
+                let moved = self.carry(key, other, Kin::SameId, now)?.ok();
+                moved.into_iter().for_each(|moved| part.add(moved));
+                part.known += 1;
                 return self.drop_user(key, &user, now, part);
             }
             // A tombstone gives way to who may live. The next complete reading shows who does.
             if user.mapped.is_active() {
-                part.moved.push(self.carry_all(other, key, now)?);
+                part.released.extend(self.carry_all(other, key, now)?.released);
             }
+            part.known += 1;
             self.drop_user(other, &twin, now, part)?;
         }
         let from = self.party(key)?;

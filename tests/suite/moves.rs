@@ -182,13 +182,17 @@ fn an_approval_carries_the_seats_of_people_who_were_loaded_again() {
     }
     daemon.expect("u3", "exhausted");
     load_again(&slapd, 0..10);
-    // Somebody left, and somebody has the address of another one besides.
+    // One left, and one has another login name besides.
     slapd.delete(&format!("uid=u2,{PEOPLE}"));
+    slapd.delete(&format!("uid=u1,{PEOPLE}"));
+    let renamed = person(1).replace("u1", "w1").replace("w1@example.org", "u1@example.org");
+    slapd.add(&renamed.replace(&entry_uuid(1), &entry_uuid(1001)));
     assert_eq!(daemon.sync("corp").unwrap()["held"]["removed"], 10);
     let report = run_json(&daemon, &["sync", "approve", "corp", "--match", "mail", "--wait"]);
     let moves = &report["moves"];
     // u3 had been refused, which goes along.
     assert_eq!((&moves["moved_total"], &moves["seats_moved"]), (&3.into(), &2.into()), "{report}");
+    assert_eq!(report["seats_released_after_grace"], 1, "{report}");
     let skipped = &moves["skipped"][0];
     assert_eq!((&skipped["old"]["user"], &skipped["reason"]), (&"u2@example.org".into(), &"no_match".into()));
     for user in ["u0", "u1"] {

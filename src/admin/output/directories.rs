@@ -29,9 +29,24 @@ pub(crate) fn listed(list: &DirectoryList, now: Timestamp) -> String {
 
 /// A directory carried over to another name.
 pub(crate) fn renamed(report: &RenameReport) -> String {
-    let RenameReport { from, to, users, seats } = report;
-    let line = format!("{from}: {} with {} moved to {to}", count(*users, "user"), count(*seats, "seat"));
-    format!("{}\n", clean(&line))
+    let RenameReport { from, to, dry_run, users, known, seats, second_seats, losers, losers_total } = report;
+    let mut page: String = losers.iter().map(|name| format!("{}\n", clean(name))).collect();
+    let (moved, released) = match dry_run {
+        true => ("would move", "would be released"),
+        false => ("moved", "released"),
+    };
+    let mut line =
+        format!("{from}: {} with {} {moved} to {to}", count(*users, "user"), count(*seats, "seat"));
+    line += &format!(", which has {known} of them already");
+    if *second_seats > 0 {
+        line += &format!("; {} of the same users {released}", count(*second_seats, "second seat"));
+    }
+    if *losers_total > 0 {
+        let seats = count(*losers_total, "seat");
+        line += &format!("; {seats} {released} of users who are disabled in {to}, or not a person there");
+    }
+    let _ = writeln!(page, "{}", clean(&line));
+    page
 }
 
 /// A directory forgotten, and who loses a seat.
@@ -91,8 +106,18 @@ mod tests {
 
     #[test]
     fn what_was_renamed_and_forgotten() {
-        let report = RenameReport { from: "old".to_owned(), to: "new".to_owned(), users: 1, seats: 2 };
-        assert_eq!(renamed(&report), "old: 1 user with 2 seats moved to new\n");
+        let (from, to) = ("old".to_owned(), "new".to_owned());
+        let report = RenameReport { from, to, users: 1, seats: 2, ..RenameReport::default() };
+        assert_eq!(renamed(&report), "old: 1 user with 2 seats moved to new, which has 0 of them already\n");
+        let losers = vec!["b@x.org".to_owned()];
+        let report =
+            RenameReport { dry_run: true, known: 1, second_seats: 1, losers, losers_total: 1, ..report };
+        assert_eq!(
+            renamed(&report),
+            "b@x.org\nold: 1 user with 2 seats would move to new, which has 1 of them already; 1 second seat of the \
+             same users would be released; 1 seat would be released of users who are disabled in new, or not a person \
+             there\n"
+        );
         let report = ForgetReport {
             directory: "old".to_owned(),
             dry_run: true,

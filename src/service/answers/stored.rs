@@ -32,14 +32,29 @@ pub struct StoredDirectory {
 /// `directory rename`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
 pub struct RenameReport {
-    /// The old name, of which nothing is stored now.
+    /// The old name, of which nothing is stored afterwards.
     pub from: String,
     /// The name of the block in the configuration.
     pub to: String,
+    /// It was only asked what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
     /// Users carried over, removed ones and others that are not people among them.
     pub users: u64,
+    /// How many of them the new name has already, by the same stable id. None of many means that it is another directory.
+    #[serde(default)]
+    pub known: u64,
     /// Seats that they hold.
     pub seats: u64,
+    /// Second seats that are released, since one person needs one.
+    #[serde(default)]
+    pub second_seats: u64,
+    /// Who loses the only seat, because the entry in the new directory is disabled or not a person: the first 10,000.
+    #[serde(default)]
+    pub losers: Vec<String>,
+    /// How many lose it.
+    #[serde(default)]
+    pub losers_total: u64,
 }
 
 /// `directory forget`.

@@ -265,6 +265,20 @@ async fn populate(store: &Store, directory: DirectoryId) -> Vec<UserKey> {
     keys
 }
 
+/// What is said before of users, their seats, second seats and losers.
+fn foresee(store: &Store, old: DirectoryId, new: DirectoryId) -> [usize; 4] {
+    let view = store.view();
+    let mut foreseen = [0; 4];
+    for user in view.users_of(old).unwrap() {
+        let (key, user) = user.unwrap();
+        let HandedOver { is_known, seat, second, loses } = view.handed_over(key, &user, Some(new)).unwrap();
+        for (sum, is_so) in foreseen.iter_mut().zip([is_known, seat, second, loses]) {
+            *sum += usize::from(is_so);
+        }
+    }
+    foreseen
+}
+
 #[test]
 fn a_directory_is_carried_over_to_another_name_in_parts() {
     with_store(200, async |store, old| {
@@ -292,16 +306,35 @@ fn a_directory_is_carried_over_to_another_name_in_parts() {
             entomb(store, new, gone, 6).await;
         }
 
+        // Disabled under the new name.
+        upsert(store, new, Mapped { enabled: false, ..twin(21) }, 5).await;
+        let foreseen = foresee(store, old, new);
+
         // Interrupted after the first part, and begun again.
         let first = store.rename_some("demo", "new", at(60)).await.unwrap().unwrap();
-        assert!(!first.is_done && first.released.is_empty());
-        let (parts, _) = retire(store, Some("new")).await;
-        assert_eq!(parts, 2);
+        assert!(!first.is_done);
+        let (count, mut parts) = retire(store, Some("new")).await;
+        assert_eq!(count, 2);
+        parts.push(first);
+        let seats = |part: &Part| part.moved.iter().filter(|moved| moved.seat).count();
+        let released =
+            |reason| parts.iter().flat_map(|part| &part.released).filter(|it| it.reason == reason).count();
+        let known: u64 = parts.iter().map(|part| part.known).sum();
+        assert_eq!(
+            foreseen,
+            [
+                known as usize,
+                parts.iter().map(seats).sum(),
+                released(ReleaseReason::SamePerson),
+                released(ReleaseReason::Removed)
+            ]
+        );
+        assert_eq!((known, released(ReleaseReason::SamePerson), released(ReleaseReason::Removed)), (5, 1, 1));
         let view = store.view();
         assert!(view.directory_named("demo").is_none());
-        assert_eq!(view.seats_used().unwrap(), 149, "nobody has two");
+        assert_eq!(view.seats_used().unwrap(), 148, "nobody has two");
         let census = view.directory_named("new").unwrap().census;
-        assert_eq!((census.people, census.tombstoned, census.seats), (405, 45, 149));
+        assert_eq!((census.people, census.tombstoned, census.seats), (405, 45, 148));
         assert_eq!(probe(store, "u3@x.org"), (Some(renewed), "held"));
         for number in [6, 12, 15] {
             let held = (Some(keys[number]), "held");
