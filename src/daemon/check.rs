@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::Method;
-
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -170,9 +169,7 @@ struct Found {
 
 impl Found {
     fn new(config: &Config) -> Found {
-        let directories = config.directories.iter().map(Directory::names).collect();
-        let rules = NameRules::new(directories, config.administrator.clone());
-        Found { names: Names::default(), rules, unserved: BTreeMap::new() }
+        Found { names: Names::default(), rules: super::names(config), unserved: BTreeMap::new() }
     }
 
     fn push(&mut self, directory: &str, mapped: &Mapped) {

@@ -1,38 +1,37 @@
 //! What the ledger says of a user, of a name, or of everybody.
 
+use std::sync::Arc;
+
 use super::admin::{Admin, AdminError, blocking};
 use super::answers::HistoryLine;
+use crate::domain::name::Name;
 use crate::domain::seats::{LedgerEvent, Movement};
-use crate::store::StoreError;
+use crate::store::{ReadView, StoreError};
 
 impl Admin {
     /// At most `limit` ledger lines, the newest first; of one user, or of all. A name that no user has any more stands
     /// for whoever had it.
     pub async fn history(&self, user: Option<&str>, limit: usize) -> Result<Vec<HistoryLine>, AdminError> {
         let view = self.store().view();
-        let user = match user {
+        let key = match user {
             None => None,
             Some(user) => match self.resolve(&view, user).await {
-                Ok(key) => Some(key),
                 Err(AdminError::NoSuchUser(_) | AdminError::OnlyAdministrator(_)) => {
-                    let name = self.parse(user)?;
-                    let sought = name.clone();
-                    let lines = blocking(move || {
-                        view.history_of_name(&sought)?
-                            .take(limit)
-                            .map(history_line)
-                            .collect::<Result<Vec<_>, _>>()
-                    });
-                    return match lines.await? {
-                        lines if lines.is_empty() => Err(AdminError::NoSuchUser(name.to_string())),
-                        lines => Ok(lines),
-                    };
+                    return of_name(view, self.parse(user)?, limit).await;
                 }
-                Err(error) => return Err(error),
+                found => Some(found?),
             },
         };
-        blocking(move || view.history(user)?.take(limit).map(history_line).collect()).await
+        blocking(move || view.history(key)?.take(limit).map(history_line).collect()).await
     }
+}
+
+/// The lines about a name that no user has.
+async fn of_name(view: Arc<ReadView>, name: Name, limit: usize) -> Result<Vec<HistoryLine>, AdminError> {
+    let sought = name.clone();
+    let read = move || view.history_of_name(&sought)?.take(limit).map(history_line).collect();
+    let lines: Vec<HistoryLine> = blocking(read).await?;
+    if lines.is_empty() { Err(AdminError::NoSuchUser(name.to_string())) } else { Ok(lines) }
 }
 
 fn history_line(event: Result<LedgerEvent, StoreError>) -> Result<HistoryLine, StoreError> {

@@ -11,7 +11,7 @@ use tracing::{error, info};
 
 use super::StoreError;
 use super::codec::{Decoder, Encoder};
-use super::file::{self, Check, Opened, StoreFile, guarded};
+use super::file::{self, Check, Opened, StoreFile, begin, guarded};
 use super::medium::Medium;
 
 /// Licence id to what was sold.
@@ -51,9 +51,6 @@ fn decode(bytes: &[u8]) -> Result<Sale, StoreError> {
         is_revoked: decoder.number()? != 0,
     })
 }
-
-/// Less free space than this is a full disk. What is written is a few KiB.
-const MIN_FREE: u64 = 1 << 20;
 
 /// Shortest time between two attempts to open the file again: whoever asks `/healthz` may ask often.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -165,7 +162,7 @@ fn insert(
 fn open(medium: &dyn Medium) -> Result<Opened, StoreError> {
     let opened = file::open(medium, Check::IfSmall)?;
     guarded(medium.path(), || {
-        let txn = opened.db.begin_write()?;
+        let txn = begin(&opened.db)?;
         {
             let mut meta = txn.open_table(META)?;
             let found = meta.get("format")?.map(|format| format.value());
@@ -203,12 +200,7 @@ impl Inner {
         &mut self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, E>,
     ) -> Result<T, E> {
-        let begin = |opened: &Opened| -> Result<WriteTransaction, StoreError> {
-            let mut txn = opened.db.begin_write()?;
-            txn.set_quick_repair(true);
-            Ok(txn)
-        };
-        let txn = begin(&self.opened).inspect_err(|error| self.note(error))?;
+        let txn = begin(&self.opened.db).inspect_err(|error| self.note(error))?;
         let done = work(&txn)?;
         let commit = || -> Result<(), StoreError> {
             txn.commit()?;
@@ -239,26 +231,17 @@ impl Inner {
 
     /// Ends trouble that is over. An error says what it is.
     fn recover(&mut self) -> Result<(), StoreError> {
-        let has_room = |medium: &dyn Medium| medium.free().is_none_or(|free| free >= MIN_FREE);
-        let is_full =
-            !has_room(&*self.medium) && (!self.medium.give_up_ballast() || !has_room(&*self.medium));
-        if is_full {
+        let medium = &self.medium;
+        if !(medium.has_room() || medium.give_up_ballast() && medium.has_room()) {
             self.note(&StoreError::Storage(redb::Error::Io(std::io::ErrorKind::StorageFull.into())));
         }
         let Some(problem) = self.trouble.clone() else { return Ok(()) };
-        if !has_room(&*self.medium) || self.retry_at > Instant::now() {
+        if !self.medium.has_room() || self.retry_at > Instant::now() {
             return Err(StoreError::InTrouble(problem));
         }
         self.retry_at = Instant::now() + RETRY_EVERY;
-        let retried = self.reopen().and_then(|()| {
-            self.write(|txn| {
-                let mut meta = txn.open_table(META)?;
-                let probes = meta.get("probes")?.map_or(0, |count| count.value());
-                meta.insert("probes", probes + 1)?;
-                Ok(())
-            })
-        });
-        if retried.is_err() {
+        if let Err(error) = self.reopen().and_then(|()| self.opened.probe(META)) {
+            self.note(&error);
             return Err(StoreError::InTrouble(problem));
         }
         self.trouble = None;

@@ -161,11 +161,8 @@ impl ReadView {
         Ok(match user {
             None => Box::new(self.ledger.iter()?.rev().map(|row| codec::decode_ledger_event(row?.1.value()))),
             Some(UserKey(key)) => {
-                let lines = self.ledger_by_user.range((key, 0)..=(key, u64::MAX))?.rev();
-                Box::new(lines.filter_map(|row| match row {
-                    Ok(row) => self.ledger_line(row.0.value().1).transpose(),
-                    Err(error) => Some(Err(error.into())),
-                }))
+                let rows = self.ledger_by_user.range((key, 0)..=(key, u64::MAX))?.rev();
+                Box::new(self.lines(rows.map(|row| Ok(row?.0.value().1))))
             }
         })
     }
@@ -175,15 +172,20 @@ impl ReadView {
         &'a self,
         name: &'a Name,
     ) -> Result<impl Iterator<Item = Result<LedgerEvent, StoreError>> + 'a, StoreError> {
-        let lines = self.ledger_by_name.range((name.as_str(), 0)..=(name.as_str(), u64::MAX))?.rev();
-        Ok(lines.filter_map(|row| match row {
-            Ok(row) => self.ledger_line(row.0.value().1).transpose(),
-            Err(error) => Some(Err(error.into())),
-        }))
+        let rows = self.ledger_by_name.range((name.as_str(), 0)..=(name.as_str(), u64::MAX))?.rev();
+        Ok(self.lines(rows.map(|row| Ok(row?.0.value().1))))
     }
 
-    fn ledger_line(&self, line: u64) -> Result<Option<LedgerEvent>, StoreError> {
-        self.ledger.get(line)?.map(|bytes| codec::decode_ledger_event(bytes.value())).transpose()
+    /// The lines with these numbers, without those that were dropped.
+    fn lines(
+        &self,
+        numbers: impl Iterator<Item = Result<u64, StoreError>>,
+    ) -> impl Iterator<Item = Result<LedgerEvent, StoreError>> {
+        let line = |number: Result<u64, StoreError>| {
+            let found = self.ledger.get(number?)?;
+            found.map(|bytes| codec::decode_ledger_event(bytes.value())).transpose()
+        };
+        numbers.filter_map(move |number| line(number).transpose())
     }
 
     /// Whether [`super::Store::trim_ledger`] has lines to look at.

@@ -12,6 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use redb::StorageBackend;
 
+/// Less free space than this is a full disk: a transaction of logins writes some 100 KiB, and who stops before the
+/// last block leaves some to those who can make room.
+pub(super) const MIN_FREE: u64 = 1 << 20;
+
 /// A place that a store can be opened in, and opened again when writing failed.
 pub(super) trait Medium: Send + 'static {
     /// The store's file, for messages.
@@ -23,6 +27,11 @@ pub(super) trait Medium: Send + 'static {
     /// Bytes that may still be written; `None` where that is unknown.
     fn free(&self) -> Option<u64> {
         None
+    }
+
+    /// Whether there is room for a change.
+    fn has_room(&self) -> bool {
+        self.free().is_none_or(|free| free >= MIN_FREE)
     }
 
     /// Gives up the space that was set aside; false where there was none.

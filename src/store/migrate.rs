@@ -6,6 +6,7 @@ use std::sync::Arc;
 use redb::{Database, ReadableTable};
 
 use super::directories::{self, Directories};
+use super::file::begin;
 use super::names::{from_format_3, stored_rules};
 use super::tables::{DIRECTORIES, META, SETTINGS};
 use super::transaction::Transaction;
@@ -15,8 +16,7 @@ use crate::domain::names::NameRules;
 /// Makes the tables fit this program. Returns what is kept decoded: the directory records, and the rules that the
 /// tables of names follow from.
 pub(super) fn prepare(db: &Database) -> Result<(Directories, Arc<NameRules>), StoreError> {
-    let mut txn = db.begin_write()?;
-    txn.set_quick_repair(true);
+    let txn = begin(db)?;
     let found = txn.open_table(META)?.get("format")?.map(|format| format.value());
     match found {
         None | Some(FORMAT) => {}

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use redb::backends::{FileBackend, InMemoryBackend};
+use redb::backends::InMemoryBackend;
 use redb::{Builder, StorageBackend};
 
 use super::backup::Backup;
@@ -125,9 +125,7 @@ impl Medium for ReadOnly {
     }
 
     fn open(&self) -> io::Result<(Box<dyn StorageBackend>, Option<io::Error>)> {
-        let file = File::open(self.path())?;
-        let backend = FileBackend::new(file).map_err(|error| io::Error::other(error.to_string()))?;
-        Ok((Box::new(backend), Some(io::Error::other("it is only read"))))
+        Ok((file::backend(File::open(self.path())?)?, Some(io::Error::other("it is only read"))))
     }
 }
 

@@ -7,20 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use redb::{Database, ReadableTable};
+use redb::Database;
 use tracing::{debug, error, info, warn};
 
 use super::clock;
 use super::file::{self, Check, Opened, guarded};
-use super::medium::Medium;
+use super::medium::{MIN_FREE, Medium};
 use super::migrate::prepare;
 use super::tables::META;
 use super::{ReadView, Shared, StoreError};
 use crate::domain::clock::Kept;
-
-/// Less free space than this is a full disk: a transaction of logins writes some 100 KiB, and who stops before the
-/// last block leaves some to those who can make room.
-const MIN_FREE: u64 = 1 << 20;
 
 /// Longest time between two attempts to write again. The first comes at once.
 const RETRY_AT_MOST: Duration = Duration::from_secs(60);
@@ -159,11 +155,7 @@ impl Owner {
 
     /// Whether there is room for a change, if need be that of the ballast.
     fn has_room(&mut self, shared: &Shared) -> bool {
-        let is_enough = |free: Option<u64>| free.is_none_or(|free| free >= MIN_FREE);
-        if is_enough(self.medium.free()) {
-            return true;
-        }
-        if self.give_up_ballast(shared) && is_enough(self.medium.free()) {
+        if self.medium.has_room() || self.give_up_ballast(shared) && self.medium.has_room() {
             return true;
         }
         self.tell_trouble(shared, "no space is left on the disk".to_owned());
@@ -255,7 +247,7 @@ impl Owner {
         if self.opened.disk.failure().is_some() || self.is_latched() {
             self.reopen(shared)?;
         }
-        self.probe()?;
+        self.opened.probe(META)?;
         let (directories, rules) = {
             let view = shared.view();
             (view.directories.clone(), Arc::clone(&view.rules))
@@ -286,19 +278,6 @@ impl Owner {
         Ok(())
     }
 
-    /// Commits something durably.
-    fn probe(&self) -> Result<(), StoreError> {
-        let mut txn = self.opened.db.begin_write()?;
-        txn.set_quick_repair(true);
-        {
-            let mut meta = txn.open_table(META)?;
-            let probes = meta.get(PROBES)?.map_or(0, |count| count.value());
-            meta.insert(PROBES, probes + 1)?;
-        }
-        txn.commit()?;
-        self.opened.is_written()
-    }
-
     /// A reader could not read this view: opens the file again, unless that was done meanwhile.
     pub(super) fn replace(&mut self, shared: &Shared, failed: &Arc<ReadView>) {
         if !Arc::ptr_eq(failed, &shared.view()) || self.retry_at > Instant::now() {
@@ -316,22 +295,4 @@ impl Owner {
 pub(super) fn view(db: &Database) -> Result<ReadView, StoreError> {
     let (directories, rules) = prepare(db)?;
     ReadView::open(db, directories, rules)
-}
-
-/// Key of [`META`]: how often the store had to be proved writable.
-const PROBES: &str = "probes";
-
-impl Opened {
-    /// Fails where a commit that redb believes in did not reach the disk.
-    pub(super) fn is_written(&self) -> Result<(), StoreError> {
-        match self.disk.failure() {
-            None => Ok(()),
-            Some(_) => Err(StoreError::NotWritten),
-        }
-    }
-
-    /// The database, for a transaction.
-    pub(super) fn db(&self) -> &Database {
-        &self.db
-    }
 }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::clock;
 use super::directories::Directories;
-use super::file::Opened;
+use super::file::{Opened, begin};
 use super::names::Adopted;
 use super::preview::{self, Preview};
 use super::settle::Settled;
@@ -158,7 +158,7 @@ pub(super) fn run(mut owner: Owner, shared: &Shared, mut commands: mpsc::Receive
 fn run_alone(owner: &mut Owner, shared: &Shared, command: Command) {
     match command {
         Command::Preview { preview, reply } => {
-            if let Some(report) = owner.attempt(shared, |opened| run_preview(opened.db(), shared, *preview)) {
+            if let Some(report) = owner.attempt(shared, |opened| run_preview(&opened.db, shared, *preview)) {
                 let _ = reply.send(report);
             }
         }
@@ -193,7 +193,7 @@ fn run_alone(owner: &mut Owner, shared: &Shared, command: Command) {
 
 fn commit(opened: &Opened, shared: &Shared, batch: Vec<Command>) -> Result<Vec<Answer>, StoreError> {
     let (policy, now) = (shared.policy(), shared.clock.now());
-    let txn = begin(opened.db())?;
+    let txn = begin(&opened.db)?;
     let (mut transaction, adopted) = open(&txn, shared, &policy.names)?;
     let mut answers = Vec::with_capacity(batch.len());
     for command in batch {
@@ -225,16 +225,9 @@ fn finish(
     if time.is_some() {
         shared.clock.was_kept();
     }
-    shared.publish(ReadView::open(opened.db(), directories, rules)?);
+    shared.publish(ReadView::open(&opened.db, directories, rules)?);
     settled.tell();
     Ok(())
-}
-
-/// Two-phase commit with quick repair: after a crash a million users open in half a second.
-fn begin(db: &Database) -> Result<WriteTransaction, StoreError> {
-    let mut txn = db.begin_write()?;
-    txn.set_quick_repair(true);
-    Ok(txn)
 }
 
 /// Opens the tables with the rules of names that are in force.
@@ -347,7 +340,7 @@ fn run_list<T>(
     list: impl FnOnce(&mut Transaction<'_>, &Policy, &dyn Fn()) -> Result<(T, bool), StoreError>,
 ) -> Result<T, StoreError> {
     let policy = shared.policy();
-    let txn = begin(opened.db())?;
+    let txn = begin(&opened.db)?;
     let (mut transaction, adopted) = open(&txn, shared, &policy.names)?;
     let beat = || {
         shared.beats.fetch_add(1, Ordering::Relaxed);
