@@ -16,24 +16,24 @@ use crate::service::backup::{check_backup, is_backup};
 impl Session<'_> {
     /// Writes a backup beside `file`, checks it, and puts it in its place.
     pub(super) async fn backup(&mut self, file: &Path) -> Result<(), Trouble> {
-        let failed = |error: &dyn std::fmt::Display| Trouble::File(format!("{}: {error}", file.display()));
         if file == Path::new("-") {
-            return Err(failed(&"a backup cannot go to standard output: name a file"));
+            return Err(Trouble::file(file, "a backup cannot go to standard output: name a file"));
         }
-        let target = place(file).map_err(|error| failed(&error))?;
-        let interruption = interruption().map_err(|error| failed(&error))?;
-        let mut partial = Partial::create(&target).await.map_err(|error| failed(&error))?;
+        let target = place(file).map_err(|problem| Trouble::file(file, problem))?;
+        let failed = |error: io::Error| Trouble::file(file, error);
+        let interruption = interruption().map_err(failed)?;
+        let mut partial = Partial::create(&target).await.map_err(failed)?;
         tokio::select! {
             outcome = self.client.download("/v1/backup", &mut partial.file) => {
                 outcome.map_err(|error| match error {
-                    ClientError::NotWritten(error) => failed(&error),
+                    ClientError::NotWritten(error) => failed(error),
                     error => error.into(),
                 })?;
             }
-            () = interruption => return Err(failed(&"interrupted, so there is no new backup")),
+            () = interruption => return Err(Trouble::file(file, "interrupted, so there is no new backup")),
         }
-        let info = check_backup(&partial.path).map_err(|error| failed(&error))?;
-        fs::rename(&partial.path, &target).map_err(|error| failed(&error))?;
+        let info = check_backup(&partial.path).map_err(|error| Trouble::file(file, error))?;
+        fs::rename(&partial.path, &target).map_err(failed)?;
         self.show_value(&info, |info| {
             format!(
                 "{}: {} users and {} seats\n",

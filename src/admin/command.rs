@@ -1,5 +1,6 @@
 //! What each command asks the daemon, and what it shows of the answer.
 
+use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -46,35 +47,31 @@ pub async fn run(
 ) -> Exit {
     let client = Client::new(socket);
     let mut session = Session { client, json, out, err, err_is_terminal, worst: Exit::Done };
-    match session.run(command).await {
-        Ok(()) => session.worst,
-        Err(Trouble::Client(error)) => {
-            session.complain(&error.to_string());
-            error.exit()
-        }
-        Err(Trouble::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => session.worst,
-        Err(Trouble::File(text)) => {
-            session.complain(&text);
-            Exit::Failed
-        }
-        Err(Trouble::Output(error)) => {
-            session.complain(&format!("cannot write: {error}"));
-            Exit::Failed
-        }
-        Err(Trouble::Password(error)) => {
-            session.complain(&error.to_string());
-            Exit::Failed
-        }
-    }
+    let (problem, exit) = match session.run(command).await {
+        Ok(()) => return session.worst,
+        Err(Trouble::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return session.worst,
+        Err(Trouble::Client(error)) => (error.to_string(), error.exit()),
+        Err(Trouble::File(problem)) => (problem, Exit::Failed),
+        Err(Trouble::Output(error)) => (format!("cannot write: {error}"), Exit::Failed),
+        Err(Trouble::Password(error)) => (error.to_string(), Exit::Failed),
+    };
+    session.complain(&problem);
+    exit
 }
 
 /// Why a command stops.
 pub(super) enum Trouble {
     Client(ClientError),
     Password(ReadError),
-    /// A file that cannot be sent.
+    /// A file that cannot be read or written.
     File(String),
     Output(io::Error),
+}
+
+impl Trouble {
+    pub(super) fn file(path: &Path, problem: impl fmt::Display) -> Trouble {
+        Trouble::File(format!("{}: {problem}", path.display()))
+    }
 }
 
 impl From<ClientError> for Trouble {
@@ -220,11 +217,11 @@ impl Session<'_> {
 
     /// The file is read here: it may be nobody's business but the administrator's.
     async fn import(&mut self, args: &ImportArgs) -> Result<(), Trouble> {
-        let unreadable = |error: io::Error| Trouble::File(format!("{}: {error}", args.file.display()));
+        let unreadable = |error: io::Error| Trouble::file(&args.file, error);
         let file = std::fs::File::open(&args.file).map_err(unreadable)?;
         let size = file.metadata().map_err(unreadable)?.len();
         if size > import::MAX_IMPORT_BYTES {
-            return Err(Trouble::File(format!("{}: {}", args.file.display(), import::too_long())));
+            return Err(Trouble::file(&args.file, import::too_long()));
         }
         let ImportArgs { domain, partial, dry_run, .. } = args;
         let path = format!("/v1/import?domain={}&partial={partial}&dry_run={dry_run}", encode(domain));
@@ -253,7 +250,7 @@ impl Session<'_> {
     }
 
     async fn grant_list(&mut self, file: &Path, partial: bool, dry_run: bool) -> Result<(), Trouble> {
-        let unreadable = |error: io::Error| Trouble::File(format!("{}: {error}", file.display()));
+        let unreadable = |error: io::Error| Trouble::file(file, error);
         let source: Box<dyn Read> = match file.as_os_str().as_encoded_bytes() {
             b"-" => Box::new(io::stdin().lock()),
             _ => Box::new(std::fs::File::open(file).map_err(unreadable)?),
@@ -261,7 +258,7 @@ impl Session<'_> {
         let mut list = Vec::new();
         source.take(grants::MAX_LIST_BYTES as u64 + 1).read_to_end(&mut list).map_err(unreadable)?;
         if list.len() > grants::MAX_LIST_BYTES {
-            return Err(Trouble::File(format!("{}: {}", file.display(), grants::too_long())));
+            return Err(Trouble::file(file, grants::too_long()));
         }
         let path = format!("/v1/grants?partial={partial}&dry_run={dry_run}");
         let answer = self.client.send_bytes(Method::POST, &path, list.into()).await?;
@@ -321,15 +318,15 @@ impl Session<'_> {
         for (key, name) in names {
             path += &name.as_ref().map(|name| format!("&{key}={}", encode(name))).unwrap_or_default();
         }
-        path += &by.map(|by| format!("&match={}", by.as_str())).unwrap_or_default();
+        path += &matching(by);
         let answer = self.client.request(Method::POST, &path).await?;
         self.show(&answer, output::moved)
     }
 
     async fn sync(&mut self, args: &SyncArgs) -> Result<(), Trouble> {
         if let Some(SyncAction::Approve { directory, by, wait }) = &args.action {
-            let by = by.map(|by| format!("&match={}", by.as_str())).unwrap_or_default();
-            return self.sync_one(directory, &format!("approve?wait={wait}{by}")).await;
+            let request = format!("approve?wait={wait}{}", matching(*by));
+            return self.sync_one(directory, &request).await;
         }
         let request = format!("sync?full={}&dry_run={}&wait={}", args.full, args.dry_run, args.wait);
         let directories = match &args.directory {
@@ -397,8 +394,7 @@ impl Session<'_> {
             return self.show_json(&answer.bytes);
         }
         let page = page(&self.client.decode(answer)?);
-        self.out.write_all(page.as_bytes())?;
-        Ok(self.out.flush()?)
+        self.show_page(&page)
     }
 
     /// Shows something that was found out here.
@@ -411,7 +407,12 @@ impl Session<'_> {
             let document = serde_json::to_vec(value).map_err(io::Error::from)?;
             return self.show_json(&document);
         }
-        Ok(self.out.write_all(page(value).as_bytes())?)
+        self.show_page(&page(value))
+    }
+
+    fn show_page(&mut self, page: &str) -> Result<(), Trouble> {
+        self.out.write_all(page.as_bytes())?;
+        Ok(self.out.flush()?)
     }
 
     fn show_json(&mut self, document: &[u8]) -> Result<(), Trouble> {
@@ -448,6 +449,10 @@ fn sent_so_far(sent: u64, size: u64) -> String {
     } else {
         format!("{} kB are sent, and are being imported", sent / 1000)
     }
+}
+
+fn matching(by: Option<MatchName>) -> String {
+    by.map(|by| format!("&match={}", by.as_str())).unwrap_or_default()
 }
 
 fn users_path(args: &UsersArgs) -> String {

@@ -40,6 +40,10 @@ enum Piece {
 #[error("the answer was cut short: {0}")]
 struct CutShort(String);
 
+fn cut_short(error: impl std::fmt::Display) -> CutShort {
+    CutShort(error.to_string())
+}
+
 /// Answers `{"users":[…]}`.
 pub(super) async fn users(list: UserList) -> Result<Response<Body>, Problem> {
     answer("application/json", move |send| write(&list, send)).await
@@ -49,8 +53,8 @@ pub(super) async fn users(list: UserList) -> Result<Response<Body>, Problem> {
 pub(super) async fn backup(backup: Backup) -> Result<Response<Body>, Problem> {
     answer("application/octet-stream", move |send| {
         let mut out = BufWriter::with_capacity(CHUNK, Sending(send));
-        backup.write(&mut out).map_err(|error| CutShort(error.to_string()))?;
-        out.flush().map_err(|error| CutShort(error.to_string()))
+        backup.write(&mut out).map_err(cut_short)?;
+        out.flush().map_err(cut_short)
     })
     .await
 }
@@ -119,7 +123,7 @@ fn write(list: &UserList, send: &mut dyn FnMut(Bytes) -> bool) -> Result<(), Cut
             false
         }
     })
-    .map_err(|error| CutShort(error.to_string()))?;
+    .map_err(cut_short)?;
     if let Some(failure) = failure {
         return Err(failure);
     }
@@ -138,7 +142,7 @@ impl Document {
         if !std::mem::take(&mut self.is_first) {
             self.buffer.push(b',');
         }
-        serde_json::to_writer(&mut self.buffer, line).map_err(|error| CutShort(error.to_string()))
+        serde_json::to_writer(&mut self.buffer, line).map_err(cut_short)
     }
 
     fn take(&mut self) -> Bytes {

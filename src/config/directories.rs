@@ -73,8 +73,11 @@ fn read_one(is_ldap: bool, mut section: Section<'_>, names: &mut Unique) -> Opti
     };
     section.finish();
     let domains = domains?;
-    // With a mistake in it, people would need seats.
-    let seatless = seatless.map_or(Some(None), |condition| condition.map(Some))?;
+    let seatless = match seatless {
+        // With a mistake in it, people would need seats.
+        Some(condition) => Some(condition?),
+        None => None,
+    };
     Some(Directory {
         name: name?,
         domain: domains.first()?.clone(),
@@ -92,7 +95,8 @@ fn read_one(is_ldap: bool, mut section: Section<'_>, names: &mut Unique) -> Opti
     })
 }
 
-fn is_good_name(text: &Text<'_>) -> bool {
+/// A name that a directory can have.
+fn checked_name<'a>(text: &Text<'a>) -> Option<&'a str> {
     let name = text.text;
     let is_good = (1..=MAX_NAME).contains(&name.len())
         && !name.starts_with(['.', '-'])
@@ -103,30 +107,28 @@ fn is_good_name(text: &Text<'_>) -> bool {
             format!("write 1 to {MAX_NAME} letters, digits, `.`, `_` and `-`, the first no `.` and no `-`"),
         );
     }
-    is_good
+    is_good.then_some(name)
 }
 
 /// The names of other directories. They may be configured or not: those of a directory that is not are moved anyway.
 fn moved_from(section: &mut Section<'_>, name: Option<&str>) -> Vec<String> {
     let Some(value) = section.take("moved_from", r#"["old"]"#) else { return Vec::new() };
     let mut names = Vec::new();
-    for text in value.texts().iter().filter(|text| is_good_name(text)) {
-        if Some(text.text) == name {
+    for text in &value.texts() {
+        let Some(old) = checked_name(text) else { continue };
+        if Some(old) == name {
             text.wrong(
                 "`moved_from` names the directory itself",
                 "name the directory that its users come from",
             );
         }
-        names.push(text.text.to_owned());
+        names.push(old.to_owned());
     }
     names
 }
 
 fn directory_name(text: &Text<'_>, names: &mut Unique) -> Option<String> {
-    let name = text.text;
-    if !is_good_name(text) {
-        return None;
-    }
+    let name = checked_name(text)?;
     // The command line has `sync DIRECTORY` and `sync approve DIRECTORY`.
     if name == "approve" {
         text.wrong("a directory can't be named `approve`, which is a command", text.like());

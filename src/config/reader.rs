@@ -185,20 +185,20 @@ impl<'a> Section<'a> {
 
     /// Every table in a table whose keys are names, with its name.
     pub(super) fn into_tables(self, title: &'static str) -> Vec<(&'a str, Section<'a>)> {
-        let reader = self.reader;
-        let section = |(key, value): (&'a Spanned<Cow<'a, str>>, &'a Spanned<DeValue<'a>>)| match value
-            .get_ref()
-        {
-            DeValue::Table(table) => {
-                Some((key.get_ref().as_ref(), Section::new(reader, Some(table), value.span(), title)))
+        let mut sections = Vec::new();
+        for (key, value) in self.table.into_iter().flatten() {
+            let (key, span) = (key.get_ref().as_ref(), value.span());
+            match value.get_ref() {
+                DeValue::Table(table) => {
+                    sections.push((key, Section::new(self.reader, Some(table), span, title)));
+                }
+                other => {
+                    let message = format!("{} must be a table, not {}", quoted(key), type_of(other));
+                    self.reader.report(span, message, format!("write it as {title}"));
+                }
             }
-            other => {
-                let message = format!("{} must be a table, not {}", quoted(key.get_ref()), type_of(other));
-                reader.report(value.span(), message, format!("write it as {title}"));
-                None
-            }
-        };
-        self.table.into_iter().flatten().filter_map(section).collect()
+        }
+        sections
     }
 
     /// A mistake in the table as a whole.

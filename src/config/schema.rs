@@ -23,6 +23,8 @@ const REMOVAL_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 const KEPT_BACKUPS: usize = 7;
 
+const DOMAIN_TITLE: &str = r#"[domains."example.org"]"#;
+
 /// Almost three years of nights.
 const MAX_BACKUPS: u64 = 1000;
 
@@ -218,8 +220,6 @@ impl Admin<'_> {
     }
 }
 
-const DOMAIN_TITLE: &str = r#"[domains."example.org"]"#;
-
 /// `[domains."…"]`: by domains in their compared form.
 fn domain_limits(root: &mut Section<'_>) -> BTreeMap<String, u64> {
     let mut limits = BTreeMap::new();
@@ -235,7 +235,8 @@ fn domain_limits(root: &mut Section<'_>) -> BTreeMap<String, u64> {
         if let (Ok(domain), Some(limit)) = (domain, limit)
             && limits.insert(domain.as_str().to_owned(), limit).is_some()
         {
-            section.wrong(format!("{domain} stands here twice"), "write each domain once");
+            let domain = quoted(domain.as_str());
+            section.wrong(format!("the domain {domain} is here twice"), "write each domain once");
         }
         section.finish();
     }
@@ -391,7 +392,7 @@ mod tests {
         check("[domains.a]\nseat_limit = -1", &["2:14: `seat_limit` must be 0 or more"]);
         check(
             "[domains.a]\nseat_limit = 1\n[domains.A]\nseat_limit = 1",
-            &["1:1: a stands here twice = write each domain once"],
+            &["1:1: the domain `a` is here twice = write each domain once"],
         );
     }
 

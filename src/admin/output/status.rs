@@ -254,17 +254,6 @@ fn were(number: u64) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    #[test]
-    fn mailboxes_without_a_seat_are_counted() {
-        let check = |mailboxes, allowed, expected: &str| {
-            assert_eq!(seatless(SeatlessStatus { mailboxes, allowed }), expected);
-        };
-        check(0, Some(5), "");
-        check(3, Some(5), "Seatless 3 of 5 mailboxes\n");
-        check(3, None, "Seatless 3 mailboxes\n");
-        check(3, Some(1), "Seatless 3 mailboxes, THE LICENSE ALLOWS 1: the 2 mapped last need a seat each\n");
-    }
-
     use super::super::samples::{at, directory, status as sample};
     use super::*;
     use crate::service::answers::{ClashStatus, ListenerStatus, LossReport};
@@ -425,5 +414,16 @@ mod tests {
             "25 of 25 used, NONE FREE: release some (`seatkeeper users --seated --sort last-login` shows who is longest \
              away), or install a license with more"
         );
+    }
+
+    #[test]
+    fn mailboxes_without_a_seat_are_counted() {
+        let check = |mailboxes, allowed, expected: &str| {
+            assert_eq!(seatless(SeatlessStatus { mailboxes, allowed }), expected);
+        };
+        check(0, Some(5), "");
+        check(3, Some(5), "Seatless 3 of 5 mailboxes\n");
+        check(3, None, "Seatless 3 mailboxes\n");
+        check(3, Some(1), "Seatless 3 mailboxes, THE LICENSE ALLOWS 1: the 2 mapped last need a seat each\n");
     }
 }

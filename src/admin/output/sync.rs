@@ -136,7 +136,6 @@ fn loss(loss: &LossReport) -> String {
     format!("{parts} of {}{found_nobody}", count(loss.people, "user"))
 }
 
-/// `verify`.
 /// What `verify` found.
 pub fn verification(verification: &Verification) -> String {
     if verification.clean {
