@@ -126,6 +126,8 @@ impl Fixture {
                     disabled: 0,
                     removed: 0,
                     skipped: [].into(),
+                    foreign_names: 0,
+                    logins_only: 0,
                     seats_released: 0,
                     seats_released_of: Vec::new(),
                     seats_released_after_grace: 0,

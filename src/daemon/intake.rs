@@ -15,7 +15,7 @@ use crate::domain::name::StableId;
 use crate::domain::names::NameRules;
 use crate::domain::sync::{Change, Report, Step, Stored, Sweep, Verdict, compare};
 use crate::domain::user::{DirectoryId, Kind, Mapped, UserKey};
-use crate::store::{Applied, Changes, Checkpoint, Cookie, Preview, ReadView, Store, StoreError};
+use crate::store::{Applied, Changes, Checkpoint, Cookie, Policy, Preview, ReadView, Store, StoreError};
 
 /// Entries in one write: a transaction of some ten milliseconds, which a first login waits for without
 /// notice. Each costs two syncs of the disk, so smaller ones would wait for it most of the time.
@@ -91,6 +91,8 @@ type Writing = JoinHandle<Result<Applied, StoreError>>;
 pub(super) struct Intake<'a> {
     place: Place<'a>,
     dry_run: Option<NameRules>,
+    /// What the store goes by at the begin of the refresh.
+    policy: Arc<Policy>,
     compares: Compares,
     approved: Counts,
     sweep: Sweep,
@@ -138,6 +140,7 @@ impl<'a> Intake<'a> {
         Ok(Intake {
             place: Place { directory, id, rules, store },
             dry_run: mode.dry_run,
+            policy: store.policy(),
             compares: mode.compares,
             approved: mode.approved,
             sweep: Sweep::new(directory.brake, people, &hour, mode.approved, now).remapped(remapped),
@@ -201,6 +204,8 @@ impl<'a> Intake<'a> {
             match self.place.map(entry, &view)? {
                 Ok(mapped) => {
                     self.report.seen += 1;
+                    let names = self.dry_run.as_ref().unwrap_or(&self.policy.names);
+                    self.report.left_out.count(&self.place.directory.name, &mapped, names);
                     let stored = view.stored(self.place.id, &mapped)?;
                     if is_compared && mapped.kind == Kind::Person {
                         self.count_drift(stored.as_ref(), &mapped);
@@ -334,7 +339,8 @@ impl<'a> Intake<'a> {
         let is_whole = authority == Authority::Everything && !self.told_present;
         let skipped = is_whole.then(|| self.report.skipped.clone());
         let basis = is_whole.then(|| self.place.rules.basis());
-        let checkpoint = verdict.held.is_none().then_some(Checkpoint { cookie, skipped, basis });
+        let left_out = self.report.left_out;
+        let checkpoint = verdict.held.is_none().then_some(Checkpoint { cookie, skipped, left_out, basis });
         self.take_away(&verdict, checkpoint).await?;
         self.report.held = verdict.held;
         Ok((self.report, self.place))

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::name::{Domain, Name, StableId};
-use super::user::{Mapped, Origin, UserKey};
+use super::user::{Kind, Mapped, Origin, UserKey};
 
 /// What a name is looked up for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -318,6 +318,28 @@ pub fn mail_domain<'a>(mapped: &'a Mapped, home: &'a Home, rules: &'a NameRules)
     let name = address.or_else(|| mapped.logins.iter().find(|name| may_have(name, false)));
     let first = || known.and_then(|it| it.domains.first()).map_or("", Domain::as_str);
     name.map_or_else(first, Name::domain)
+}
+
+/// What entries are mapped without because the configuration of their directory says so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LeftOut {
+    /// Mail addresses in domains that no directory serves: `foreign_names = false`.
+    pub foreign_names: u64,
+    /// People without a mail address, who can only log in: `login_is_address = false`.
+    pub logins_only: u64,
+}
+
+impl LeftOut {
+    /// Counts an entry of a directory.
+    pub fn count(&mut self, directory: &str, mapped: &Mapped, rules: &NameRules) {
+        let Some(known) = rules.directory(directory) else { return };
+        if !known.foreign_names {
+            let is_foreign = |name: &&Name| rules.served_by(name.domain()).is_empty();
+            self.foreign_names += mapped.addresses.iter().filter(is_foreign).count() as u64;
+        }
+        let is_unreachable = mapped.kind == Kind::Person && mapped.addresses.is_empty();
+        self.logins_only += u64::from(is_unreachable && !known.login_is_address);
+    }
 }
 
 /// One of those who claim a name.

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::brake::{Affected, Brake, Counts, Excess, Held, Hour, Limit, Loss, Toll, held_back, toll};
 use super::mapping::Remapped;
 use super::name::Name;
+use super::names::LeftOut;
 use super::user::{Kind, Mapped, User, UserKey};
 
 /// How an entry differs from what the mirror holds.
@@ -374,6 +375,8 @@ pub struct Report {
     pub seen: u64,
     /// Entries that were not mapped, by the reason's code.
     pub skipped: BTreeMap<&'static str, u64>,
+    /// What entries were mapped without.
+    pub left_out: LeftOut,
     /// Seats released at once: their users are disabled, or need none any more.
     pub seats_released: u64,
     /// The first [`TAKEN_SHOWN`] of their users. Found by a dry run alone.

@@ -460,6 +460,7 @@ fn directory_status(
     configured: bool,
 ) -> DirectoryStatus {
     let census = record.map(|record| record.census).unwrap_or_default();
+    let left_out = record.map(|record| record.left_out).unwrap_or_default();
     DirectoryStatus {
         name: name.to_owned(),
         domain: domain.to_owned(),
@@ -478,6 +479,8 @@ fn directory_status(
         last_success: record.and_then(|record| record.last_success),
         last_error: progress.last_error,
         skipped: record.map(|record| record.skipped.clone()).unwrap_or_default(),
+        foreign_names: left_out.foreign_names,
+        logins_only: left_out.logins_only,
         held: progress.held,
         drift: progress.drift,
         configured,

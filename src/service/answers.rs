@@ -194,6 +194,12 @@ pub struct DirectoryStatus {
     pub last_error: Option<String>,
     /// Entries that the last complete sweep skipped, by reason.
     pub skipped: BTreeMap<String, u64>,
+    /// Mail addresses that it left out because of `foreign_names = false`.
+    #[serde(default)]
+    pub foreign_names: u64,
+    /// People whom it mapped for logins only: without a mail address, and `login_is_address = false`.
+    #[serde(default)]
+    pub logins_only: u64,
     /// What the brake holds back.
     pub held: Option<LossReport>,
     /// What comparisons of the mirror with the directory found; `null` before the first, and where each sync is

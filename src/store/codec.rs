@@ -11,7 +11,7 @@ use super::names::NameRecord;
 use super::{Cookie, DirectoryRecord, Proof, StoreError};
 use crate::domain::brake::{Hour, Minute, Window};
 use crate::domain::name::{Name, StableId};
-use crate::domain::names::{Claim, Owners};
+use crate::domain::names::{Claim, LeftOut, Owners};
 use crate::domain::seats::{
     LastLogin, LedgerEvent, Movement, Refusals, ReleaseReason, Seat, Service, TakenBy,
 };
@@ -473,6 +473,8 @@ pub(super) fn encode_directory(record: &DirectoryRecord) -> Vec<u8> {
     }
     losses.iter().for_each(|minute| encoder.number(minute.of));
     encoder.window(&record.hour.enablings);
+    encoder.number(record.left_out.foreign_names);
+    encoder.number(record.left_out.logins_only);
     encoder.0
 }
 
@@ -506,6 +508,10 @@ pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryReco
         }
         enablings = decoder.window()?;
     }
+    let left_out = match decoder.rest.is_empty() {
+        true => LeftOut::default(),
+        false => LeftOut { foreign_names: decoder.number()?, logins_only: decoder.number()? },
+    };
     Ok(DirectoryRecord {
         id: DirectoryId(id),
         name: name.to_owned(),
@@ -513,6 +519,7 @@ pub(super) fn decode_directory(name: &str, bytes: &[u8]) -> Result<DirectoryReco
         last_success,
         census,
         skipped,
+        left_out,
         hour: Hour { losses: Window::from_minutes(losses), enablings },
     })
 }

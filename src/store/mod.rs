@@ -69,7 +69,7 @@ use crate::domain::admission::{Request, TakeOn};
 use crate::domain::brake::Hour;
 use crate::domain::license::{Components, OnExpiry};
 use crate::domain::name::Name;
-use crate::domain::names::NameRules;
+use crate::domain::names::{LeftOut, NameRules};
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
 use crate::domain::sync::Report;
 use crate::domain::user::{Census, DirectoryId, Origin, UserKey};
@@ -126,6 +126,8 @@ pub struct DirectoryRecord {
     pub census: Census,
     /// Entries that the last complete sweep skipped, by reason code.
     pub skipped: BTreeMap<String, u64>,
+    /// What entries were mapped without in it.
+    pub left_out: LeftOut,
     /// What the brake counted in the last hour.
     pub hour: Hour,
 }
@@ -139,6 +141,7 @@ impl DirectoryRecord {
             last_success: None,
             census: Census::default(),
             skipped: BTreeMap::new(),
+            left_out: LeftOut::default(),
             hour: Hour::default(),
         }
     }

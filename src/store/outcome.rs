@@ -10,7 +10,7 @@ use crate::domain::admission::Decision;
 use crate::domain::brake::{Counts, Toll};
 use crate::domain::mapping::Remapped;
 use crate::domain::name::Name;
-use crate::domain::names::Withheld;
+use crate::domain::names::{LeftOut, Withheld};
 use crate::domain::seats::ReleaseReason;
 use crate::domain::sync::Change;
 use crate::domain::user::{Kind, Mapped, UserKey};
@@ -150,6 +150,8 @@ pub struct Checkpoint {
     pub cookie: Option<Cookie>,
     /// Entries skipped, by reason, where everything was read.
     pub skipped: Option<BTreeMap<&'static str, u64>>,
+    /// What entries were mapped without; it counts where everything was read.
+    pub left_out: LeftOut,
     /// What the mirror depends on beside the entries (`Rules::basis`), where everything was read.
     pub basis: Option<String>,
 }

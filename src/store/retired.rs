@@ -215,8 +215,8 @@ impl Transaction<'_> {
                 new.hour = if new.hour == Default::default() { old.hour } else { new.hour.clone() };
                 if new.last_success.is_none() {
                     // It counts as mapped: its users are known.
-                    (new.last_success, new.generation, new.skipped) =
-                        (old.last_success, old.generation, old.skipped);
+                    (new.last_success, new.generation, new.skipped, new.left_out) =
+                        (old.last_success, old.generation, old.skipped, old.left_out);
                 }
             });
             self.changed_directories.insert(to);

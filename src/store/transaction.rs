@@ -485,6 +485,7 @@ impl<'t> Transaction<'t> {
             record.last_success = Some(now);
             if let Some(skipped) = &checkpoint.skipped {
                 record.generation += 1;
+                record.left_out = checkpoint.left_out;
                 record.skipped = skipped.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect();
             }
         });

@@ -132,6 +132,13 @@ fn login_names_are_no_addresses_where_that_is_switched_off() {
     assert_eq!(look_up(&daemon, "mailboxes", "x@else.org"), "");
     assert_eq!(look_up(&daemon, "mailboxes", "ann.other@a.org"), "a.org/ann/");
     assert_eq!(log_in(&daemon, "x@else.org", "secret-ann"), "wrong_password");
+    // What is left out is counted.
+    set_mail(&slapd, &format!("uid=eve,ou=a,{PEOPLE}"), &[]);
+    let report = daemon.sync("a").unwrap();
+    assert_eq!((&report["foreign_names"], &report["logins_only"]), (&json!(1), &json!(1)));
+    let shown = String::from_utf8(daemon.command(&["status"]).stdout).unwrap();
+    let note = "a: 1 address left out (foreign_names = false), 1 user mapped for logins only (login_is_address = false)";
+    assert!(shown.contains(note), "{shown}");
     // A reload is enough to have them back.
     daemon.configure(&settings(&slapd, ""));
     daemon.reload().unwrap();

@@ -32,6 +32,8 @@ pub(crate) fn directory(name: &str) -> DirectoryStatus {
         last_success: Some(at(-300)),
         last_error: None,
         skipped: [].into(),
+        foreign_names: 0,
+        logins_only: 0,
         held: None,
         drift: None,
         configured: true,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::license;
-use super::sync::{held, skipped};
+use super::sync::{held, left_out, skipped};
 use super::{Columns, clean, count, list, moment, relative};
 use crate::service::answers::{
     BackupStatus, ClockStatus, DirectoryState, DirectoryStatus, DomainStatus, DriftReport, LicenseStatus,
@@ -239,6 +239,7 @@ fn notes(directory: &DirectoryStatus, now: Timestamp) -> Vec<String> {
     if !directory.skipped.is_empty() {
         notes.push(skipped(&directory.skipped));
     }
+    notes.extend(left_out(directory.foreign_names, directory.logins_only));
     if !directory.configured {
         notes.push(format!(
             "not configured: its users keep their seats and take no new ones; seatkeeper directory rename {name} NEW \

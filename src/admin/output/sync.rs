@@ -15,6 +15,7 @@ pub(crate) fn report(report: &SyncReport) -> String {
     if !report.skipped.is_empty() {
         lines.push(skipped(&report.skipped));
     }
+    lines.extend(left_out(report.foreign_names, report.logins_only));
     lines.extend(names_taken(&report.names_taken));
     if let Some(loss) = &report.held {
         lines.extend(held(loss, &name, report.dry_run));
@@ -96,6 +97,19 @@ pub(super) fn skipped(skipped: &BTreeMap<String, u64>) -> String {
     format!("{}: {reasons}", entries(skipped.values().sum(), "skipped"))
 }
 
+/// What entries were mapped without.
+pub(super) fn left_out(foreign_names: u64, logins_only: u64) -> Option<String> {
+    let addresses = if foreign_names == 1 { "address" } else { "addresses" };
+    let foreign = format!("{foreign_names} {addresses} left out (foreign_names = false)");
+    let logins = format!("{} mapped for logins only (login_is_address = false)", count(logins_only, "user"));
+    match (foreign_names, logins_only) {
+        (0, 0) => None,
+        (_, 0) => Some(foreign),
+        (0, _) => Some(logins),
+        (_, _) => Some(format!("{foreign}, {logins}")),
+    }
+}
+
 /// What the brake holds back, or would; by which sums, and whom it is about.
 pub(super) fn held(held: &LossReport, name: &str, dry_run: bool) -> Vec<String> {
     let loss = loss(held);
@@ -160,6 +174,8 @@ mod tests {
             disabled: 0,
             removed: 0,
             skipped: BTreeMap::new(),
+            foreign_names: 0,
+            logins_only: 0,
             seats_released: 0,
             seats_released_of: Vec::new(),
             seats_released_after_grace: 0,
@@ -184,6 +200,8 @@ mod tests {
             disabled: 1,
             removed: 2,
             skipped: [("no_id".to_owned(), 1)].into(),
+            foreign_names: 2,
+            logins_only: 1,
             seats_released: 1,
             seats_released_after_grace: 2,
             ..sample()
@@ -194,7 +212,8 @@ mod tests {
              12 entries read: 3 added, 1 changed, 1 returned, 1 disabled, 2 removed\n  \
              1 seat released, of disabled users and seatless mailboxes\n  \
              2 seats will be released when the grace period of removed users ends\n  \
-             1 entry skipped: no_id 1\n",
+             1 entry skipped: no_id 1\n  \
+             2 addresses left out (foreign_names = false), 1 user mapped for logins only (login_is_address = false)\n",
         );
         let taken =
             NameTaken { user: "eve@a.org".into(), name: "ceo@b.org".into(), reason: "it is odd".into() };
@@ -216,7 +235,8 @@ mod tests {
              12 entries read: 3 added, 1 changed, 1 returned, 1 disabled, 2 removed\n  \
              1 seat would be released, of disabled users and seatless mailboxes: eve@a.org\n  \
              2 seats would be released when the grace period of removed users ends\n  \
-             1 entry skipped: no_id 1\n",
+             1 entry skipped: no_id 1\n  \
+             2 addresses left out (foreign_names = false), 1 user mapped for logins only (login_is_address = false)\n",
         );
     }
 

@@ -59,6 +59,12 @@ pub struct SyncReport {
     pub removed: u64,
     /// Entries not mapped, by reason.
     pub skipped: BTreeMap<String, u64>,
+    /// Mail addresses left out because of `foreign_names = false`.
+    #[serde(default)]
+    pub foreign_names: u64,
+    /// People mapped for logins only: without a mail address, and `login_is_address = false`.
+    #[serde(default)]
+    pub logins_only: u64,
     /// Seats released at once, from disabled users.
     pub seats_released: u64,
     /// The first of their users, in a dry run.
@@ -89,6 +95,8 @@ impl SyncReport {
             disabled: report.disabled,
             removed: report.removed,
             skipped: report.skipped.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
+            foreign_names: report.left_out.foreign_names,
+            logins_only: report.left_out.logins_only,
             seats_released: report.seats_released,
             seats_released_of: report.released_of.clone(),
             seats_released_after_grace: report.seats_released_after_grace,
