@@ -14,7 +14,7 @@ use crate::domain::user::{Kind, Mapped};
 use crate::net::http::with_fallbacks;
 use crate::service::Service;
 use crate::service::Settings;
-use crate::service::answers::{DirectoryState, LossReport, NamesTaken, SyncReport};
+use crate::service::answers::{DirectoryState, LossReport, SyncReport};
 use crate::service::directories::{Board, DirectoryHandle, Progress, SyncCommand};
 use crate::service::license::LicenseBoard;
 use crate::service::listeners::ListenerBoard;
@@ -121,19 +121,8 @@ impl Fixture {
                     dry_run,
                     seen: 5,
                     added: 1,
-                    changed: 0,
-                    returned: 0,
-                    disabled: 0,
-                    removed: 0,
-                    skipped: [].into(),
-                    foreign_names: 0,
-                    logins_only: 0,
-                    seats_released: 0,
-                    seats_released_of: Vec::new(),
-                    seats_released_after_grace: 0,
                     held: (directory == "held").then_some(loss),
-                    names_taken: NamesTaken::default(),
-                    moves: None,
+                    ..SyncReport::default()
                 };
                 let failure = "the server refused the password".to_owned();
                 // Whoever does not wait has no ear for the answer.

@@ -2,7 +2,7 @@
 
 mod clashes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -272,10 +272,15 @@ async fn count(
     found: &mut Found,
 ) {
     let mut skipped: BTreeMap<Skip, (u64, String)> = BTreeMap::new();
+    let mut ids = HashSet::new();
     while let Some(event) = events.recv().await {
         let Event::Upserts(entries) = event else { continue };
         for entry in entries {
-            match map_entry(&entry, rules) {
+            let mapped = map_entry(&entry, rules).and_then(|mapped| {
+                let is_twin = rules.preset == Preset::Ldif && !ids.insert(mapped.id.clone());
+                if is_twin { Err(Skip::DuplicateId) } else { Ok(mapped) }
+            });
+            match mapped {
                 Ok(mapped) => {
                     found.push(&checked.name, &mapped);
                     checked.count(&mapped);

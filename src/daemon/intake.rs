@@ -1,15 +1,16 @@
 //! A refresh: the entries of a directory flow through the mapping and the brake into the store.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::tell;
 use crate::directory::{Authority, DirectoryError, Event};
 use crate::domain::brake::{Counts, Hour, toll};
-use crate::domain::directory::Directory;
+use crate::domain::directory::{Directory, Source};
 use crate::domain::mapping::{Entry, Remapped, Rules, Skip, map_entry, map_known, stable_id};
 use crate::domain::name::StableId;
 use crate::domain::names::NameRules;
@@ -102,6 +103,8 @@ pub(super) struct Intake<'a> {
     /// Differences among the entries that are held back.
     drift_held_back: u64,
     writes: Vec<Mapped>,
+    /// New ids that the mirror may not have yet, where they are looked for again.
+    unwritten: HashSet<StableId>,
     /// Names of the entries in `writes`.
     write_names: usize,
     /// The batch that is being written while the next one is mapped.
@@ -148,6 +151,7 @@ impl<'a> Intake<'a> {
             report: Report::default(),
             drift_held_back: 0,
             writes: Vec::new(),
+            unwritten: HashSet::new(),
             write_names: 0,
             writing: None,
             is_first_map: known.is_none_or(|record| record.last_success.is_none()),
@@ -203,10 +207,14 @@ impl<'a> Intake<'a> {
         for entry in entries {
             match self.place.map(entry, &view)? {
                 Ok(mapped) => {
+                    let stored = view.stored(self.place.id, &mapped)?;
+                    if self.is_file() && self.was_seen(stored.as_ref(), &mapped.id) {
+                        self.skip_twin(&mapped);
+                        continue;
+                    }
                     self.report.seen += 1;
                     let names = self.dry_run.as_ref().unwrap_or(&self.policy.names);
                     self.report.left_out.count(&self.place.directory.name, &mapped, names);
-                    let stored = view.stored(self.place.id, &mapped)?;
                     if is_compared && mapped.kind == Kind::Person {
                         self.count_drift(stored.as_ref(), &mapped);
                     }
@@ -235,6 +243,34 @@ impl<'a> Intake<'a> {
             self.write().await
         } else {
             Ok(())
+        }
+    }
+
+    /// In a file each entry is written once. A server may tell of one again that changed meanwhile.
+    fn is_file(&self) -> bool {
+        matches!(self.place.directory.source, Source::Ldif(_))
+    }
+
+    /// Whether an entry with this id was taken in before. Notes one that the mirror does not have.
+    fn was_seen(&mut self, stored: Option<&Stored>, id: &StableId) -> bool {
+        match stored {
+            Some(stored) => self.sweep.has_seen(stored.key) || self.unwritten.contains(id),
+            None => !self.unwritten.insert(id.clone()),
+        }
+    }
+
+    fn skip_twin(&mut self, mapped: &Mapped) {
+        let (directory, skip) = (&self.place.directory.name, Skip::DuplicateId);
+        let skipped = self.report.skipped.entry(skip.code()).or_default();
+        *skipped += 1;
+        if *skipped == 1 {
+            let (dn, id) = (&mapped.dn, &mapped.id);
+            warn!(
+                directory, %dn, %id,
+                "{dn} is skipped, since an entry before it in the file has the same id {id}: remove one of them. Others \
+                 like it are counted in `seatkeeper status` as {}.",
+                skip.code()
+            );
         }
     }
 
@@ -282,6 +318,10 @@ impl<'a> Intake<'a> {
         self.written().await?;
         let upserts = std::mem::take(&mut self.writes);
         self.write_names = 0;
+        if self.is_file() {
+            // Those before are in the mirror now.
+            self.unwritten = upserts.iter().map(|mapped| mapped.id.clone()).collect();
+        }
         if !upserts.is_empty() {
             let (store, id, now) = (self.place.store.clone(), self.place.id, self.now);
             let changes = Changes { upserts, remapped: self.remapped, ..Changes::default() };
@@ -299,14 +339,14 @@ impl<'a> Intake<'a> {
     }
 
     fn count(&mut self, applied: &Applied) {
+        let name = &self.place.directory.name;
         for upserted in &applied.upserted {
             self.sweep.saw(upserted.key);
-            upserted.count_in(&mut self.report);
+            upserted.count_in(name, &mut self.report);
         }
         for entombed in &applied.entombed {
             entombed.count_in(&mut self.report);
         }
-        let name = &self.place.directory.name;
         tell::applied(name, applied, self.is_first_map);
     }
 

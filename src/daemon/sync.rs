@@ -205,7 +205,10 @@ impl SyncLoop {
         };
         let outcome = self.source.preview(directory, names(&config), &self.store).await;
         let report = outcome.map_err(|error| sentence(&error))?;
-        Ok(SyncReport::new(&self.directory.name, true, &report))
+        // As others see it, who may stand in another folder.
+        let config = std::path::absolute(&self.config).unwrap_or_else(|_| self.config.clone());
+        let config = Some(config.display().to_string());
+        Ok(SyncReport { config, ..SyncReport::new(&self.directory.name, true, &report) })
     }
 
     /// One run, with all that belongs to it.

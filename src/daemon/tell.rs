@@ -13,9 +13,12 @@ pub(super) fn applied(directory: &str, applied: &Applied, is_first_map: bool) {
     for written in &applied.upserted {
         upserted(directory, written, is_first_map);
     }
-    for Entombed { name, kind, keeps_seat, moved } in &applied.entombed {
+    for entombed in &applied.entombed {
+        let Entombed { name, kind, keeps_seat, moved } = entombed;
         if *kind == Kind::Person {
             info!(event = "user_removed", directory, user = %name, keeps_seat, "{name} is gone from the directory.");
+        } else if entombed.is_list() {
+            info!(directory, %name, %kind, "The {kind} {name} is gone from the directory: mail to it is refused.");
         }
         moved.iter().for_each(log_move);
     }

@@ -151,6 +151,8 @@ pub enum Skip {
     NotAUser,
     /// Not a member of `required_group`.
     NotInGroup,
+    /// Another entry of the file has the same id.
+    DuplicateId,
     /// A person of Active Directory of whom it is not known whether the account is enabled.
     NoAccountState,
 }
@@ -163,6 +165,7 @@ impl Skip {
             Skip::NoName => "no_name",
             Skip::NotAUser => "not_a_user",
             Skip::NotInGroup => "not_in_group",
+            Skip::DuplicateId => "duplicate_id",
             Skip::NoAccountState => "no_account_state",
         }
     }
@@ -179,6 +182,9 @@ impl Skip {
             }
             Skip::NotAUser => "a container, a host, a computer or service account".to_owned(),
             Skip::NotInGroup => "not in required_group, nor in a group that is in it".to_owned(),
+            Skip::DuplicateId => {
+                "an entry before it in the file has the same id: remove one of them".to_owned()
+            }
             Skip::NoAccountState => format!(
                 "no {USER_ACCOUNT_CONTROL}, which says whether the account is enabled: let the bind user read it; \
                  users who are mapped already stay as they are"

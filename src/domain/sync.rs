@@ -377,7 +377,7 @@ pub struct Report {
     pub skipped: BTreeMap<&'static str, u64>,
     /// What entries were mapped without.
     pub left_out: LeftOut,
-    /// Seats released at once: their users are disabled, or need none any more.
+    /// Seats released at once: their users are disabled, need none any more, or have another entry with a seat.
     pub seats_released: u64,
     /// The first [`TAKEN_SHOWN`] of their users. Found by a dry run alone.
     pub released_of: Vec<String>,
@@ -389,6 +389,27 @@ pub struct Report {
     pub drift: Drift,
     /// Names that the configuration takes from their users. Found by a dry run alone.
     pub taken: Taken,
+    /// Lists, rooms and contacts that became tombstones: mail to them is refused.
+    pub lists_removed: u64,
+    /// The first [`TAKEN_SHOWN`] of them.
+    pub lists_removed_of: Vec<String>,
+    /// Seats that went to other entries of the same people.
+    pub seats_moved: u64,
+    /// The first [`TAKEN_SHOWN`] of them.
+    pub seats_moved_of: Vec<SeatMove>,
+}
+
+/// A seat that goes from one entry of a person to another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SeatMove {
+    /// The old entry, as logs show it.
+    pub old_user: String,
+    /// Its directory.
+    pub from: String,
+    /// The new entry.
+    pub user: String,
+    /// Its directory.
+    pub to: String,
 }
 
 /// Names that are taken from users by another configuration.
@@ -445,7 +466,23 @@ impl Drift {
 impl Report {
     /// Something was written, or would be.
     pub fn has_changes(&self) -> bool {
-        self.added + self.changed + self.returned + self.disabled + self.removed > 0
+        self.added + self.changed + self.returned + self.disabled + self.removed + self.lists_removed > 0
+    }
+
+    /// Counts a list, a room or a contact that is gone.
+    pub fn add_removed_list(&mut self, name: &Name) {
+        self.lists_removed += 1;
+        if self.lists_removed_of.len() < TAKEN_SHOWN {
+            self.lists_removed_of.push(name.to_string());
+        }
+    }
+
+    /// Counts a seat that goes to another entry.
+    pub fn add_move(&mut self, seat: SeatMove) {
+        self.seats_moved += 1;
+        if self.seats_moved_of.len() < TAKEN_SHOWN {
+            self.seats_moved_of.push(seat);
+        }
     }
 }
 

@@ -65,7 +65,10 @@ pub enum AdminError {
     #[error("{0} is not removed: only a user who is gone from the directory can be forgotten")]
     NotRemoved(String),
     /// No such directory is configured.
-    #[error("there is no directory {0:?} in the configuration")]
+    #[error(
+        "there is no directory {0:?} in the configuration that the daemon has read; one that was added since is read at a \
+         reload, and `seatkeeper check --connect` shows before what it would map"
+    )]
     NoSuchDirectory(String),
     /// More aliases than an account may have.
     #[error("an account has at most {} aliases", crate::domain::account::MAX_ALIASES)]

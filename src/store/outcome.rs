@@ -12,7 +12,7 @@ use crate::domain::mapping::Remapped;
 use crate::domain::name::Name;
 use crate::domain::names::{LeftOut, Withheld};
 use crate::domain::seats::ReleaseReason;
-use crate::domain::sync::Change;
+use crate::domain::sync::{Change, Report, SeatMove};
 use crate::domain::user::{Kind, Mapped, UserKey};
 
 /// A decision made inside a write transaction, on disk by the time it is seen.
@@ -106,6 +106,63 @@ pub struct Entombed {
     pub keeps_seat: bool,
     /// What went to another entry of the same person.
     pub moved: Option<Moved>,
+}
+
+impl Entombed {
+    /// Adds one removed user to a report.
+    pub fn count_in(&self, report: &mut Report) {
+        if self.is_list() {
+            report.add_removed_list(&self.name);
+        }
+        if self.kind == Kind::Person {
+            report.removed += 1;
+            report.seats_released_after_grace += u64::from(self.keeps_seat);
+        }
+        self.moved.iter().for_each(|moved| moved.count_in(report));
+    }
+
+    /// One to whom there is mail, though it takes no seat.
+    pub fn is_list(&self) -> bool {
+        !matches!(self.kind, Kind::Person | Kind::Group)
+    }
+}
+
+impl Upserted {
+    /// Adds one written entry of `directory` to a report. Of what is not a person nothing is counted.
+    pub fn count_in(&self, directory: &str, report: &mut Report) {
+        if !self.is_person {
+            return;
+        }
+        match self.change {
+            Change::Added => report.added += 1,
+            Change::Changed => report.changed += 1,
+            Change::Returned => report.returned += 1,
+            Change::Disabled => report.disabled += 1,
+            Change::Unchanged => {}
+        }
+        report.seats_released += u64::from(self.released.is_some());
+        if let Some((from, true)) = &self.moved_from {
+            let (user, to) = (self.name.to_string(), directory.to_owned());
+            report.add_move(SeatMove { old_user: user.clone(), from: from.clone(), user, to });
+        }
+        self.moved.iter().for_each(|moved| moved.count_in(report));
+    }
+}
+
+impl Moved {
+    /// Adds a seat that came along, or one that was released because the new entry has its own, to a report.
+    pub(super) fn count_in(&self, report: &mut Report) {
+        let Moved { from, to, seat, released } = self;
+        report.seats_released += u64::from(released.is_some());
+        if *seat {
+            report.add_move(SeatMove {
+                old_user: from.name.to_string(),
+                from: from.directory.clone(),
+                user: to.name.to_string(),
+                to: to.directory.clone(),
+            });
+        }
+    }
 }
 
 /// Where a directory can be asked to go on, and under which circumstances the answer would be right.

@@ -1,16 +1,18 @@
 //! A dry run: a whole sweep in a transaction that is dropped.
 
 use jiff::Timestamp;
+use redb::ReadableTable;
 
 use super::brake::{conclude, keep};
 use super::names::Adopted;
+use super::relocate::Kinship;
 use super::tables::Lookup;
 use super::transaction::Transaction;
-use super::{Clash, Policy, StoreError};
+use super::{Clash, Kin, Moved, Policy, Released, StoreError};
 use crate::domain::mapping::Remapped;
 use crate::domain::names::{NameRules, Withheld};
 use crate::domain::sync::{Authority, Report, Sweep, TAKEN_SHOWN};
-use crate::domain::user::{DirectoryId, Mapped, User};
+use crate::domain::user::{DirectoryId, Mapped, User, UserKey};
 
 /// A sweep whose entries were collected instead of written.
 pub struct Preview {
@@ -37,44 +39,75 @@ pub(super) fn run(
     adopted: &Adopted,
     policy: &Policy,
 ) -> Result<Report, StoreError> {
-    let Preview { directory, mut sweep, writes, mut report, remapped, now, .. } = preview;
+    let Preview { directory: name, mut sweep, writes, mut report, remapped, now, .. } = preview;
     adopted.count_in(&mut report);
-    let directory = transaction.directory(&directory)?;
-    let mut disabled: Vec<String> = Vec::new();
+    let directory = transaction.directory(&name)?;
+    let mut released: Vec<Released> = Vec::new();
     for mapped in writes {
         if remapped.names {
             transaction.count_lost_names(directory, &mapped, &mut report)?;
         }
         let upserted = transaction.upsert(directory, mapped, now)?;
-        disabled.extend(upserted.released.as_ref().map(|released| released.name.to_string()));
         sweep.saw(upserted.key);
-        upserted.count_in(&mut report);
+        upserted.count_in(&name, &mut report);
+        released.extend(upserted.released.into_iter().chain(second_seats(upserted.moved)));
     }
     let verdict = conclude(transaction, &sweep, directory, Authority::Everything)?;
     let deferred = sweep.take_deferred(&verdict);
     for (_, mapped) in deferred.free {
         let upserted = transaction.upsert(directory, mapped, now)?;
-        disabled.extend(upserted.released.as_ref().map(|released| released.name.to_string()));
-        upserted.count_in(&mut report);
+        upserted.count_in(&name, &mut report);
+        released.extend(upserted.released.into_iter().chain(second_seats(upserted.moved)));
     }
     for (key, mapped) in deferred.held {
         let mapped = keep(transaction, &sweep, key, mapped)?;
-        transaction.upsert(directory, mapped, now)?.count_in(&mut report);
+        transaction.upsert(directory, mapped, now)?.count_in(&name, &mut report);
     }
     for key in verdict.removed {
         if let Some(entombed) = transaction.entomb(key, now)? {
             entombed.count_in(&mut report);
+            released.extend(second_seats(entombed.moved));
         }
+    }
+    for moved in transaction.reunite(directory, now)? {
+        moved.count_in(&mut report);
+        released.extend(moved.released);
     }
     let settled = transaction.settle_seatless(policy, now)?;
     report.seats_released += settled.released.len() as u64;
-    let seatless = settled.released.iter().map(|released| released.name.to_string());
-    report.released_of = disabled.into_iter().chain(seatless).take(TAKEN_SHOWN).collect();
+    released.extend(settled.released);
+    let names = released.iter().map(|released| released.name.to_string());
+    report.released_of = names.take(TAKEN_SHOWN).collect();
     report.held = verdict.held;
     Ok(report)
 }
 
+/// The seats of old entries whose new ones have a seat of their own.
+fn second_seats(moved: impl IntoIterator<Item = Moved>) -> impl Iterator<Item = Released> {
+    moved.into_iter().filter_map(|moved| moved.released)
+}
+
 impl Transaction<'_> {
+    /// Carries over what the configuration gives to other entries of the same people, from this directory or to it.
+    fn reunite(&mut self, directory: DirectoryId, now: Timestamp) -> Result<Vec<Moved>, StoreError> {
+        let mapped = self.mapped_directories();
+        let mut pairs = Vec::new();
+        // Alone it has nobody to give to.
+        for row in self.seats.iter()?.take_while(|_| mapped.len() > 1) {
+            let key = UserKey(row?.0.value());
+            let Some(user) = self.user(key)? else { continue };
+            let others = self.others(user.directory, &user.mapped.id, mapped.iter().copied())?;
+            let Some(heir) = self.heir(&user, &others)? else { continue };
+            let concerns =
+                |key| Ok::<_, StoreError>(self.user(key)?.is_some_and(|it| it.directory == directory));
+            if user.directory == directory || concerns(heir)? {
+                pairs.push((key, heir));
+            }
+        }
+        let moved = self.carry_pairs(&pairs, Kin::SameId, now)?;
+        Ok(moved.into_iter().flatten().collect())
+    }
+
     /// Adds the names that an entry does not have any more to a report.
     pub(super) fn count_lost_names(
         &self,

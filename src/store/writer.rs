@@ -21,8 +21,8 @@ use super::transaction::Transaction;
 use super::trouble::Owner;
 use super::view::ReadView;
 use super::{
-    AccountChanged, Admitted, Applied, Changes, Entombed, Forgotten, Granted, Grants, Import, Imported, Kin,
-    LastLoginOf, LicenseRecord, Moved, NotRetired, Part, Policy, Released, Shared, StoreError, Upserted,
+    AccountChanged, Admitted, Applied, Changes, Forgotten, Granted, Grants, Import, Imported, Kin,
+    LastLoginOf, LicenseRecord, Moved, NotRetired, Part, Policy, Released, Shared, StoreError,
 };
 use crate::domain::account::{AccountChange, AccountRefusal};
 use crate::domain::admission::Request;
@@ -30,8 +30,8 @@ use crate::domain::moves::NotMoved;
 use crate::domain::name::Name;
 use crate::domain::names::NameRules;
 use crate::domain::seats::{LastLogin, Refusals, ReleaseReason};
-use crate::domain::sync::{Change, Report};
-use crate::domain::user::{DirectoryId, Kind, UserKey};
+use crate::domain::sync::Report;
+use crate::domain::user::{DirectoryId, UserKey};
 
 /// Commands that may wait. A mail server opens some twenty connections, so this is far more than can
 /// honestly wait at once; who finds the queue full waits to get in.
@@ -359,37 +359,9 @@ fn run_list<T>(
 
 fn run_preview(db: &Database, shared: &Shared, preview: Preview) -> Result<Report, StoreError> {
     let txn = begin(db)?;
-    let names = preview.names.clone();
-    let (mut transaction, adopted) = open(&txn, shared, &names)?;
+    let (mut transaction, adopted) = open(&txn, shared, &preview.names)?;
     let report = preview::run(preview, &mut transaction, &adopted, &shared.policy())?;
     drop(transaction);
     txn.abort()?;
     Ok(report)
-}
-
-impl Entombed {
-    /// Adds one removed user to a report. Only people are counted.
-    pub fn count_in(&self, report: &mut Report) {
-        if self.kind == Kind::Person {
-            report.removed += 1;
-            report.seats_released_after_grace += u64::from(self.keeps_seat);
-        }
-    }
-}
-
-impl Upserted {
-    /// Adds one written entry to a report. Only people are counted.
-    pub fn count_in(&self, report: &mut Report) {
-        if !self.is_person {
-            return;
-        }
-        match self.change {
-            Change::Added => report.added += 1,
-            Change::Changed => report.changed += 1,
-            Change::Returned => report.returned += 1,
-            Change::Disabled => report.disabled += 1,
-            Change::Unchanged => {}
-        }
-        report.seats_released += u64::from(self.released.is_some());
-    }
 }

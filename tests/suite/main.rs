@@ -22,6 +22,7 @@ mod domains;
 mod dovecot;
 mod dovecot_crowd;
 mod dovecot_logins;
+mod dry_run;
 mod ds389;
 mod exim;
 mod failover;

@@ -5,12 +5,13 @@ use std::fmt::Write;
 
 use super::{clean, count, list, moved};
 use crate::domain::brake::{Excess, sums};
-use crate::service::answers::{LossReport, NameTaken, NamesTaken, SyncReport, Verification};
+use crate::service::answers::{LossReport, NameTaken, NamesTaken, SeatMoved, SyncReport, Verification};
 
 /// One sync, or a dry run.
 pub(crate) fn report(report: &SyncReport) -> String {
     let name = clean(&report.directory);
     let mut lines = vec![format!("{}: {}", entries(report.seen, "read"), changes(report))];
+    lines.extend(lists(report));
     lines.extend(seats(report));
     if !report.skipped.is_empty() {
         lines.push(skipped(&report.skipped));
@@ -20,10 +21,11 @@ pub(crate) fn report(report: &SyncReport) -> String {
     if let Some(loss) = &report.held {
         lines.extend(held(loss, &name, report.dry_run));
     }
+    let config = report.config.as_ref().map(|config| format!(" by {}", clean(config))).unwrap_or_default();
     let outcome = match (report.dry_run, report.held.is_some()) {
-        (true, _) => "dry run, nothing was changed; a sync would do this:",
-        (false, false) => "synced",
-        (false, true) => "synced, except for what the brake holds back",
+        (true, _) => format!("dry run{config}, nothing was changed; a sync would do this:"),
+        (false, false) => "synced".to_owned(),
+        (false, true) => "synced, except for what the brake holds back".to_owned(),
     };
     let mut page = format!("{name}: {outcome}\n");
     for line in lines {
@@ -59,24 +61,53 @@ fn changes(report: &SyncReport) -> String {
         some(report.disabled, "disabled"),
         some(report.removed, "removed"),
     ]);
+    let what = if report.lists_removed > 0 { "no user" } else { "nothing" };
     match (changes.is_empty(), report.dry_run) {
         (false, _) => changes,
-        (true, false) => "nothing changed".to_owned(),
-        (true, true) => "nothing to change".to_owned(),
+        (true, false) => format!("{what} changed"),
+        (true, true) => format!("{what} to change"),
     }
+}
+
+/// The first of `all`, after a colon.
+fn whose(first: &[String], all: u64) -> String {
+    match first {
+        [] => String::new(),
+        first if first.len() as u64 == all => format!(": {}", first.join(", ")),
+        first => format!(": {}, …", first.join(", ")),
+    }
+}
+
+fn lists(report: &SyncReport) -> Option<String> {
+    let SyncReport { lists_removed, lists_removed_of, dry_run, .. } = report;
+    let (removed, is) = if *dry_run { ("would be removed", "would be") } else { ("removed", "is") };
+    let which = whose(lists_removed_of, *lists_removed);
+    let lists = match lists_removed {
+        0 => return None,
+        1 => "1 list, room or contact".to_owned(),
+        lists => format!("{lists} lists, rooms or contacts"),
+    };
+    Some(format!("{lists} {removed}, and mail to them {is} refused{which}"))
 }
 
 fn seats(report: &SyncReport) -> Vec<String> {
     let released = if report.dry_run { "would be released" } else { "released" };
     let mut lines = Vec::new();
+    if report.seats_moved > 0 {
+        let moves = report
+            .seats_moved_of
+            .iter()
+            .map(|SeatMoved { old_user, from, user, to }| format!("{old_user} of {from} to {user} of {to}"));
+        let which = whose(&moves.collect::<Vec<_>>(), report.seats_moved);
+        let moved = if report.dry_run { "would be moved" } else { "moved" };
+        lines.push(format!("{} {moved}{which}", count(report.seats_moved, "seat")));
+    }
     if report.seats_released > 0 {
-        let whose = match report.seats_released_of.as_slice() {
-            [] => String::new(),
-            users if users.len() as u64 == report.seats_released => format!(": {}", users.join(", ")),
-            users => format!(": {}, …", users.join(", ")),
-        };
+        let whose = whose(&report.seats_released_of, report.seats_released);
         let seats = count(report.seats_released, "seat");
-        lines.push(format!("{seats} {released}, of disabled users and seatless mailboxes{whose}"));
+        lines.push(format!(
+            "{seats} {released}, of disabled users, seatless mailboxes and second entries{whose}"
+        ));
     }
     if report.seats_released_after_grace > 0 {
         let seats = count(report.seats_released_after_grace, "seat");
@@ -164,25 +195,7 @@ mod tests {
     use crate::service::answers::SumReport;
 
     fn sample() -> SyncReport {
-        SyncReport {
-            directory: "corp".to_owned(),
-            dry_run: false,
-            seen: 12,
-            added: 0,
-            changed: 0,
-            returned: 0,
-            disabled: 0,
-            removed: 0,
-            skipped: BTreeMap::new(),
-            foreign_names: 0,
-            logins_only: 0,
-            seats_released: 0,
-            seats_released_of: Vec::new(),
-            seats_released_after_grace: 0,
-            held: None,
-            names_taken: NamesTaken::default(),
-            moves: None,
-        }
+        SyncReport { directory: "corp".to_owned(), seen: 12, ..SyncReport::default() }
     }
 
     #[track_caller]
@@ -210,7 +223,7 @@ mod tests {
             &busy,
             "corp: synced\n  \
              12 entries read: 3 added, 1 changed, 1 returned, 1 disabled, 2 removed\n  \
-             1 seat released, of disabled users and seatless mailboxes\n  \
+             1 seat released, of disabled users, seatless mailboxes and second entries\n  \
              2 seats will be released when the grace period of removed users ends\n  \
              1 entry skipped: no_id 1\n  \
              2 addresses left out (foreign_names = false), 1 user mapped for logins only (login_is_address = false)\n",
@@ -233,10 +246,41 @@ mod tests {
             &SyncReport { dry_run: true, seats_released_of: vec!["eve@a.org".into()], ..busy },
             "corp: dry run, nothing was changed; a sync would do this:\n  \
              12 entries read: 3 added, 1 changed, 1 returned, 1 disabled, 2 removed\n  \
-             1 seat would be released, of disabled users and seatless mailboxes: eve@a.org\n  \
+             1 seat would be released, of disabled users, seatless mailboxes and second entries: eve@a.org\n  \
              2 seats would be released when the grace period of removed users ends\n  \
              1 entry skipped: no_id 1\n  \
              2 addresses left out (foreign_names = false), 1 user mapped for logins only (login_is_address = false)\n",
+        );
+    }
+
+    #[test]
+    fn a_dry_run_names_its_file_and_what_becomes_of_lists_and_seats() {
+        let moved = SeatMoved {
+            old_user: "eve@a.org".into(),
+            from: "old".into(),
+            user: "eve@b.org".into(),
+            to: "corp".into(),
+        };
+        let value = SyncReport {
+            lists_removed: 3,
+            lists_removed_of: vec!["all@a.org".into(), "room@a.org".into()],
+            seats_moved: 1,
+            seats_moved_of: vec![moved],
+            ..sample()
+        };
+        check(
+            &SyncReport { dry_run: true, config: Some("/etc/s.toml".into()), ..value.clone() },
+            "corp: dry run by /etc/s.toml, nothing was changed; a sync would do this:\n  \
+             12 entries read: no user to change\n  \
+             3 lists, rooms or contacts would be removed, and mail to them would be refused: all@a.org, room@a.org, …\n  \
+             1 seat would be moved: eve@a.org of old to eve@b.org of corp\n",
+        );
+        check(
+            &value,
+            "corp: synced\n  \
+             12 entries read: no user changed\n  \
+             3 lists, rooms or contacts removed, and mail to them is refused: all@a.org, room@a.org, …\n  \
+             1 seat moved: eve@a.org of old to eve@b.org of corp\n",
         );
     }
 
