@@ -9,6 +9,7 @@ use tracing::{debug, error, info};
 
 use crate::clock;
 use crate::domain::seats::{is_night, next_reclaim};
+use crate::service::moves::MOVES_A_COMMIT;
 use crate::service::{Admin, AdminError, FLUSH_EVERY, Service, log_move, log_release};
 use crate::store::{Kin, Store, StoreError};
 
@@ -100,9 +101,6 @@ async fn purge_expired(store: &Store, grace: Duration) -> Result<(), StoreError>
     }
     Ok(())
 }
-
-/// People carried over in one transaction, each of them whole: some milliseconds, for which a first login waits.
-const MOVES_A_COMMIT: usize = 200;
 
 /// Moves what a new configuration says is another entry's: at the start, and when the configuration was read again.
 /// Until then a login is answered by the entry that holds the seat. Never returns.

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::admin::{Admin, AdminError};
+use super::admin::{Admin, AdminError, blocking};
 use super::answers::{MoveReport, MovedPerson, MovingPerson, UnmovedPerson};
 use super::log_move;
 use super::resolve::Wanted;
 use crate::domain::moves::{MatchBy, NotMoved, Pairs};
 use crate::domain::user::{DirectoryId, Origin, UserKey};
-use crate::store::{Kin, Moved, ReadView, Store, StoreError};
+use crate::store::{Kin, Moved, ReadView, Store, StoreError, UserDetails};
 
 /// People carried over in one transaction, each of them whole: some milliseconds, for which a first login waits.
-const MOVES_A_COMMIT: usize = 200;
+pub const MOVES_A_COMMIT: usize = 200;
 
 /// People listed in a report; the others are counted. It is built in memory, some 500 bytes each.
 const LISTED: usize = 10_000;
@@ -45,8 +45,7 @@ pub async fn carry_over(store: &Store, order: &MoveOrder) -> Result<MoveReport, 
         return Err(AdminError::NoSuchDirectory(order.to.clone()));
     }
     let (by, since, reading) = (order.by, order.removed_since, Arc::clone(&view));
-    let decided = tokio::task::spawn_blocking(move || pairs(&reading, by, from, to, since));
-    let decided = decided.await.map_err(|_| AdminError::Interrupted)??;
+    let decided = blocking(move || pairs(&reading, by, from, to, since)).await?;
     let mut report = MoveReport { dry_run: order.dry_run, ..MoveReport::default() };
     for decided in decided.chunks(MOVES_A_COMMIT) {
         let pairs: Vec<(UserKey, UserKey)> =
@@ -148,14 +147,7 @@ impl MoveReport {
 }
 
 fn person(view: &ReadView, key: UserKey) -> Result<MovingPerson, AdminError> {
-    let details = view.details(key)?.ok_or(AdminError::Interrupted)?;
-    Ok(MovingPerson {
-        user: details.name.to_string(),
-        id: details.user.mapped.id.to_string(),
-        dn: details.user.mapped.dn.to_string(),
-        directory: details.directory,
-        removed_at: details.user.removed_at,
-    })
+    Ok(view.details(key)?.ok_or(AdminError::Interrupted)?.into())
 }
 
 impl Admin {
@@ -180,6 +172,18 @@ impl Admin {
         report.add(&view, old, Ok(new))?;
         report.seats_used = self.store().view().seats_used()?;
         Ok(report)
+    }
+}
+
+impl From<UserDetails> for MovingPerson {
+    fn from(details: UserDetails) -> MovingPerson {
+        MovingPerson {
+            user: details.name.to_string(),
+            id: details.user.mapped.id.to_string(),
+            dn: details.user.mapped.dn.to_string(),
+            directory: details.directory,
+            removed_at: details.user.removed_at,
+        }
     }
 }
 

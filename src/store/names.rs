@@ -472,10 +472,7 @@ impl Transaction<'_> {
                 }
             });
         let before = NameRules::new(served.collect(), None);
-        self.rules = Arc::new(NameRules::default().retiring(&before));
-        let bytes = encode_rules(&self.rules);
-        self.settings.insert(RULES, bytes.as_slice())?;
-        Ok(())
+        self.keep_rules(Arc::new(NameRules::default().retiring(&before)))
     }
 
     /// Whoever waited claims a name since they began to, all others since they were mapped. An owner stays the owner.

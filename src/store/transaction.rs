@@ -238,6 +238,14 @@ impl<'t> Transaction<'t> {
         Ok(())
     }
 
+    fn new_key(&mut self, directory: DirectoryId, id: &StableId) -> Result<UserKey, StoreError> {
+        let key = UserKey(self.next_user);
+        self.next_user += 1;
+        self.ids.insert((directory.0, id.as_bytes()), key.0)?;
+        self.is_dirty = true;
+        Ok(key)
+    }
+
     /// Writes what a directory says of one entry. Whoever is no longer an enabled person loses the seat.
     pub(super) fn upsert(
         &mut self,
@@ -246,32 +254,19 @@ impl<'t> Transaction<'t> {
         at: Timestamp,
     ) -> Result<Upserted, StoreError> {
         let known = self.key_by_id(directory, &mapped.id)?;
-        let was_living = known
-            .map(|key| self.user_head(key))
-            .transpose()?
-            .flatten()
-            .is_some_and(|head| head.removed_at.is_none());
+        let old = known.map(|key| self.user(key)).transpose()?.flatten();
         // Nothing changes between the entries of one person while this one lives.
-        let others = match was_living {
+        let others = match old.as_ref().is_some_and(User::is_living) {
             true => Vec::new(),
             false => self.other_entries(directory, &mapped.id)?,
         };
-        let (known, moved_from) = match known {
-            None => self.relocate(directory, &others)?.unzip(),
-            known => (known, None),
+        let (key, old, moved_from) = match known {
+            Some(key) => (key, old, None),
+            None => match self.relocate(directory, &others)? {
+                Some((key, from)) => (key, self.user(key)?, Some((from, self.seat(key)?.is_some()))),
+                None => (self.new_key(directory, &mapped.id)?, None, None),
+            },
         };
-        let (key, old) = match known {
-            Some(key) => (key, self.user(key)?),
-            None => {
-                let key = UserKey(self.next_user);
-                self.next_user += 1;
-                self.ids.insert((directory.0, mapped.id.as_bytes()), key.0)?;
-                self.is_dirty = true;
-                (key, None)
-            }
-        };
-        let moved_from =
-            moved_from.map(|from| Ok::<_, StoreError>((from, self.seat(key)?.is_some()))).transpose()?;
         let change = compare(old.as_ref(), &mapped);
         let was_person = old.as_ref().is_some_and(|old| old.mapped.kind == Kind::Person);
         let is_person = was_person || mapped.kind == Kind::Person;
