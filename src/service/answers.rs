@@ -426,24 +426,9 @@ pub struct Explanation {
     pub configured: bool,
     /// Removed entries that hold a seat and have a name of this user: perhaps the same person under an id of before.
     #[serde(default)]
-    pub removed_holders: Vec<RemovedHolder>,
+    pub removed_holders: Vec<MovingPerson>,
     /// What a login would get now.
     pub login_now: Verdict,
-}
-
-/// A removed entry that holds a seat.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct RemovedHolder {
-    /// The name shown.
-    pub user: String,
-    /// The stable id.
-    pub id: String,
-    /// Where the entry stood.
-    pub dn: String,
-    /// The directory's name.
-    pub directory: Option<String>,
-    /// Since when.
-    pub removed_at: Timestamp,
 }
 
 /// A seat held.

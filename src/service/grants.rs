@@ -82,8 +82,6 @@ fn mistake(text: &str, error: &AdminError) -> Mistake {
 }
 
 fn report(lines: u64, seat_limit: u64, mode: ImportMode, granted: Granted) -> GrantsReport {
-    let users = granted.granted_users.into_iter();
-    let refusals = granted.refusals.into_iter();
     GrantsReport {
         dry_run: mode.dry_run,
         partial: mode.partial,
@@ -97,14 +95,7 @@ fn report(lines: u64, seat_limit: u64, mode: ImportMode, granted: Granted) -> Gr
         seats_free: granted.seats_free,
         seats_used: granted.seats_used,
         seat_limit,
-        granted_users: users.map(|(line, name)| ImportedLine { line, user: name.to_string() }).collect(),
-        refusals: refusals
-            .map(|(line, Mistake { user, reason, message })| RefusedRow {
-                line,
-                user,
-                reason: reason.to_owned(),
-                message,
-            })
-            .collect(),
+        granted_users: ImportedLine::list(granted.granted_users),
+        refusals: RefusedRow::list(granted.refusals),
     }
 }

@@ -9,8 +9,8 @@ use tracing::info;
 
 use super::admin::{Admin, AdminError};
 use super::answers::{ImportReport, ImportedLine, RefusedRow};
-use crate::domain::account::{Mistake, Rows};
-use crate::domain::name::{Domain, Name};
+use crate::domain::account::Rows;
+use crate::domain::name::Domain;
 use crate::store::{Import, Imported, log_clash};
 
 /// How to import.
@@ -62,13 +62,6 @@ impl Admin {
 }
 
 fn report(domain: &Domain, mode: ImportMode, imported: Imported) -> ImportReport {
-    let lines = |users: Vec<(u64, Name)>| {
-        users.into_iter().map(|(line, name)| ImportedLine { line, user: name.to_string() }).collect()
-    };
-    let refusal = |(line, mistake): (u64, Mistake)| {
-        let Mistake { user, reason, message } = mistake;
-        RefusedRow { line, user, reason: reason.to_owned(), message }
-    };
     ImportReport {
         domain: domain.to_string(),
         dry_run: mode.dry_run,
@@ -84,8 +77,8 @@ fn report(domain: &Domain, mode: ImportMode, imported: Imported) -> ImportReport
         seats_needed: imported.seats_needed,
         seats_free: imported.seats_free,
         seats_used: imported.seats_used,
-        added_users: lines(imported.added_users),
-        changed_users: lines(imported.changed_users),
-        refusals: imported.refusals.into_iter().map(refusal).collect(),
+        added_users: ImportedLine::list(imported.added_users),
+        changed_users: ImportedLine::list(imported.changed_users),
+        refusals: RefusedRow::list(imported.refusals),
     }
 }

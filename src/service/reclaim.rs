@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::admin::{Admin, AdminError};
+use super::admin::{Admin, AdminError, blocking};
 use super::answers::{ReclaimReport, ReclaimedSeat, RefusedLine, SumReport};
 use super::log_release;
 use crate::domain::brake::{Excess, Limit};
@@ -31,10 +31,7 @@ impl Admin {
         let view = self.fresh_view().await?;
         let protected = self.protected(&view)?;
         let login_of = Arc::clone(&last_login);
-        let (mut found, spared) =
-            tokio::task::spawn_blocking(move || candidates(&view, cutoff, &protected, &login_of))
-                .await
-                .map_err(|_| AdminError::Interrupted)??;
+        let (mut found, spared) = blocking(move || candidates(&view, cutoff, &protected, &login_of)).await?;
         let seats = found.len() as u64;
         let held = self.judge(seats, cutoff, now, dry_run).await?;
         let mut reclaimed: Vec<ReclaimedSeat> = Vec::new();
@@ -91,8 +88,7 @@ impl Admin {
     /// At most `limit` of those who were turned away, the latest first.
     pub async fn refused(&self, limit: usize) -> Result<Vec<RefusedLine>, AdminError> {
         let view = self.fresh_view().await?;
-        let lines = tokio::task::spawn_blocking(move || refused(&view, limit));
-        Ok(lines.await.map_err(|_| AdminError::Interrupted)??)
+        blocking(move || refused(&view, limit)).await
     }
 }
 

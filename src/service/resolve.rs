@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::admin::{Admin, AdminError};
-use super::answers::RemovedHolder;
+use super::admin::{Admin, AdminError, blocking};
+use super::answers::MovingPerson;
 use crate::domain::mapping::unhex;
 use crate::domain::name::{Name, StableId};
 use crate::domain::user::{User, UserKey};
@@ -40,29 +40,21 @@ impl Admin {
         wanted: Wanted,
     ) -> Result<UserKey, AdminError> {
         let name = self.parse(text);
-        let by_name = name.as_ref().ok().map(|name| by_name(view, name, wanted)).transpose()?.flatten();
-        let mut found = match unhex(text).and_then(|bytes| StableId::new(&bytes)) {
+        let found = match id(text) {
             Some(id) => view.find_by_id(&id)?,
             None if text.contains('=') => {
                 let (view, dn) = (Arc::clone(view), text.trim().to_owned());
-                let search = tokio::task::spawn_blocking(move || view.find_by_dn(&dn));
-                search.await.map_err(|_| AdminError::Interrupted)??
+                blocking(move || view.find_by_dn(&dn)).await?
             }
             None => Vec::new(),
         };
-        if let Some(one) = only(view, &found, wanted)? {
-            found = vec![one];
-        }
-        // A user may have a name that looks like the id or the DN of another.
-        found.extend(by_name.filter(|key| !found.contains(key)));
-        match (found.as_slice(), name) {
-            ([key], _) => Ok(*key),
-            ([], Ok(name)) if view.name_rules().is_administrator(&name) => {
+        match (the_one(view, text, &name, found, wanted)?, name) {
+            (Some(key), _) => Ok(key),
+            (None, Ok(name)) if view.name_rules().is_administrator(&name) => {
                 Err(AdminError::OnlyAdministrator(name.to_string()))
             }
-            ([], Ok(name)) => Err(AdminError::NoSuchUser(name.to_string())),
-            ([], Err(error)) => Err(error),
-            (several, _) => Err(ambiguous(view, text, several)?),
+            (None, Ok(name)) => Err(AdminError::NoSuchUser(name.to_string())),
+            (None, Err(error)) => Err(error),
         }
     }
 }
@@ -73,14 +65,27 @@ pub(super) fn by_name_or_id(
     text: &str,
     name: &Result<Name, AdminError>,
 ) -> Result<Option<UserKey>, AdminError> {
-    let by_name = name.as_ref().ok().map(|name| by_name(view, name, Wanted::Anyone)).transpose()?.flatten();
-    let mut found = match unhex(text).and_then(|bytes| StableId::new(&bytes)) {
-        Some(id) => view.find_by_id(&id)?,
-        None => Vec::new(),
-    };
-    if let Some(one) = only(view, &found, Wanted::Anyone)? {
+    let found = id(text).map(|id| view.find_by_id(&id)).transpose()?.unwrap_or_default();
+    the_one(view, text, name, found, Wanted::Anyone)
+}
+
+fn id(text: &str) -> Option<StableId> {
+    unhex(text).and_then(|bytes| StableId::new(&bytes))
+}
+
+/// Of those who were found by an id or a DN, and the one who is found by the name, the one who is wanted.
+fn the_one(
+    view: &ReadView,
+    text: &str,
+    name: &Result<Name, AdminError>,
+    mut found: Vec<UserKey>,
+    wanted: Wanted,
+) -> Result<Option<UserKey>, AdminError> {
+    let by_name = name.as_ref().ok().map(|name| by_name(view, name, wanted)).transpose()?.flatten();
+    if let Some(one) = only(view, &found, wanted)? {
         found = vec![one];
     }
+    // A user may have a name that looks like the id or the DN of another.
     found.extend(by_name.filter(|key| !found.contains(key)));
     match found.as_slice() {
         [] => Ok(None),
@@ -147,7 +152,7 @@ pub(super) fn removed_holders(
     view: &ReadView,
     key: UserKey,
     user: &User,
-) -> Result<Vec<RemovedHolder>, StoreError> {
+) -> Result<Vec<MovingPerson>, StoreError> {
     let mut found: Vec<UserKey> = Vec::new();
     for name in user.mapped.names().take(NAMES_LOOKED_AT) {
         for other in view.users_claiming(name)?.into_iter().take(NAMES_LOOKED_AT) {
@@ -159,14 +164,9 @@ pub(super) fn removed_holders(
     let mut holders = Vec::new();
     for other in found {
         let Some(details) = view.details(other)? else { continue };
-        let Some(removed_at) = details.user.removed_at else { continue };
-        holders.push(RemovedHolder {
-            user: details.name.to_string(),
-            id: details.user.mapped.id.to_string(),
-            dn: details.user.mapped.dn.to_string(),
-            directory: details.directory,
-            removed_at,
-        });
+        if !details.user.is_living() {
+            holders.push(details.into());
+        }
     }
     holders.truncate(REMOVED_SHOWN);
     Ok(holders)

@@ -56,7 +56,8 @@ impl UserList {
         query: UserQuery,
         now: Timestamp,
     ) -> UserList {
-        UserList { view, unwritten, query, now }
+        let domain = query.domain.map(|domain| domain.to_lowercase());
+        UserList { view, unwritten, query: UserQuery { domain, ..query }, now }
     }
 
     /// Calls `each` with every line in order until it says stop; blocks while it reads.
@@ -106,7 +107,7 @@ impl UserList {
             return Ok(false);
         }
         if let Some(domain) = &self.query.domain
-            && self.view.mail_domain_of(key)? != Some(domain.to_lowercase())
+            && self.view.mail_domain_of(key)?.as_ref() != Some(domain)
         {
             return Ok(false);
         }

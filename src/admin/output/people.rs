@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{Columns, clean, count, dated, moment, relative};
 use crate::service::answers::{
-    AccountReport, Explanation, HistoryLine, RemovedHolder, SeatChange, UserLine, Verdict,
+    AccountReport, Explanation, HistoryLine, MovingPerson, SeatChange, UserLine, Verdict,
 };
 
 /// The list of users.
@@ -96,7 +96,7 @@ pub(crate) fn explanation(explanation: &Explanation, now: Timestamp) -> String {
             },
         );
     }
-    for RemovedHolder { user, id, directory, .. } in &explanation.removed_holders {
+    for MovingPerson { user, id, directory, .. } in &explanation.removed_holders {
         let directory = from(directory, "account");
         let command = format!("seatkeeper seats move {id} {}", explanation.id);
         line(
@@ -282,12 +282,12 @@ mod tests {
                         Refused     3 times, first 2026-02-27 12:00 UTC (2 d ago), last 2026-03-01 11:59 UTC (1 min ago): exhausted\n\
                         A login now is refused (removed): This account was removed.\n";
         assert_eq!(page, expected, "\n{page}");
-        let holder = RemovedHolder {
+        let holder = MovingPerson {
             user: "alice@example.org".to_owned(),
             id: "77aa".to_owned(),
             dn: String::new(),
             directory: Some("corp".to_owned()),
-            removed_at: at(0),
+            removed_at: Some(at(0)),
         };
         let orphan = Explanation { configured: false, ..removed.clone() };
         let line = "Directory   corp, not configured any more, mapped since 2026-01-30";

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::account::Mistake;
+use crate::domain::name::Name;
+
 /// `account …`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct AccountReport {
@@ -69,6 +72,12 @@ pub struct ImportedLine {
     pub user: String,
 }
 
+impl ImportedLine {
+    pub(crate) fn list(users: Vec<(u64, Name)>) -> Vec<ImportedLine> {
+        users.into_iter().map(|(line, name)| ImportedLine { line, user: name.to_string() }).collect()
+    }
+}
+
 /// A row that is not imported.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct RefusedRow {
@@ -80,6 +89,18 @@ pub struct RefusedRow {
     pub reason: String,
     /// A sentence.
     pub message: String,
+}
+
+impl RefusedRow {
+    pub(crate) fn list(mistakes: Vec<(u64, Mistake)>) -> Vec<RefusedRow> {
+        let row = |(line, Mistake { user, reason, message }): (u64, Mistake)| RefusedRow {
+            line,
+            user,
+            reason: reason.to_owned(),
+            message,
+        };
+        mistakes.into_iter().map(row).collect()
+    }
 }
 
 /// `seats reclaim`.

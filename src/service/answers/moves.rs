@@ -46,7 +46,7 @@ pub struct UnmovedPerson {
     pub message: String,
 }
 
-/// One entry.
+/// One entry of a person who has several.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct MovingPerson {
     /// The name shown.
