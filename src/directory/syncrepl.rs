@@ -70,6 +70,9 @@ impl Job {
         }
         if !item.is_intermediate() {
             let SyncState { state, id, .. } = self.search.state(&item.1)?;
+            if state != State::Delete {
+                self.hand_on_deleted(told).await?;
+            }
             match state {
                 State::Add | State::Modify => {
                     told.entries += 1;
@@ -85,9 +88,10 @@ impl Job {
                 SyncInfo::NewCookie(_) => {}
                 SyncInfo::IdSet { deletes, ids, .. } => {
                     if deletes {
-                        told.deleted.extend(ids)
+                        told.deleted.extend(ids);
                     } else {
-                        told.present.extend(ids)
+                        self.hand_on_deleted(told).await?;
+                        told.present.extend(ids);
                     }
                 }
                 SyncInfo::RefreshPresent { cookie, done } => {
@@ -109,6 +113,11 @@ impl Job {
             self.hand_on(told).await?;
         }
         Ok(None)
+    }
+
+    /// The last word on an id counts: what is reported after a deletion is handed on after it.
+    async fn hand_on_deleted(&self, told: &mut Told) -> Result<(), DirectoryError> {
+        if told.deleted.is_empty() { Ok(()) } else { self.hand_on(told).await }
     }
 
     async fn hand_on(&self, told: &mut Told) -> Result<(), DirectoryError> {

@@ -132,6 +132,21 @@ fn what_changed_while_the_daemon_was_down_is_all_that_is_told() {
     daemon.agrees();
 }
 
+/// The provider names what was deleted first, and then sends the entry that is back.
+#[test]
+fn an_entry_that_was_restored_while_the_daemon_was_down_is_there() {
+    let (slapd, mut daemon) = following(20, "");
+    daemon.expect("u2", "granted");
+    daemon.terminate();
+    slapd.delete(&format!("uid=u2,{PEOPLE}"));
+    slapd.add(&person(2));
+    daemon.restart();
+    wait_until_following(&daemon);
+    assert_eq!(daemon.probe("u2"), "held");
+    assert_eq!(daemon.explain("u2")["id"], entry_uuid(2));
+    daemon.agrees();
+}
+
 #[test]
 fn a_server_that_dies_and_comes_back_is_followed_again() {
     let (mut slapd, daemon) = following(50, "");
