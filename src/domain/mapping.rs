@@ -90,7 +90,7 @@ impl Rules {
     }
 
     /// What of the rules may take something from a user whose entry did not change, as the store keeps it: where names
-    /// come from, in [`NAME_LINES`] lines, then `seatless_filter`.
+    /// come from, in `NAME_LINES` lines, then `seatless_filter`.
     pub fn basis(&self) -> String {
         let (login, mail) = (self.login.join(","), self.mail.join(","));
         let seatless = self.seatless.as_ref().map_or("", Condition::as_str);
