@@ -305,7 +305,7 @@ impl Admin {
     pub async fn grant(&self, name: &str) -> Result<SeatChange, AdminError> {
         let view = self.0.store.view();
         let mut removed = Vec::new();
-        let name = match self.resolve(&view, name).await {
+        let name = match self.resolve_as(&view, name, Wanted::Owner).await {
             Ok(key) => {
                 let user = view.user_of(key)?.ok_or_else(|| AdminError::NoSuchUser(name.to_owned()))?;
                 removed = removed_holders(&view, key, &user)?;

@@ -18,6 +18,8 @@ const REMOVED_SHOWN: usize = 10;
 pub(super) enum Wanted {
     /// The owner of the name; of several entries the living one.
     Anyone,
+    /// The owner of the name, and not somebody who only claims it.
+    Owner,
     /// Who holds a seat, though the name may belong to another entry now.
     Holder,
     /// A tombstone.
@@ -59,14 +61,14 @@ impl Admin {
     }
 }
 
-/// The user with this name or stable id; `None` for nobody. A DN is not looked up, since that reads every user.
+/// The owner of this name, or the user with this stable id; `None` for nobody. A DN is not looked up, since that reads every user.
 pub(super) fn by_name_or_id(
     view: &ReadView,
     text: &str,
     name: &Result<Name, AdminError>,
 ) -> Result<Option<UserKey>, AdminError> {
     let found = id(text).map(|id| view.find_by_id(&id)).transpose()?.unwrap_or_default();
-    the_one(view, text, name, found, Wanted::Anyone)
+    the_one(view, text, name, found, Wanted::Owner)
 }
 
 fn id(text: &str) -> Option<StableId> {
@@ -98,7 +100,7 @@ fn by_name(view: &ReadView, name: &Name, wanted: Wanted) -> Result<Option<UserKe
     let owners = view.owners(name)?;
     let mut owners: Vec<UserKey> = [owners.login, owners.mail].into_iter().flatten().collect();
     owners.dedup();
-    if wanted != Wanted::Anyone {
+    if !matches!(wanted, Wanted::Anyone | Wanted::Owner) {
         if let Some(owner) = only(view, &owners, wanted)? {
             return Ok(Some(owner));
         }
@@ -118,6 +120,7 @@ fn by_name(view: &ReadView, name: &Name, wanted: Wanted) -> Result<Option<UserKe
     }
     match owners.as_slice() {
         [one] => Ok(Some(*one)),
+        [] if wanted == Wanted::Owner => Ok(None),
         // A name that was withheld from the only user who has it still means that user.
         [] => Ok(match view.users_claiming(name)?.as_slice() {
             [only] => Some(*only),
@@ -143,7 +146,7 @@ fn fits(view: &ReadView, key: UserKey, wanted: Wanted) -> Result<bool, StoreErro
     match wanted {
         Wanted::Holder => Ok(view.seat_of(key)?.is_some()),
         Wanted::Removed => Ok(!is_living()?),
-        Wanted::Living | Wanted::Anyone => is_living(),
+        Wanted::Living | Wanted::Owner | Wanted::Anyone => is_living(),
     }
 }
 

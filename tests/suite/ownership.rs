@@ -388,3 +388,21 @@ fn what_a_domain_takes_is_listed_before() {
     let said = daemon.dry_run("a").unwrap_err();
     assert!(said.contains("the configuration has mistakes") && said.contains("poll_evry"), "{said}");
 }
+
+/// A name that only its bearer claims, in a domain that is another tenant's, is no way to a seat.
+#[test]
+fn an_administrator_gives_no_seat_by_a_name_that_is_not_owned() {
+    let slapd = tenants();
+    set_mail(&slapd, &format!("uid=eve,ou=a,{PEOPLE}"), &["eve@a.org", "boss@b.org"]);
+    let daemon = Daemon::start(settings(&slapd, ""));
+    daemon.write("list", "boss@b.org\nann@a.org\n");
+    let list = daemon.path("list");
+    let granted = daemon.command(&["seats", "grant", "boss@b.org"]);
+    assert!(!granted.status.success(), "{granted:?}");
+    daemon.command(&["seats", "grant", "--file", list.to_str().unwrap(), "--partial"]);
+    assert_eq!(daemon.seats_used(), 1, "ann's");
+    daemon.expect("ann@a.org", "held");
+    // She is found all the same.
+    let shown = String::from_utf8(daemon.command(&["explain", "boss@b.org"]).stdout).unwrap();
+    assert!(shown.contains("other directories serve its domain"), "{shown}");
+}

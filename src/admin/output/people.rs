@@ -50,7 +50,13 @@ pub(crate) fn explanation(explanation: &Explanation, now: Timestamp) -> String {
     };
     line("Names", explanation.names.join(", "));
     if !others.is_empty() {
-        line("Not theirs", format!("{}: the entry has it, but so has another user", others.join(", ")));
+        line(
+            "Not theirs",
+            format!(
+                "{}: the entry has it, but another user owns it, or other directories serve its domain",
+                others.join(", ")
+            ),
+        );
     }
     let since = dated(now, explanation.since);
     match directory {
@@ -271,7 +277,7 @@ mod tests {
         let expected = "alice@example.org\n\
                         \n\
                         Names       alice@example.org, al@example.org\n\
-                        Not theirs  info@example.org: the entry has it, but so has another user\n\
+                        Not theirs  info@example.org: the entry has it, but another user owns it, or other directories serve its domain\n\
                         Directory   corp, mapped since 2026-01-30 12:00 UTC (30 d ago)\n\
                         Entry       uid=alice,dc=example,dc=org\n\
                         Id          0b5cd3a0\n\
