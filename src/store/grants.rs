@@ -107,6 +107,7 @@ impl Transaction<'_> {
         match (decide(&view, &request, now), key) {
             (Decision::Granted(seat), Some(key)) => {
                 self.grant(key, &seat)?;
+                self.pass_on(key, now)?;
                 granted.granted += 1;
                 granted.seats_needed += 1;
                 if granted.granted_users.len() < MAX_TOLD {

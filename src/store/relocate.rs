@@ -198,6 +198,38 @@ impl Transaction<'_> {
         Ok(self.carry(key, heir, Kin::SameId, at)?.ok())
     }
 
+    /// Carries a new seat over, where `moved_from` says that it is another entry's.
+    pub(super) fn pass_on(&mut self, key: UserKey, at: Timestamp) -> Result<(), StoreError> {
+        if self.rules.directories().iter().all(|directory| directory.moved_from.is_empty()) {
+            return Ok(());
+        }
+        let user = self.user(key)?.ok_or(StoreError::Corrupt("users"))?;
+        self.bequeath(key, &user, at).map(drop)
+    }
+
+    /// Carries over what somebody holds who is not an enabled person any more, where another entry of the same person
+    /// lives and is.
+    pub(super) fn pass_to_kin(
+        &mut self,
+        key: UserKey,
+        user: &User,
+        at: Timestamp,
+    ) -> Result<Option<Moved>, StoreError> {
+        if self.seats.get(key.0)?.is_none() {
+            return Ok(None);
+        }
+        for other in self.other_entries(user.directory, &user.mapped.id)? {
+            let kin = self.user(other)?.ok_or(StoreError::Corrupt("users"))?;
+            if kin.is_active()
+                && !kin.is_seatless()
+                && (self.goes_to(user, &kin)? || self.goes_to(&kin, user)?)
+            {
+                return Ok(self.carry(key, other, Kin::SameId, at)?.ok());
+            }
+        }
+        Ok(None)
+    }
+
     pub(super) fn change_directory(
         &mut self,
         key: UserKey,

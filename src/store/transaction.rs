@@ -154,6 +154,9 @@ impl<'t> Transaction<'t> {
         {
             self.grant_component(key, component, now)?;
         }
+        if let (Decision::Granted(_), Some(key)) = (&decision, key) {
+            self.pass_on(key, now)?;
+        }
         Ok(Admitted { key, decision, seats_used: self.seats_used()? })
     }
 
@@ -255,8 +258,8 @@ impl<'t> Transaction<'t> {
     ) -> Result<Upserted, StoreError> {
         let known = self.key_by_id(directory, &mapped.id)?;
         let old = known.map(|key| self.user(key)).transpose()?.flatten();
-        // Nothing changes between the entries of one person while this one lives.
-        let others = match old.as_ref().is_some_and(User::is_living) {
+        // Nothing changes between the entries of one person while this one may hold the seat.
+        let others = match old.as_ref().is_some_and(|old| old.is_active() && !old.is_seatless()) {
             true => Vec::new(),
             false => self.other_entries(directory, &mapped.id)?,
         };
@@ -295,7 +298,10 @@ impl<'t> Transaction<'t> {
             census.count(&user, true);
         });
         let clashes = self.update_claims(key, old.as_ref(), &user, change == Change::Returned, at)?;
-        let moved = self.gather(key, &user, &others, at)?;
+        let mut moved = self.gather(key, &user, &others, at)?;
+        if !user.is_active() && old.as_ref().is_some_and(User::is_active) {
+            moved.extend(self.pass_to_kin(key, &user, at)?);
+        }
         // A new user holds no seat, and has every name that nobody had first.
         let (released, name) = match change {
             Change::Added if clashes.is_empty() => (None, Name::from_stored(user.mapped.primary())),

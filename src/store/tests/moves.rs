@@ -542,3 +542,46 @@ fn one_person_keeps_one_of_two_seats() {
         assert_eq!(store.view().verify().unwrap(), []);
     });
 }
+
+/// The new entry could not hold the seat when the old one went, and can later.
+#[test]
+fn an_entry_that_is_enabled_later_gets_the_seat_of_a_tombstone() {
+    with_store(2, async |store, demo| {
+        let new = store.directory("new").await.unwrap();
+        configure(store, with_moved_from(&[])).await;
+        for (id, seatless) in [(1, false), (2, true)] {
+            let (x, y) = (format!("u{id}@x.org"), format!("u{id}@y.org"));
+            let first = upsert(store, demo, mapped(id, &[&x]), 0).await.key;
+            assert_eq!(login(store, &x).await, "granted");
+            entomb(store, demo, first, 1).await;
+            upsert(store, new, Mapped { enabled: seatless, seatless, ..mapped(id, &[&y]) }, 2).await;
+            let later = upsert(store, new, mapped(id, &[&y]), 3).await;
+            assert_eq!((later.moved.len(), probe(store, &y)), (1, (Some(later.key), "held")));
+        }
+        assert_eq!(store.view().seats_used().unwrap(), 2);
+        assert_eq!(store.view().verify().unwrap(), []);
+    });
+}
+
+/// With `moved_from` the seat is the new entry's, and goes to the one that is enabled.
+#[test]
+fn of_two_living_entries_the_enabled_one_has_the_seat() {
+    with_store(1, async |store, demo| {
+        let new = store.directory("new").await.unwrap();
+        configure(store, with_moved_from(&["demo"])).await;
+        let (x, y) = (mapped(1, &["p@x.org"]), mapped(1, &["p@y.org"]));
+        let old = upsert(store, demo, x.clone(), 0).await.key;
+        let twin = upsert(store, new, y.clone(), 0).await.key;
+        assert_eq!(login(store, "p@x.org").await, "granted");
+        assert!(seated(store, twin), "also after a login under the old name");
+        upsert(store, demo, Mapped { enabled: false, ..x.clone() }, 1).await;
+        assert_eq!(probe(store, "p@y.org"), (Some(twin), "held"));
+        upsert(store, demo, x, 2).await;
+        let disabled = upsert(store, new, Mapped { enabled: false, ..y.clone() }, 3).await;
+        assert_eq!((disabled.released, disabled.moved.len()), (None, 1));
+        assert_eq!((probe(store, "p@x.org"), probe(store, "p@y.org").1), ((Some(old), "held"), "disabled"));
+        upsert(store, new, y, 4).await;
+        assert_eq!(probe(store, "p@y.org"), (Some(twin), "held"));
+        assert_eq!(store.view().verify().unwrap(), []);
+    });
+}
