@@ -12,6 +12,7 @@ use redb::{
     Builder, Database, DatabaseError, ReadableTable, StorageBackend, TableDefinition, WriteTransaction,
 };
 use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate, fstatvfs};
+use tracing::debug;
 
 use super::StoreError;
 use super::medium::{Medium, Overlay};
@@ -158,6 +159,21 @@ impl Medium for StoreFile {
         // What a file system keeps for root is not for others.
         let is_root = rustix::process::geteuid().is_root();
         Some(system.f_frsize.saturating_mul(if is_root { system.f_bfree } else { system.f_bavail }))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.found().is_ok_and(|found| found == Found::Empty)
+    }
+
+    fn clear(&self) {
+        // It is held, so nobody else has made a store of it.
+        let emptied = OpenOptions::new()
+            .write(true)
+            .open(&self.path)
+            .and_then(|file| if self.is(&file.metadata()?)? { file.set_len(0) } else { Ok(()) });
+        if let Err(error) = emptied {
+            debug!(error = %error, "A store that was begun could not be emptied.");
+        }
     }
 
     fn give_up_ballast(&self) -> bool {

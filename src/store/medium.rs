@@ -34,6 +34,14 @@ pub(super) trait Medium: Send + 'static {
         self.free().is_none_or(|free| free >= MIN_FREE)
     }
 
+    /// Whether there is not a byte on it.
+    fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Takes away what was written to an empty one, where that did not become a store.
+    fn clear(&self) {}
+
     /// Gives up the space that was set aside; false where there was none.
     fn give_up_ballast(&self) -> bool {
         false

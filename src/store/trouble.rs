@@ -53,8 +53,21 @@ impl Owner {
     /// Opens what is on a medium and makes its tables. A disk that cannot be written is no error: what is there can be
     /// read, unless there is nothing yet.
     pub(super) fn open(medium: Box<dyn Medium>) -> Result<(Owner, ReadView), StoreError> {
+        let was_empty = medium.is_empty();
+        Owner::open_medium(&*medium)
+            .inspect_err(|_| {
+                if was_empty {
+                    medium.clear();
+                }
+            })
+            .map(|(opened, view)| {
+                (Owner { medium, opened, retry_at: Instant::now(), retry_after: Duration::ZERO }, view)
+            })
+    }
+
+    fn open_medium(medium: &dyn Medium) -> Result<(Opened, ReadView), StoreError> {
         let open = || -> Result<(Opened, ReadView), StoreError> {
-            let opened = file::open(&*medium, Check::IfSmall)?;
+            let opened = file::open(medium, Check::IfSmall)?;
             let view = guarded(medium.path(), || view(&opened.db))?;
             match opened.disk.failure() {
                 Some(failure) if opened.is_new => Err(StoreError::Open {
@@ -69,8 +82,7 @@ impl Owner {
             drop((view, opened));
             (opened, view) = open()?;
         }
-        let owner = Owner { medium, opened, retry_at: Instant::now(), retry_after: Duration::ZERO };
-        Ok((owner, view))
+        Ok((opened, view))
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -117,6 +117,29 @@ fn a_full_disk_costs_no_holder_a_login_and_is_over_when_there_is_room() {
     assert!(status.success(), "{status}");
 }
 
+/// What was begun is no store, and must not be taken for a damaged one when there is room.
+#[test]
+fn a_store_that_found_no_room_is_made_when_there_is_some() {
+    let mut disk = SmallDisk::new();
+    let mut daemon = Daemon::prepare(&settings(&disk));
+    disk.mount(&daemon.path("state"), 16);
+    let new = || {
+        let mut words = disk.wrapper().into_iter();
+        let mut command = std::process::Command::new(words.next().unwrap());
+        command.args(words).arg(env!("CARGO_BIN_EXE_seatkeeper")).arg("--config").arg(daemon.config());
+        command.args(["store", "new"]).output().unwrap()
+    };
+    disk.fill();
+    let full = new();
+    assert!(!full.status.success(), "{full:?}");
+    disk.make_room();
+    let made = new();
+    assert!(made.status.success(), "{made:?}");
+    daemon.restart();
+    daemon.wait_for("the directory", |status| status["ready"] == true);
+    daemon.expect("u1", "granted");
+}
+
 /// An ext4 with errors becomes read-only by itself.
 #[test]
 fn a_disk_that_became_read_only_is_read() {
