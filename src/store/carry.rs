@@ -48,7 +48,7 @@ trait Carriage: Lookup + Sized {
         if from == to {
             return Ok(Err(NotMoved::Itself));
         }
-        let (Some(_), Some(new)) = (self.user(from)?, self.user(to)?) else {
+        let (Some(old), Some(new)) = (self.user(from)?, self.user(to)?) else {
             return Ok(Err(NotMoved::Gone));
         };
         let belongings = Belongings {
@@ -57,8 +57,9 @@ trait Carriage: Lookup + Sized {
         };
         let receiver = Receiver {
             user: &new,
-            // One person needs one seat; only where an administrator says who they are, that may be a mistake.
-            is_seated: kin == Kin::Declared && self.seat(to)?.is_some(),
+            // One person needs one seat; but an administrator who says who they are may be wrong.
+            is_seated: self.seat(to)?.is_some()
+                && (kin == Kin::Declared || !self.share_a_seat(&old, &new)?),
             is_configured: self.is_configured(new.directory),
         };
         Ok(may_receive(belongings, receiver))

@@ -45,13 +45,24 @@ pub(super) trait Kinship: Lookup {
         Ok(succeeds(self.standing(old)?, self.standing(new)?, self.rules()))
     }
 
+    /// Whether two entries with the same stable id have one seat at most. A directory may be out of the configuration by
+    /// mistake, so that its users keep theirs.
+    fn share_a_seat(&self, old: &User, new: &User) -> Result<bool, StoreError> {
+        let (from, to) = (self.standing(old)?, self.standing(new)?);
+        Ok(!from.is_living || self.rules().moved_from(to.directory).iter().any(|name| name == from.directory))
+    }
+
     /// The living entry to which what this user holds goes: one whose directory says so, else the first in the file.
     fn heir(&self, user: &User, others: &[UserKey]) -> Result<Option<UserKey>, StoreError> {
         let from = self.standing(user)?.directory;
         let mut heirs = Vec::new();
         for key in others {
             let other = self.user(*key)?.ok_or(StoreError::Corrupt("users"))?;
-            if other.is_active() && !other.is_seatless() && self.goes_to(user, &other)? {
+            if other.is_active()
+                && !other.is_seatless()
+                && self.goes_to(user, &other)?
+                && (self.seat(*key)?.is_none() || self.share_a_seat(user, &other)?)
+            {
                 let to = self.standing(&other)?.directory;
                 let is_named = self.rules().moved_from(to).iter().any(|name| name == from);
                 heirs.push((!is_named, self.seat(*key)?.is_some(), self.rules().order(to), *key));

@@ -15,6 +15,7 @@ use super::transaction::Transaction;
 use super::view::ids_of;
 use super::writer::Command;
 use super::{ReadView, Released, Store, StoreError};
+use crate::domain::moves::NotMoved;
 use crate::domain::seats::ReleaseReason;
 use crate::domain::user::{DirectoryId, Origin, User, UserKey};
 
@@ -182,8 +183,13 @@ impl Transaction<'_> {
         if let Some(other) = self.key_by_id(to, &user.mapped.id)? {
             let twin = self.user(other)?.ok_or(StoreError::Corrupt("ids"))?;
             if twin.is_living() {
-                let moved = self.carry(key, other, Kin::SameId, now)?.ok();
-                moved.into_iter().for_each(|moved| part.add(moved));
+                match self.carry(key, other, Kin::SameId, now)? {
+                    Ok(moved) => part.add(moved),
+                    Err(NotMoved::HasSeat) => {
+                        part.released.extend(self.release(key, ReleaseReason::SamePerson, now)?);
+                    }
+                    Err(_) => {}
+                }
                 part.known += 1;
                 return self.drop_user(key, &user, now, part);
             }
