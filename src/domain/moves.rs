@@ -20,7 +20,7 @@ pub struct Standing<'a> {
 pub fn succeeds(old: Standing<'_>, new: Standing<'_>, rules: &NameRules) -> bool {
     let gives_way = !old.is_living
         || !rules.is_configured(old.directory)
-        || rules.moved_from(new.directory).iter().any(|from| from == old.directory);
+        || rules.has_moved(old.directory, new.directory);
     new.is_living && rules.is_configured(new.directory) && old.directory != new.directory && gives_way
 }
 

@@ -158,6 +158,11 @@ impl NameRules {
         at.map_or(&[], |directory| directory.moved_from.as_slice())
     }
 
+    /// Whether `moved_from` says that the users of a directory are those of another one.
+    pub fn has_moved(&self, from: &str, to: &str) -> bool {
+        self.moved_from(to).iter().any(|name| name == from)
+    }
+
     /// The directories in which an entry with the same stable id is the same person as one of this directory, though
     /// both live: mostly none.
     pub fn kin_of<'a>(&'a self, directory: &'a str) -> impl Iterator<Item = &'a str> {

@@ -139,6 +139,11 @@ impl User {
         self.is_active() && self.mapped.seatless
     }
 
+    /// One who can hold a seat, and needs one.
+    pub fn needs_seat(&self) -> bool {
+        self.is_active() && !self.mapped.seatless
+    }
+
     /// One whom a removal or a disable would hurt: living, a person, enabled.
     pub fn is_active(&self) -> bool {
         self.is_living() && self.mapped.is_active()

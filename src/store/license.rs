@@ -225,7 +225,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Carries the component seats of a user over to another, who holds none, since they hold no seat.
+    /// Carries the component seats of a user over to another. Those that the other has already stay behind.
     pub(super) fn carry_components(&mut self, from: UserKey, to: UserKey) -> Result<(), StoreError> {
         let had = components_of(&self.component_seats, to)?;
         for name in components_of(&self.component_seats, from)?.into_iter().filter(|name| !had.contains(name))

@@ -1,7 +1,6 @@
 //! A dry run: a whole sweep in a transaction that is dropped.
 
 use jiff::Timestamp;
-use redb::ReadableTable;
 
 use super::brake::{conclude, keep};
 use super::names::Adopted;
@@ -12,7 +11,7 @@ use super::{Clash, Kin, Moved, Policy, Released, StoreError};
 use crate::domain::mapping::Remapped;
 use crate::domain::names::{NameRules, Withheld};
 use crate::domain::sync::{Authority, Report, Sweep, TAKEN_SHOWN};
-use crate::domain::user::{DirectoryId, Mapped, User, UserKey};
+use crate::domain::user::{DirectoryId, Mapped, User};
 
 /// A sweep whose entries were collected instead of written.
 pub struct Preview {
@@ -90,18 +89,11 @@ fn second_seats(moved: impl IntoIterator<Item = Moved>) -> impl Iterator<Item = 
 impl Transaction<'_> {
     /// Carries over what the configuration gives to other entries of the same people, from this directory or to it.
     fn reunite(&mut self, directory: DirectoryId, now: Timestamp) -> Result<Vec<Moved>, StoreError> {
-        let mapped = self.mapped_directories();
+        let is_of = |key| Ok::<_, StoreError>(self.user(key)?.is_some_and(|it| it.directory == directory));
         let mut pairs = Vec::new();
-        // Alone it has nobody to give to.
-        for row in self.seats.iter()?.take_while(|_| mapped.len() > 1) {
-            let key = UserKey(row?.0.value());
-            let Some(user) = self.user(key)? else { continue };
-            let others = self.others(user.directory, &user.mapped.id, mapped.iter().copied())?;
-            let Some(heir) = self.heir(&user, &others)? else { continue };
-            let concerns =
-                |key| Ok::<_, StoreError>(self.user(key)?.is_some_and(|it| it.directory == directory));
-            if user.directory == directory || concerns(heir)? {
-                pairs.push((key, heir));
+        for (old, new) in self.reunions()? {
+            if is_of(old)? || is_of(new)? {
+                pairs.push((old, new));
             }
         }
         let moved = self.carry_pairs(&pairs, Kin::SameId, now)?;

@@ -49,7 +49,7 @@ pub(super) trait Kinship: Lookup {
     /// mistake, so that its users keep theirs.
     fn share_a_seat(&self, old: &User, new: &User) -> Result<bool, StoreError> {
         let (from, to) = (self.standing(old)?, self.standing(new)?);
-        Ok(!from.is_living || self.rules().moved_from(to.directory).iter().any(|name| name == from.directory))
+        Ok(!from.is_living || self.rules().has_moved(from.directory, to.directory))
     }
 
     /// The living entry to which what this user holds goes: one whose directory says so, else the first in the file.
@@ -58,17 +58,30 @@ pub(super) trait Kinship: Lookup {
         let mut heirs = Vec::new();
         for key in others {
             let other = self.user(*key)?.ok_or(StoreError::Corrupt("users"))?;
-            if other.is_active()
-                && !other.is_seatless()
-                && self.goes_to(user, &other)?
-                && (self.seat(*key)?.is_none() || self.share_a_seat(user, &other)?)
-            {
+            if !other.needs_seat() || !self.goes_to(user, &other)? {
+                continue;
+            }
+            let is_seated = self.seats().get(key.0)?.is_some();
+            if !is_seated || self.share_a_seat(user, &other)? {
                 let to = self.standing(&other)?.directory;
-                let is_named = self.rules().moved_from(to).iter().any(|name| name == from);
-                heirs.push((!is_named, self.seat(*key)?.is_some(), self.rules().order(to), *key));
+                heirs.push((!self.rules().has_moved(from, to), is_seated, self.rules().order(to), *key));
             }
         }
         Ok(heirs.into_iter().min().map(|(.., key)| key))
+    }
+
+    /// Every holder whose seat goes to another entry, with that entry.
+    fn reunions(&self) -> Result<Vec<(UserKey, UserKey)>, StoreError> {
+        let mut pairs = Vec::new();
+        let mapped = self.mapped_directories();
+        // Alone it has nobody to give to.
+        for row in self.seats().iter()?.take_while(|_| mapped.len() > 1) {
+            let key = UserKey(row?.0.value());
+            let Some(user) = self.user(key)? else { continue };
+            let others = self.others(user.directory, &user.mapped.id, mapped.iter().copied())?;
+            pairs.extend(self.heir(&user, &others)?.map(|heir| (key, heir)));
+        }
+        Ok(pairs)
     }
 
     /// Who holds the seat of a living user: the user, or another entry of the same person.
@@ -125,15 +138,7 @@ impl ReadView {
     /// Holders whose seat goes to another entry of theirs, with that entry: what a changed configuration moves. Reads
     /// every holder: run it where blocking is allowed.
     pub fn reunions(&self) -> Result<Vec<(UserKey, UserKey)>, StoreError> {
-        let mut pairs = Vec::new();
-        let mapped = self.mapped_directories();
-        for holder in self.holders()? {
-            let (key, _) = holder?;
-            let Some(user) = Lookup::user(self, key)? else { continue };
-            let others = self.others(user.directory, &user.mapped.id, mapped.iter().copied())?;
-            pairs.extend(self.heir(&user, &others)?.map(|heir| (key, heir)));
-        }
-        Ok(pairs)
+        Kinship::reunions(self)
     }
 }
 
@@ -231,10 +236,7 @@ impl Transaction<'_> {
         }
         for other in self.other_entries(user.directory, &user.mapped.id)? {
             let kin = self.user(other)?.ok_or(StoreError::Corrupt("users"))?;
-            if kin.is_active()
-                && !kin.is_seatless()
-                && (self.goes_to(user, &kin)? || self.goes_to(&kin, user)?)
-            {
+            if kin.needs_seat() && (self.goes_to(user, &kin)? || self.goes_to(&kin, user)?) {
                 return Ok(self.carry(key, other, Kin::SameId, at)?.ok());
             }
         }

@@ -83,7 +83,7 @@ impl ReadView {
         let has_own = self.seat(twin)?.is_some();
         // Who goes on: a tombstone gives way.
         let (goes_on, comes_along) = match other.is_living() {
-            true => (other.mapped.is_active() && !other.is_seatless(), held && !has_own),
+            true => (other.needs_seat(), held && !has_own),
             false => (user.mapped.is_active(), held || has_own),
         };
         Ok(HandedOver {

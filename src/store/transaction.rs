@@ -259,7 +259,7 @@ impl<'t> Transaction<'t> {
         let known = self.key_by_id(directory, &mapped.id)?;
         let old = known.map(|key| self.user(key)).transpose()?.flatten();
         // Nothing changes between the entries of one person while this one may hold the seat.
-        let others = match old.as_ref().is_some_and(|old| old.is_active() && !old.is_seatless()) {
+        let others = match old.as_ref().is_some_and(User::needs_seat) {
             true => Vec::new(),
             false => self.other_entries(directory, &mapped.id)?,
         };
